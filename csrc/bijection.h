@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// The keyed bijection pi of [0, n): position of the epoch -> rank in the kept list.
+//
+// A Feistel network on a 2^k x b grid with cycle walking, after Mitchell, Stokes, Frank and Holmes,
+// "Bandwidth-Optimal Random Shuffling for GPUs" (2022). Their 2^k x 2^k grid holds up to 4 n
+// points; letting one side be any b leaves fewer than 2^k points outside [0, n), so a walk is
+// rare, and 2^k keeps the division away. Sides are added to, not XORed: XOR gives even
+// permutations only.
+#pragma once
+
+#include "philox.h"
+
+namespace prune_engine {
+
+constexpr int kRoundsSmall = 32;  // 12 rounds fail a chi-square over permutations at n = 5
+constexpr int kRoundsLarge = 8;
+constexpr uint64_t kRoundsLimit = 65536;
+
+struct Bijection {
+  uint64_t n;
+  uint64_t columns;  // b = ceil(n / 2^k)
+  uint32_t bits;     // k, the smallest with 4^k >= n
+  uint32_t mask;     // 2^k - 1
+  int rounds;        // even
+  uint32_t key[kRoundsSmall];
+};
+
+PE_HD Bijection make_bijection(uint64_t n, uint64_t seed, uint32_t epoch) {
+  Bijection pi;
+  pi.n = n;
+  pi.bits = 0;
+  while ((1ull << (2 * pi.bits)) < n) ++pi.bits;
+  pi.mask = static_cast<uint32_t>((1ull << pi.bits) - 1);
+  pi.columns = (n + pi.mask) >> pi.bits;
+  pi.rounds = n <= kRoundsLimit ? kRoundsSmall : kRoundsLarge;
+  for (int call = 0; call < pi.rounds / 4; ++call) {
+    const Philox4 words =
+        philox4x32(static_cast<uint32_t>(n), static_cast<uint32_t>(n >> 32),
+                   kStreamOrder + static_cast<uint32_t>(call), epoch, static_cast<uint32_t>(seed),
+                   static_cast<uint32_t>(seed >> 32));
+    for (int word = 0; word < 4; ++word) pi.key[4 * call + word] = words.word[word];
+  }
+  return pi;
+}
+
+PE_HD uint32_t hash32(uint32_t x, uint32_t key) {
+  uint32_t h = x + key;
+  h ^= h >> 16;
+  h *= 0x21f0aaadu;
+  h ^= h >> 15;
+  h *= 0xd35a2d97u;
+  h ^= h >> 15;
+  return h;
+}
+
+// One pass of the network over the grid; a bijection of [0, 2^k * b).
+PE_HD uint64_t feistel(const Bijection& pi, uint64_t position) {
+  uint32_t row = static_cast<uint32_t>(position) & pi.mask;
+  uint32_t column = static_cast<uint32_t>(position >> pi.bits);
+  const uint32_t columns = static_cast<uint32_t>(pi.columns);
+  for (int round = 0; round < pi.rounds; round += 2) {
+    // The top k bits; written as a 64-bit shift because k may be 0.
+    const uint64_t top = static_cast<uint64_t>(hash32(column, pi.key[round])) << pi.bits;
+    row = (row + static_cast<uint32_t>(top >> 32)) & pi.mask;
+    const uint64_t share = static_cast<uint64_t>(hash32(row, pi.key[round + 1])) * columns;
+    column += static_cast<uint32_t>(share >> 32);
+    column -= column >= columns ? columns : 0;
+  }
+  return (static_cast<uint64_t>(column) << pi.bits) | row;
+}
+
+PE_HD uint64_t apply_bijection(const Bijection& pi, uint64_t position) {
+  uint64_t y = feistel(pi, position);
+  while (y >= pi.n) y = feistel(pi, y);  // ends: the network is a bijection and position < n
+  return y;
+}
+
+}  // namespace prune_engine

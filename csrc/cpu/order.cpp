@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// order on the CPU: the samples at given positions of an epoch (order.h).
+#include "order.h"
+
+#include <optional>
+
+#include "../check.h"
+#include "memory.h"
+#include "parallel.h"
+
+namespace prune_engine {
+Tensor order_cpu(Tensor kept,                      // [n] int32
+                 std::optional<Tensor> positions,  // [M] int64, or none: a range
+                 int64_t start, int64_t step, int64_t count, int64_t seed, int64_t epoch) {
+  check_vector(kept, "kept", ScalarType::Int, "int32");
+  check_seed(seed);
+  check_epoch(epoch);
+  const int64_t n = kept.numel();
+  if (positions.has_value()) {
+    check_vector(*positions, "positions", ScalarType::Long, "int64");
+    count = positions->numel();
+  }
+  STD_TORCH_CHECK(count >= 0, "count must be at least 0, got ", count);
+  Tensor samples = torch::stable::new_empty(kept, {count});
+  if (count == 0) return samples;
+  STD_TORCH_CHECK(n > 0, "IndexError: positions must be empty, for nothing is kept");
+  const Positions wanted = {positions.has_value() ? positions->const_data_ptr<int64_t>() : nullptr,
+                            start, step};
+  const int32_t* list = kept.const_data_ptr<int32_t>();
+  int32_t* out = samples.mutable_data_ptr<int32_t>();
+  prefer_huge_pages(out, static_cast<size_t>(count) * sizeof(int32_t));
+  const bool valid = order_samples(list, n, wanted, count, seed, epoch, TorchThreads{}, out);
+  STD_TORCH_CHECK(valid, "IndexError: positions must be in 0..", n - 1);
+  return samples;
+}
+
+}  // namespace prune_engine
+
+STABLE_TORCH_LIBRARY_IMPL(prune_engine, CPU, m) {
+  m.impl("order", TORCH_BOX(&prune_engine::order_cpu));
+}

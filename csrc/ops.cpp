@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every operator's schema, on one page; (a!) marks what an operator changes. The kernels are in
+// the files of the same name under cpu/. This library contains no Python and uses only PyTorch's
+// stable ABI, so one file serves every torch >= 2.10 and every interpreter.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(prune_engine, m) {
+  // Records the batch's scores and weighs its losses: (rescaled [B], batch_weights [B]). The epoch
+  // is a tensor so that a captured graph stays right in the next epoch.
+  m.def(
+      "observe(Tensor losses, Tensor indices, Tensor? score, Tensor(a!) records, "
+      "Tensor(b!) score_sum, Tensor(c!) counters, Tensor weight_class, Tensor weight_table, "
+      "Tensor epoch) -> (Tensor, Tensor)");
+  // score_sum [3] -> the mean threshold, float32 [1].
+  m.def("mean_threshold(Tensor score_sum) -> Tensor");
+  // records [N] -> weight_class [N] in place, block_offsets [ceil(N / 4096) + 1].
+  m.def(
+      "plan(Tensor records, Tensor thresholds, int[] cuts, int[] classes, int[] keep_num, "
+      "int keep_den, int unseen_band, int seed, int epoch, Tensor(a!) weight_class) -> Tensor");
+  // weight_class [N] -> the kept samples, ascending, int32 [num_kept].
+  m.def("compact(Tensor weight_class, Tensor block_offsets, int num_kept) -> Tensor");
+  // Positions (a tensor, or start + m * step for m < count) -> samples, int32.
+  m.def(
+      "order(Tensor kept, Tensor? positions, int start, int step, int count, int seed, "
+      "int epoch) -> Tensor");
+  // records [N], weight_class [N] -> [sum high, sum low, seen, planned seen, missing, extra].
+  m.def("audit(Tensor records, Tensor weight_class, int epoch) -> Tensor");
+}
