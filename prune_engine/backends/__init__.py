@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of backends: one row each; selection raises and never falls silent."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol, cast
+
+from torch import Tensor
+
+
+class Kernels(Protocol):
+    """The six operators that every backend module defines (schemas: ``csrc/ops.cpp``)."""
+
+    CHECKS_ARGUMENTS: bool
+
+    def observe(
+        self,
+        losses: Tensor,
+        indices: Tensor,
+        score: Tensor | None,
+        records: Tensor,
+        score_sum: Tensor,
+        counters: Tensor,
+        weight_class: Tensor,
+        weight_table: Tensor,
+        epoch: Tensor,
+        /,
+    ) -> tuple[Tensor, Tensor]:
+        """Record the scores of one batch and weigh its losses."""
+        ...
+
+    def mean_threshold(self, score_sum: Tensor, /) -> Tensor:
+        """Turn the running sum into the float32 mean threshold."""
+        ...
+
+    def plan(
+        self,
+        records: Tensor,
+        thresholds: Tensor,
+        cuts: list[int],
+        classes: list[int],
+        keep_num: list[int],
+        keep_den: int,
+        unseen_band: int,
+        seed: int,
+        epoch: int,
+        weight_class: Tensor,
+        /,
+    ) -> Tensor:
+        """Write every sample's weight class and count the kept ones by block."""
+        ...
+
+    def compact(self, weight_class: Tensor, block_offsets: Tensor, num_kept: int, /) -> Tensor:
+        """List the kept samples in ascending order."""
+        ...
+
+    def order(
+        self,
+        kept: Tensor,
+        positions: Tensor | None,
+        start: int,
+        step: int,
+        count: int,
+        seed: int,
+        epoch: int,
+        /,
+    ) -> Tensor:
+        """Turn positions of the epoch into samples."""
+        ...
+
+    def audit(self, records: Tensor, weight_class: Tensor, epoch: int, /) -> Tensor:
+        """Recompute the sum and compare what was seen with what was planned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One row of the table.
+
+    Args:
+        name: the public word.
+        module: where its six functions are.
+        devices: device types it serves; empty means every one.
+        automatic: whether ``"auto"`` may choose it.
+        summary: one line for ``prune-engine info``.
+    """
+
+    name: str
+    module: str
+    devices: tuple[str, ...]
+    automatic: bool
+    summary: str
+
+
+TABLE: tuple[Backend, ...] = (
+    Backend("cpu", "native", ("cpu",), True, "C++ kernels through the stable ABI"),
+    Backend("reference", "reference", (), False, "the specification in eager torch, any device"),
+)
+
+
+@cache
+def load(name: str) -> Kernels:
+    """Import one backend.
+
+    Args:
+        name: a name of ``TABLE``.
+
+    Returns:
+        The module with the six operators.
+
+    Raises:
+        ValueError: no such backend.
+        RuntimeError: it is known but cannot be loaded here; the message says why.
+
+    Example:
+        >>> import torch
+        >>> load("reference").mean_threshold(torch.tensor([1, 0, 2])).item()
+        0.001953125
+    """
+    for row in TABLE:
+        if row.name == name:
+            try:
+                return cast(Kernels, importlib.import_module(f"{__name__}.{row.module}"))
+            except (ImportError, OSError) as error:
+                raise RuntimeError(f"backend {name!r} cannot be loaded: {error}") from error
+    known = ", ".join(repr(row.name) for row in TABLE)
+    raise ValueError(f"backend must be 'auto' or one of {known}, got {name!r}")
+
+
+@cache
+def resolve(name: str, device_type: str) -> str:
+    """Turn ``"auto"`` into a backend's name and check that a named one serves the device.
+
+    Args:
+        name: ``"auto"`` or a name of ``TABLE``.
+        device_type: such as ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        The name of a backend that is loaded and serves the device.
+
+    Raises:
+        ValueError: no such backend, or it does not serve this device.
+        RuntimeError: none can be loaded; the message says why each candidate was refused.
+
+    Example:
+        >>> resolve("reference", "cpu")
+        'reference'
+    """
+    if name != "auto":
+        load(name)
+        row = next(row for row in TABLE if row.name == name)
+        if row.devices and device_type not in row.devices:
+            raise ValueError(
+                f"backend {name!r} serves {', '.join(row.devices)} tensors, got {device_type}"
+            )
+        return name
+    refused: list[str] = []
+    for row in TABLE:
+        if not row.automatic:
+            refused.append(f"{row.name}: only when named")
+        elif row.devices and device_type not in row.devices:
+            refused.append(f"{row.name}: serves {', '.join(row.devices)}")
+        else:
+            try:
+                load(row.name)
+            except RuntimeError as error:
+                refused.append(f"{row.name}: {error}")
+            else:
+                return row.name
+    raise RuntimeError(
+        f"backend 'auto' found none for {device_type} tensors ({'; '.join(refused)}); "
+        "name backend='reference' to use the slow specification"
+    )
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """What ``prune-engine info`` says of one backend.
+
+    Args:
+        name: the public word.
+        devices: device types it serves.
+        available: whether it loads here.
+        reason: why not, or what it is.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    available: bool
+    reason: str
+
+
+def describe() -> list[BackendStatus]:
+    """Try every backend and say which load and why the others do not.
+
+    Returns:
+        One status per row of the table, in its order.
+
+    Example:
+        >>> [status.name for status in describe()]
+        ['cpu', 'reference']
+    """
+    rows: list[BackendStatus] = []
+    for row in TABLE:
+        devices = row.devices or ("any",)
+        try:
+            load(row.name)
+        except RuntimeError as error:
+            rows.append(BackendStatus(row.name, devices, False, str(error)))
+        else:
+            rows.append(BackendStatus(row.name, devices, True, row.summary))
+    return rows

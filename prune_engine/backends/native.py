@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled operators (``csrc/``): loaded once, with fake kernels for ``torch.compile``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from prune_engine.types import PLAN_BLOCK
+
+CHECKS_ARGUMENTS = True  # before anything is written, so ops.py need not
+LIBRARY = Path(__file__).resolve().parent.parent / "_ops.so"
+
+
+def _load() -> Any:
+    # Registering the namespace twice crashes the process, so a second copy must never be loaded.
+    if not hasattr(torch.ops.prune_engine, "observe"):
+        if not LIBRARY.exists():
+            raise ImportError(f"{LIBRARY.name} is not built; run `pip install .` with a compiler")
+        torch.ops.load_library(str(LIBRARY))  # pyright: ignore[reportUnknownMemberType]
+    return torch.ops.prune_engine
+
+
+_ops = _load()
+_Fake = Callable[..., object]
+_register_fake = cast(
+    "Callable[[str], Callable[[_Fake], _Fake]]",
+    torch.library.register_fake,  # pyright: ignore[reportUnknownMemberType]
+)
+
+observe = _ops.observe.default
+mean_threshold = _ops.mean_threshold.default
+plan = _ops.plan.default
+compact = _ops.compact.default
+order = _ops.order.default
+audit = _ops.audit.default
+
+
+@_register_fake("prune_engine::observe")
+def _(
+    losses: Tensor,
+    indices: Tensor,
+    score: Tensor | None,
+    records: Tensor,
+    score_sum: Tensor,
+    counters: Tensor,
+    weight_class: Tensor,
+    weight_table: Tensor,
+    epoch: Tensor,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(losses), torch.empty_like(losses, dtype=torch.float32)
+
+
+@_register_fake("prune_engine::mean_threshold")
+def _(score_sum: Tensor) -> Tensor:
+    return score_sum.new_empty(1, dtype=torch.float32)
+
+
+@_register_fake("prune_engine::plan")
+def _(
+    records: Tensor,
+    thresholds: Tensor,
+    cuts: list[int],
+    classes: list[int],
+    keep_num: list[int],
+    keep_den: int,
+    unseen_band: int,
+    seed: int,
+    epoch: int,
+    weight_class: Tensor,
+) -> Tensor:
+    blocks = (records.numel() + PLAN_BLOCK - 1) // PLAN_BLOCK
+    return records.new_empty(blocks + 1, dtype=torch.int64)
+
+
+@_register_fake("prune_engine::compact")
+def _(weight_class: Tensor, block_offsets: Tensor, num_kept: int) -> Tensor:
+    return weight_class.new_empty(num_kept, dtype=torch.int32)
+
+
+@_register_fake("prune_engine::order")
+def _(
+    kept: Tensor,
+    positions: Tensor | None,
+    start: int,
+    step: int,
+    count: int,
+    seed: int,
+    epoch: int,
+) -> Tensor:
+    return kept.new_empty(count if positions is None else positions.numel(), dtype=torch.int32)
+
+
+@_register_fake("prune_engine::audit")
+def _(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:
+    return records.new_empty(6, dtype=torch.int64)

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference backend: plain eager torch, and the specification that the others must equal.
+
+It runs wherever torch runs with int64 and float64, and favours reading over speed. The arithmetic
+is in :mod:`prune_engine.backends.reference_arithmetic` and exported again from here. Arguments are
+described here and checked in ``prune_engine.ops``; only what depends on their values, and on
+nothing else, is checked here.
+
+**Load-bearing roundings**, easy to "simplify" wrongly:
+
+1. A score is rounded to float32 once, first of all. Whether it is finite, its key and its code are
+   all read from that float32: a float64 loss of 1e300 is a non-finite score.
+2. ``code`` rounds half up (``floor(v + 0.5)``), not half to even as ``torch.round`` does. They
+   differ at 2^-41: code 1 and not 0.
+3. The mean is never rounded: ``ceil(sum / seen)`` is an integer division, and the threshold is the
+   smallest float32 whose code reaches it, found by search. A mean taken in floating point moves
+   samples across the threshold.
+4. ``rescaled`` of a float16, bfloat16 or float32 loss is one float32 product, then one rounding to
+   the dtype of the loss. The weight is not rounded to that dtype first. For float64 the weight is
+   widened, which is exact, and the product rounds once.
+5. -0.0 counts as +0.0, in scores and in thresholds; subnormal scores keep their own keys.
+
+**What may be asserted.** Everything, bitwise: records, sums, counters, thresholds, classes, kept
+sets, orders, weights, rescaled losses. One exception: where a product is NaN, that it is NaN is
+asserted but not its payload, which differs from processor to processor.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from prune_engine.backends.reference_arithmetic import (
+    MASK32,
+    bijection,
+    float_to_key,
+    hash32,
+    keep_draw,
+    key_to_float,
+    philox4x32,
+    score_code,
+)
+from prune_engine.types import PLAN_BLOCK
+
+__all__ = [
+    "audit",
+    "bijection",
+    "compact",
+    "float_to_key",
+    "hash32",
+    "keep_draw",
+    "key_to_float",
+    "mean_threshold",
+    "observe",
+    "order",
+    "philox4x32",
+    "plan",
+    "score_code",
+]
+
+CHECKS_ARGUMENTS = False
+_FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+def observe(
+    losses: Tensor,
+    indices: Tensor,
+    score: Tensor | None,
+    records: Tensor,
+    score_sum: Tensor,
+    counters: Tensor,
+    weight_class: Tensor,
+    weight_table: Tensor,
+    epoch: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Record the scores of one batch and weight its losses.
+
+    ``records[i] = max(records[i], ((epoch + 1) << 32) | key(score))``: a max-register, so neither
+    order nor repetition matters. Where the record grew, ``score_sum`` grows by the difference of
+    the codes. ``rescaled = loss * weight_table[weight_class[i]]``.
+
+    Args:
+        losses: [B] float16, bfloat16, float32 or float64. Differentiable.
+        indices: [B] int64 or int32, values in [0, N).
+        score: [B] floating point, or None to score by the loss itself.
+        records: [N] int64, changed in place.
+        score_sum: [3] int64, changed in place: sum of high limbs, sum of low limbs, number seen.
+        counters: [4] int64, changed in place: samples observed, non-finite scores, indices out of
+            range, the smallest of those (2^63 - 1 if none).
+        weight_class: [N] uint8, values in 0..7.
+        weight_table: [8] float32, entry 0 being 0.
+        epoch: [1] int64, in [0, 2^31 - 2].
+
+    Returns:
+        rescaled, [B] in the dtype of losses, and batch_weights, [B] float32, in batch order.
+
+    Raises:
+        IndexError: an index is out of range and the tensors are on the cpu; nothing was written.
+
+    Example:
+        >>> records, score_sum = torch.zeros(3, dtype=torch.int64), torch.zeros(3).long()
+        >>> counters = torch.tensor([0, 0, 0, 2**63 - 1])
+        >>> observe(torch.tensor([1.0, 4.0]), torch.tensor([2, 0]), None, records, score_sum,
+        ...         counters, torch.tensor([2, 1, 1], dtype=torch.uint8),
+        ...         torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]), torch.tensor([0]))
+        (tensor([1., 8.]), tensor([1., 2.]))
+        >>> key_to_float(records & MASK32)[records != 0]
+        tensor([4., 1.])
+        >>> score_sum.tolist()   # 5 * 2^40, of 2 samples
+        [1280, 0, 2]
+    """
+    indices = indices.to(torch.int64)
+    in_range = (indices >= 0) & (indices < records.numel())
+    outside = indices[~in_range]
+    _reject_on_cpu(outside, records.numel())
+
+    # 1. An empty batch changes nothing: every step below is a no-op on zero elements.
+    # 2. Out of range, on a device: counted; the loss passes with weight 1; nothing is recorded.
+    # 3. A non-finite score: counted; the loss is weighted all the same; nothing is recorded.
+    # 4. A sample more than once in the batch: its largest score competes with the record.
+    batch_weights = torch.ones(losses.shape, dtype=torch.float32, device=losses.device)
+    batch_weights[in_range] = weight_table[weight_class[indices[in_range]].to(torch.int64)]
+    product_dtype = torch.float64 if losses.dtype == torch.float64 else torch.float32
+    rescaled = losses.to(product_dtype) * batch_weights.to(product_dtype)
+
+    scores = (losses if score is None else score).detach().to(torch.float32)
+    recordable = in_range & torch.isfinite(scores)
+    new = ((epoch + 1) << 32) | float_to_key(scores[recordable])
+    samples, slot = cast(  # torch leaves the result of unique untyped
+        "tuple[Tensor, Tensor]",
+        torch.unique(indices[recordable], return_inverse=True),  # pyright: ignore[reportUnknownMemberType]
+    )
+    best = torch.zeros_like(samples).scatter_reduce(0, slot, new, "amax")
+
+    old = records[samples]
+    grew = best > old
+    records[samples] = torch.maximum(old, best)
+    score_sum += _limb_sums(best[grew]) - _limb_sums(old[grew])
+    counters[0] += in_range.sum()
+    counters[1] += (in_range & ~recordable).sum()
+    counters[2] += (~in_range).sum()
+    # The appended element leaves a minimum to take where no index is out of range.
+    counters[3] = torch.cat([counters[3:], outside]).min()
+    return rescaled.to(losses.dtype), batch_weights
+
+
+def _reject_on_cpu(outside: Tensor, num_samples: int) -> None:
+    """Raise for indices out of range where looking at them costs no synchronisation."""
+    if outside.device.type == "cpu" and outside.numel() > 0:
+        raise IndexError(
+            f"indices: expected values in [0, {num_samples}), got {int(outside.min())}"
+        )
+
+
+def _limb_sums(records: Tensor) -> Tensor:
+    """Return int64 [3], the ``score_sum`` of these records; zeros (never seen) count nothing."""
+    seen = records[records != 0]
+    codes = score_code(key_to_float(seen & MASK32))
+    return torch.stack([(codes >> 32).sum(), (codes & MASK32).sum(), (records != 0).sum()])
+
+
+def mean_threshold(score_sum: Tensor) -> Tensor:
+    """The threshold below which a score is strictly below the mean.
+
+    The smallest finite float32 x with ``code(x) >= ceil(sum of codes / number seen)``: then
+    ``score < x`` exactly where the code of the score is below the mean of the codes.
+
+    Args:
+        score_sum: [3] int64: sum of high limbs, sum of low limbs, number seen n in [0, 2^31).
+
+    Returns:
+        float32 [1] on the device of score_sum, which is not read on the host. The lowest finite
+        float32 if nothing was seen. Never -0.0, as the code of -2^-41 is 0 already.
+
+    Example:
+        >>> codes = score_code(torch.tensor([1.0, 2.0, 6.0]))
+        >>> mean_threshold(torch.stack([(codes >> 32).sum(), (codes & MASK32).sum(),
+        ...                             torch.tensor(3)]))
+        tensor([3.])
+    """
+    high, low, seen = score_sum.unbind()
+    divisor = seen.clamp(min=1)
+    # Schoolbook long division in base 2^32. Carrying brings the low limb below 2^32; the remainder
+    # of the high limb is below n < 2^31, so remainder * 2^32 + low stays below 2^63.
+    high = high + (low >> 32)
+    low = low & MASK32
+    high_quotient = torch.div(high, divisor, rounding_mode="floor")
+    rest = ((high - high_quotient * divisor) << 32) + low
+    low_quotient = torch.div(rest, divisor, rounding_mode="floor")
+    ceiling = (rest > low_quotient * divisor).to(torch.int64)
+    mean_code = (high_quotient << 32) + low_quotient + ceiling
+
+    # Binary search over the keys of the finite floats: codes ascend with keys, the answer is never
+    # outside [first, last], and 32 halvings leave one of fewer than 2^32 keys.
+    bounds = score_sum.new_tensor([-_FLOAT32_MAX, _FLOAT32_MAX], dtype=torch.float32)
+    lowest, last = float_to_key(bounds).unbind()
+    first = lowest
+    for _ in range(32):
+        middle = (first + last) >> 1
+        reached = score_code(key_to_float(middle)) >= mean_code
+        first, last = torch.where(reached, first, middle + 1), torch.where(reached, middle, last)
+    return key_to_float(torch.where(seen == 0, lowest, last)).reshape(1)
+
+
+def plan(
+    records: Tensor,
+    thresholds: Tensor,
+    cuts: list[int],
+    classes: list[int],
+    keep_num: list[int],
+    keep_den: int,
+    unseen_band: int,
+    seed: int,
+    epoch: int,
+    weight_class: Tensor,
+) -> Tensor:
+    """Decide for every sample whether it is kept this epoch, and in which weight class.
+
+    The thresholds cut the scores into T + 1 bands: ``band = number of thresholds t with
+    score >= t``. In a band each sample is dropped by its own draw (``draw < cut``), or, where
+    keep_den > 0, exactly ``floor(members * keep_num / keep_den)`` are kept: those with the largest
+    draws, ties to the smaller index. See :func:`keep_draw` for the draw.
+
+    Args:
+        records: [N] int64, as left by :func:`observe`.
+        thresholds: [T] float32, finite, ascending, T in 0..5.
+        cuts: [T + 1], each in 0..65535; not used where keep_den > 0.
+        classes: [T + 1], each in 1..7: the weight class of the kept members of a band.
+        keep_num: [T + 1], each in 0..keep_den; not used where keep_den is 0.
+        keep_den: 0 for independent draws, else in 1..2^31 - 1.
+        unseen_band: in -1..T: the band of samples without a record; -1 keeps them in class 1.
+        seed: in [0, 2^63).
+        epoch: in [0, 2^31 - 2].
+        weight_class: [N] uint8, changed in place: 0 = dropped, in sample order.
+
+    Returns:
+        block_offsets, int64 [ceil(N / PLAN_BLOCK) + 1], ascending: the number of samples kept
+        before each block of PLAN_BLOCK samples, and last the number kept in all.
+
+    Example:
+        >>> records = (1 << 32) | float_to_key(torch.tensor([0.5, 3.0, 0.5, 2.0]))
+        >>> half = torch.empty(4, dtype=torch.uint8)
+        >>> keep_num, keep_den = [1, 2], 2
+        >>> offsets = plan(
+        ...     records, torch.tensor([1.0]), [0, 0], [2, 1], keep_num, keep_den, -1, 0, 1, half)
+        >>> [int((half == k).sum()) for k in (0, 1, 2)], offsets.tolist()
+        ([1, 2, 1], [0, 3])
+    """
+    num_samples = records.numel()
+    keys = records & MASK32
+    band = torch.zeros_like(records)
+    for threshold_key in float_to_key(thresholds):
+        band += keys >= threshold_key
+    band = torch.where(records == 0, unseen_band, band)
+    draw = keep_draw(torch.arange(num_samples, device=records.device), seed, epoch)
+
+    # Class 1 stays for band -1 alone: unseen samples that no rule touches.
+    weight_class.fill_(1)
+    for b, (cut, kept_class, share) in enumerate(zip(cuts, classes, keep_num, strict=True)):
+        members = (band == b).nonzero().flatten()
+        drawn = draw[members]
+        if keep_den == 0:
+            kept = drawn >= cut
+        else:
+            # Members ascend, so that a stable sort leaves equal draws in the order of the index.
+            ranking = torch.sort(drawn, descending=True, stable=True).indices
+            kept = torch.zeros_like(drawn, dtype=torch.bool)
+            kept[ranking[: members.numel() * share // keep_den]] = True
+        weight_class[members] = torch.where(kept, kept_class, 0).to(torch.uint8)
+
+    blocks = -(-num_samples // PLAN_BLOCK)
+    kept_mask = (weight_class != 0).to(torch.int64)
+    padded = pad(kept_mask, (0, blocks * PLAN_BLOCK - num_samples))
+    per_block = padded.reshape(blocks, PLAN_BLOCK).sum(dim=1)
+    return pad(per_block.cumsum(dim=0), (1, 0))
+
+
+def compact(weight_class: Tensor, block_offsets: Tensor, num_kept: int) -> Tensor:
+    """List the samples that were kept.
+
+    Args:
+        weight_class: [N] uint8, from :func:`plan`.
+        block_offsets: [ceil(N / PLAN_BLOCK) + 1] int64, from the same call.
+        num_kept: ``block_offsets[-1]``, as the caller read it.
+
+    Returns:
+        int32 [num_kept]: the indices with ``weight_class != 0``, ascending.
+
+    Raises:
+        ValueError: num_kept is not the last block offset, or not the number of kept samples.
+
+    Example:
+        >>> compact(torch.tensor([1, 0, 2, 0], dtype=torch.uint8), torch.tensor([0, 2]), 2)
+        tensor([0, 2], dtype=torch.int32)
+    """
+    if num_kept != int(block_offsets[-1]):
+        raise ValueError(
+            f"num_kept: expected block_offsets[-1] = {int(block_offsets[-1])}, got {num_kept}"
+        )
+    kept = weight_class.nonzero().flatten().to(torch.int32)
+    if kept.numel() != num_kept:
+        raise ValueError(
+            f"block_offsets: expected {kept.numel()} kept samples in all, as in weight_class, "
+            f"got {num_kept}"
+        )
+    return kept
+
+
+def order(
+    kept: Tensor,
+    positions: Tensor | None,
+    start: int,
+    step: int,
+    count: int,
+    seed: int,
+    epoch: int,
+) -> Tensor:
+    """Read the shuffled training order at any positions.
+
+    ``out[m] = kept[pi(p_m)]`` with pi the :func:`bijection` of [0, n).
+
+    Args:
+        kept: [n] int32, ascending.
+        positions: [M] int64, values in [0, n); or None for ``p_m = start + m * step``, m < count.
+        start: the first position; start, step and count are used only where positions is None.
+        step: the distance between positions, such as the number of ranks.
+        count: the number of positions.
+        seed: in [0, 2^63).
+        epoch: in [0, 2^31 - 2].
+
+    Returns:
+        int32 [M] or [count], in the order of the positions.
+
+    Raises:
+        IndexError: a position is outside [0, n).
+
+    Example:
+        >>> kept = torch.tensor([3, 5, 8, 9], dtype=torch.int32)
+        >>> whole = order(kept, None, 0, 1, 4, seed=0, epoch=0)
+        >>> sorted(whole.tolist())
+        [3, 5, 8, 9]
+        >>> bool((order(kept, None, 1, 2, 2, seed=0, epoch=0) == whole[1::2]).all())
+        True
+    """
+    if positions is None:
+        positions = start + step * torch.arange(count, device=kept.device)
+    return kept[bijection(positions, kept.numel(), seed, epoch)]
+
+
+def audit(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:
+    """Recompute the score sum and compare what was planned with what was recorded.
+
+    "Planned" is ``weight_class != 0``; "recorded in this epoch" is
+    ``(record >> 32) == epoch + 1``.
+
+    Args:
+        records: [N] int64.
+        weight_class: [N] uint8, the plan of this epoch.
+        epoch: in [0, 2^31 - 2].
+
+    Returns:
+        int64 [6]: the three entries of ``score_sum``, samples planned and recorded, planned but
+        not recorded (missing), recorded though not planned (extra).
+
+    Example:
+        >>> records = torch.cat([(2 << 32) | float_to_key(torch.ones(2)), torch.zeros(1).long()])
+        >>> audit(records, torch.tensor([1, 0, 1], dtype=torch.uint8), epoch=1).tolist()
+        [512, 0, 2, 1, 1, 1]
+    """
+    planned = weight_class != 0
+    recorded = (records >> 32) == epoch + 1
+    coverage = [planned & recorded, planned & ~recorded, recorded & ~planned]
+    return torch.cat([_limb_sums(records), torch.stack([mask.sum() for mask in coverage])])

@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators as typed, checked, documented functions over tensors: the functional core.
+
+Every function takes ``backend=``: ``"auto"`` (the best that serves the tensors' device),
+``"cpu"`` or ``"reference"``; all give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from prune_engine import backends
+from prune_engine.types import MAX_EPOCH, MAX_SEED, NUM_CLASSES, PLAN_BLOCK, Rule
+
+_LOSS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_INDEX_DTYPES = (torch.int64, torch.int32)
+
+
+def _dtype_error(name: str, expected: str, tensor: Tensor) -> NoReturn:
+    raise TypeError(f"{name} must be {expected}, got {tensor.dtype}")
+
+
+def check_vector(name: str, tensor: object, size: int | None, device: torch.device) -> Tensor:
+    """Refuse what is not a vector of a size on a device.
+
+    Args:
+        name: the argument's name, for the message.
+        tensor: what came.
+        size: the number of elements, or None for any.
+        device: where it must be.
+
+    Returns:
+        The same tensor.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: wrong dimensions, size or device.
+
+    Example:
+        >>> check_vector("losses", torch.zeros(2), 2, torch.device("cpu"))
+        tensor([0., 0.])
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dim() != 1 or (size is not None and tensor.shape[0] != size):
+        expected = "a vector" if size is None else f"a vector of {size} elements"
+        raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    return tensor
+
+
+def _check_seed_epoch(seed: int, epoch: int) -> None:
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
+    if not 0 <= epoch <= MAX_EPOCH:
+        raise ValueError(f"epoch must be in 0..2^31-2, got {epoch}")
+
+
+def _kernels(backend: str, tensor: Tensor) -> backends.Kernels:
+    return backends.load(backends.resolve(backend, tensor.device.type))
+
+
+class _Observe(torch.autograd.Function):
+    """Gradient of the rescaled losses: ``grad * batch_weights`` (DESIGN 2)."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, losses: Tensor, kernels: backends.Kernels, *state: Any
+    ) -> tuple[Tensor, Tensor]:
+        rescaled, batch_weights = kernels.observe(losses, *state)
+        ctx.save_for_backward(batch_weights)
+        ctx.mark_non_differentiable(batch_weights)
+        ctx.set_materialize_grads(False)
+        return rescaled, batch_weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
+        grad = grads[0]
+        if grad is not None:
+            (batch_weights,) = ctx.saved_tensors
+            # A half gradient is multiplied in float32 and rounded once, as the loss was.
+            grad = (grad * batch_weights).to(grad.dtype)
+        return (grad, *(None,) * (len(ctx.needs_input_grad) - 1))
+
+
+_differentiable_observe = cast(
+    "Callable[..., tuple[Tensor, Tensor]]",
+    _Observe.apply,  # pyright: ignore[reportUnknownMemberType]
+)
+
+
+def observe(
+    losses: Tensor,
+    indices: Tensor,
+    *,
+    records: Tensor,
+    score_sum: Tensor,
+    counters: Tensor,
+    weight_class: Tensor,
+    weight_table: Tensor,
+    epoch: int | Tensor,
+    score: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Record the scores of one batch and weigh its losses, in one launch.
+
+    ``records[i] = max(records[i], (epoch + 1) << 32 | key(score_i))``, ``rescaled = loss *
+    weight_table[weight_class[i]]`` (InfoBatch, ICLR 2024, eq. 5; DESIGN 2). A max-register does not
+    depend on the order of samples, batches or ranks. ``records``, ``score_sum`` and ``counters``
+    change; nothing else does.
+
+    Args:
+        losses: [B] float16 | bfloat16 | float32 | float64, per sample, unreduced.
+        indices: [B] int64 | int32, dataset positions in 0..N-1.
+        records: [N] int64, changed.
+        score_sum: [3] int64, changed.
+        counters: [4] int64, changed.
+        weight_class: [N] uint8, this epoch's decision.
+        weight_table: [8] float32.
+        epoch: in 0..2^31-2; an int64 [1] tensor on the device where a captured graph is replayed
+            in later epochs.
+        score: [B] floating, what is recorded; default the losses themselves, detached.
+        backend: which kernels.
+
+    Returns:
+        ``rescaled`` [B] in the dtype of ``losses`` (its gradient is ``grad * batch_weights``) and
+        ``batch_weights`` [B] float32, both in the order of the batch.
+
+    Raises:
+        TypeError: a dtype is not one of those.
+        ValueError: a shape or device does not fit.
+        IndexError: an index is out of range (on the cpu; nothing is written then).
+
+    Example:
+        >>> state = dict(
+        ...     records=torch.zeros(4, dtype=torch.int64),
+        ...     score_sum=torch.zeros(3, dtype=torch.int64),
+        ...     counters=torch.tensor([0, 0, 0, 2**63 - 1]),
+        ...     weight_class=torch.tensor([1, 2, 1, 0], dtype=torch.uint8),
+        ...     weight_table=torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0]),
+        ... )
+        >>> rescaled, _ = observe(torch.tensor([0.5, 3.0]), torch.tensor([1, 2]), epoch=0, **state)
+        >>> rescaled.tolist(), state["score_sum"][2].item()
+        ([1.0, 3.0], 2)
+    """
+    kernels = _kernels(backend, records)
+    if isinstance(epoch, int):
+        _check_seed_epoch(0, epoch)
+        epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
+    state = (records, score_sum, counters, weight_class, weight_table, epoch)
+    if not kernels.CHECKS_ARGUMENTS:
+        check_batch(losses, indices, score, records, weight_class)
+    try:
+        if score is not None:
+            score = score.detach().contiguous()
+        losses, indices = losses.contiguous(), indices.contiguous()
+        wants_grad = losses.requires_grad and torch.is_grad_enabled()
+        if wants_grad and not losses.is_cpu:
+            result = _differentiable_observe(losses, kernels, indices, score, *state)
+        else:
+            result = kernels.observe(losses.detach(), indices, score, *state)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        # A compiled operator has checked everything before it wrote anything; its message is
+        # plain, so the checks are made once more here to say it better. A good call pays nothing.
+        check_batch(losses, indices, score, records, weight_class)
+        raise_index_error(error)
+    if wants_grad and losses.is_cpu:
+        # The same product once more, by an operator with a native gradient: on a cpu that takes a
+        # tenth of the time of a Python autograd function, and a launch costs nothing.
+        result = (rescale(losses, result[1]), result[1])
+    # The compiled operators do not tell autograd what they changed; a tensor saved for a backward
+    # pass must not be damaged unnoticed.
+    torch.autograd.graph.increment_version((records, score_sum, counters))
+    return result
+
+
+def check_batch(
+    losses: object, indices: object, score: object, records: Tensor, weight_class: Tensor
+) -> None:
+    """Refuse a batch that does not fit the records, naming the argument.
+
+    Args:
+        losses: must be [B] floating; a scalar is told about ``reduction="none"`` (edge case 12).
+        indices: must be [B] int64 | int32.
+        score: None, or must be [B] floating.
+        records: [N], whose device counts.
+        weight_class: must be [N].
+
+    Raises:
+        TypeError: not a tensor, or a dtype does not fit.
+        ValueError: a shape or device does not fit.
+
+    Example:
+        >>> records, classes = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.uint8)
+        >>> check_batch(torch.zeros(1), torch.zeros(1, dtype=torch.int32), None, records, classes)
+    """
+    device = records.device
+    if isinstance(losses, Tensor) and losses.dim() == 0:
+        raise ValueError(
+            'losses must be one per sample, got a scalar: compute the loss with reduction="none"'
+        )
+    losses = check_vector("losses", losses, None, device)
+    if losses.dtype not in _LOSS_DTYPES:
+        _dtype_error("losses", "float16, bfloat16, float32 or float64", losses)
+    size = losses.shape[0]
+    indices = check_vector("indices", indices, size, device)
+    if indices.dtype not in _INDEX_DTYPES:
+        _dtype_error("indices", "int64 or int32", indices)
+    check_vector("weight_class", weight_class, records.shape[0], device)
+    if score is not None:
+        score = check_vector("score", score, size, device)
+        if score.dtype not in _LOSS_DTYPES:
+            _dtype_error("score", "float16, bfloat16, float32 or float64", score)
+
+
+def rescale(losses: Tensor, batch_weights: Tensor) -> Tensor:
+    """Multiply losses by their weights, in one float32 product and one rounding to their dtype.
+
+    Args:
+        losses: [B] float16 | bfloat16 | float32 | float64.
+        batch_weights: [B] float32.
+
+    Returns:
+        [B] in the dtype of ``losses``, bit for bit what ``observe`` returns; differentiable.
+
+    Example:
+        >>> rescale(torch.ones(1, dtype=torch.float16), torch.tensor([2.0])).dtype
+        torch.float16
+    """
+    rescaled = losses * batch_weights  # half * float32 is computed and returned in float32
+    return rescaled if rescaled.dtype == losses.dtype else rescaled.to(losses.dtype)
+
+
+def raise_index_error(error: Exception) -> NoReturn:
+    """Re-raise a kernel's error, as IndexError where the kernel says it is one.
+
+    Args:
+        error: what a compiled operator raised; the stable ABI knows RuntimeError only.
+
+    Raises:
+        IndexError: the message is marked ``IndexError:``.
+        Exception: any other, as it came.
+    """
+    text = str(error)
+    at = text.find("IndexError: ")
+    if at < 0:
+        raise error
+    raise IndexError(text[at + len("IndexError: ") :].splitlines()[0]) from None
+
+
+def mean_threshold(score_sum: Tensor, *, backend: str = "auto") -> Tensor:
+    """Turn the exact running sum into the mean threshold, in O(1) on the device.
+
+    ``T = ceil(sum of codes / number seen)``; the threshold is the smallest float32 x with
+    ``code(x) >= T``, so ``score < threshold`` is exactly ``code(score) < mean code`` (InfoBatch,
+    ICLR 2024, eq. 4; DESIGN 3.2). With nothing seen it is -FLT_MAX: nobody is below.
+
+    Args:
+        score_sum: [3] int64: high limb, low limb, number seen.
+        backend: which kernels.
+
+    Returns:
+        float32 [1] on the same device.
+
+    Raises:
+        ValueError: not a vector of three.
+        TypeError: not int64.
+
+    Example:
+        >>> mean_threshold(torch.tensor([1 << 8, 0, 2])).item()  # code 2^40 is score 1.0
+        0.5
+    """
+    check_vector("score_sum", score_sum, 3, score_sum.device)
+    if score_sum.dtype != torch.int64:
+        _dtype_error("score_sum", "int64", score_sum)
+    return _kernels(backend, score_sum).mean_threshold(score_sum)
+
+
+def plan(
+    records: Tensor,
+    rule: Rule,
+    *,
+    seed: int,
+    epoch: int,
+    out: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Decide every sample's weight class and count the kept ones by block.
+
+    A sample's band is the number of thresholds <= its score; with independent draws it is dropped
+    iff ``draw(seed, epoch, index) < cut`` of its band (InfoBatch, ICLR 2024, eq. 4; DESIGN 3.3),
+    with fixed counts the band's largest draws stay, ties to the smaller index.
+
+    Args:
+        records: [N] int64.
+        rule: thresholds and bands.
+        seed: in 0..2^63-1.
+        epoch: the epoch being planned, in 0..2^31-2.
+        out: [N] uint8 to write the weight classes into; default a fresh tensor.
+        backend: which kernels.
+
+    Returns:
+        ``weight_class`` [N] uint8 in dataset order, and ``block_offsets`` [ceil(N / 4096) + 1]
+        int64: exclusive prefix sums of the kept per 4096 samples; the last entry is the number
+        kept.
+
+    Raises:
+        ValueError: a shape, device or number does not fit.
+        TypeError: records are not int64.
+
+    Example:
+        >>> rule = Rule.keep_all(torch.device("cpu"))
+        >>> classes, offsets = plan(torch.zeros(3, dtype=torch.int64), rule, seed=0, epoch=0)
+        >>> classes.tolist(), offsets.tolist()
+        ([1, 1, 1], [0, 3])
+    """
+    check_vector("records", records, None, records.device)
+    if records.dtype != torch.int64:
+        _dtype_error("records", "int64", records)
+    check_vector("rule.thresholds", rule.thresholds, None, records.device)
+    _check_seed_epoch(seed, epoch)
+    weight_class = torch.empty_like(records, dtype=torch.uint8) if out is None else out
+    check_vector("out", weight_class, records.shape[0], records.device)
+    block_offsets = _kernels(backend, records).plan(
+        records,
+        rule.thresholds,
+        [band.cut for band in rule.bands],
+        [band.weight_class for band in rule.bands],
+        [band.keep_num for band in rule.bands],
+        rule.bands[0].keep_den if rule.fixed else 0,
+        rule.unseen_band,
+        seed,
+        epoch,
+        weight_class,
+    )
+    torch.autograd.graph.increment_version(weight_class)
+    return weight_class, block_offsets
+
+
+def compact(
+    weight_class: Tensor, block_offsets: Tensor, num_kept: int, *, backend: str = "auto"
+) -> Tensor:
+    """List the kept samples in ascending order.
+
+    Args:
+        weight_class: [N] uint8, from ``plan``.
+        block_offsets: [ceil(N / 4096) + 1] int64, from the same ``plan``.
+        num_kept: ``block_offsets[-1]``, which the caller has read.
+        backend: which kernels.
+
+    Returns:
+        int32 [num_kept], ascending.
+
+    Raises:
+        ValueError: the three do not belong together.
+
+    Example:
+        >>> compact(torch.tensor([1, 0, 2], dtype=torch.uint8), torch.tensor([0, 2]), 2).tolist()
+        [0, 2]
+    """
+    check_vector("weight_class", weight_class, None, weight_class.device)
+    blocks = -(-weight_class.shape[0] // PLAN_BLOCK)
+    check_vector("block_offsets", block_offsets, blocks + 1, weight_class.device)
+    if not 0 <= num_kept <= weight_class.shape[0]:
+        raise ValueError(f"num_kept must be in 0..{weight_class.shape[0]}, got {num_kept}")
+    try:
+        return _kernels(backend, weight_class).compact(weight_class, block_offsets, num_kept)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+def order(
+    kept: Tensor, positions: Tensor | range, *, seed: int, epoch: int, backend: str = "auto"
+) -> Tensor:
+    """Turn positions of an epoch into samples: ``kept[pi(position)]``.
+
+    ``pi`` is a keyed Feistel bijection of [0, len(kept)) with cycle walking (after Mitchell et al.,
+    "Bandwidth-Optimal Random Shuffling for GPUs", 2022; DESIGN 3.7): a pure function of (seed,
+    epoch, len(kept)), so a batch, a rank's share or everything is random access.
+
+    Args:
+        kept: [n] int32, from ``compact``.
+        positions: [M] int64, or a range; each in 0..n-1.
+        seed: in 0..2^63-1.
+        epoch: in 0..2^31-2.
+        backend: which kernels.
+
+    Returns:
+        int32 [M], in the order of ``positions``.
+
+    Raises:
+        IndexError: a position is out of range.
+        TypeError: positions are neither int64 nor a range.
+
+    Example:
+        >>> kept = torch.arange(5, dtype=torch.int32)
+        >>> sorted(order(kept, range(5), seed=0, epoch=0).tolist())
+        [0, 1, 2, 3, 4]
+    """
+    check_vector("kept", kept, None, kept.device)
+    _check_seed_epoch(seed, epoch)
+    given, start, step, count = None, 0, 1, 0
+    if isinstance(positions, range):
+        start, step, count = positions.start, positions.step, len(positions)
+    else:
+        check_vector("positions", positions, None, kept.device)
+        if positions.dtype != torch.int64:
+            _dtype_error("positions", "int64", positions)
+        given = positions.contiguous()
+    try:
+        return _kernels(backend, kept).order(kept, given, start, step, count, seed, epoch)
+    except RuntimeError as error:
+        raise_index_error(error)
+
+
+def audit(records: Tensor, weight_class: Tensor, *, epoch: int, backend: str = "auto") -> Tensor:
+    """Recompute the exact sum and compare what was seen in an epoch with what was planned.
+
+    Args:
+        records: [N] int64.
+        weight_class: [N] uint8, the epoch's decision.
+        epoch: the epoch being audited, in 0..2^31-2.
+        backend: which kernels.
+
+    Returns:
+        int64 [6]: sum high, sum low, number seen, planned and recorded in the epoch, planned but
+        not recorded (missing), recorded though not planned (extra).
+
+    Raises:
+        ValueError: a shape, device or number does not fit.
+
+    Example:
+        >>> classes = torch.tensor([1, 0], dtype=torch.uint8)
+        >>> audit(torch.zeros(2, dtype=torch.int64), classes, epoch=0).tolist()
+        [0, 0, 0, 0, 1, 0]
+    """
+    check_vector("records", records, None, records.device)
+    check_vector("weight_class", weight_class, records.shape[0], records.device)
+    _check_seed_epoch(0, epoch)
+    return _kernels(backend, records).audit(records, weight_class, epoch)
+
+
+def decode_weights(weight_class: Tensor, weight_table: Tensor) -> Tensor:
+    """Decode weight classes into weights.
+
+    Args:
+        weight_class: [M] uint8.
+        weight_table: [8] float32.
+
+    Returns:
+        float32 [M], in the same order.
+
+    Raises:
+        ValueError: the table does not have 8 entries.
+
+    Example:
+        >>> table = torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0])
+        >>> decode_weights(torch.tensor([2, 0], dtype=torch.uint8), table).tolist()
+        [2.0, 0.0]
+    """
+    check_vector("weight_table", weight_table, NUM_CLASSES, weight_class.device)
+    return weight_table[weight_class.to(torch.int32)]
