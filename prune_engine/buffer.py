@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The score buffer: one max-register per sample, and the only mutable thing in the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prune_engine import backends, distributed, ops
+from prune_engine.types import INT64_MAX, MAX_SAMPLES, NUM_CLASSES, StateMismatchError, host_ints
+
+KEY_MASK = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one pass over the records found (``ops.audit``), as host numbers.
+
+    Args:
+        seen: samples that have a score.
+        planned_seen: planned samples with a score from the epoch.
+        missing: planned samples without one.
+        extra: samples with a score from the epoch that were not planned.
+    """
+
+    seen: int
+    planned_seen: int
+    missing: int
+    extra: int
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the batches of an epoch brought, as host numbers.
+
+    Args:
+        observed: samples passed to ``observe``.
+        nonfinite: scores that were inf or nan.
+        out_of_range: indices outside the data set (only a device gets this far).
+        bad_index: the smallest of those.
+    """
+
+    observed: int
+    nonfinite: int
+    out_of_range: int
+    bad_index: int
+
+
+class ScoreBuffer:
+    """The scores of N samples on one device, with their exact running sum.
+
+    ``records[i] = ((epoch + 1) << 32) | order-preserving key of the float32 score`` (DESIGN 1):
+    keeping the larger record keeps the newest epoch's largest score, in any order of arrival.
+    9 bytes per sample in all: 8 of records, 1 of weight class. Not thread-safe.
+
+    Args:
+        num_samples: N, in 0..2^31-1.
+        device: where everything lives; default torch's default device.
+        backend: which kernels.
+
+    Raises:
+        ValueError: N is out of range.
+
+    Example:
+        >>> buffer = ScoreBuffer(3)
+        >>> _ = buffer.observe(torch.tensor([2.0, 4.0]), torch.tensor([0, 2]))
+        >>> buffer.scores.tolist(), buffer.mean_threshold().item()
+        ([2.0, nan, 4.0], 3.0)
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        device: torch.device | str | None = None,
+        backend: str = "auto",
+    ) -> None:
+        if num_samples < 0:
+            raise ValueError(f"num_samples must be at least 0, got {num_samples}")
+        if num_samples > MAX_SAMPLES:
+            raise ValueError(
+                f"num_samples must be at most {MAX_SAMPLES} on one device, got {num_samples}: "
+                "shard the data set and give each shard its own buffer"
+            )
+        self.device = torch.get_default_device() if device is None else torch.device(device)
+        self.backend = backends.resolve(backend, self.device.type)
+        self.records = torch.zeros(num_samples, dtype=torch.int64, device=self.device)
+        self.device = self.records.device  # "cuda" has become "cuda:0"
+        self.score_sum = torch.zeros(3, dtype=torch.int64, device=self.device)
+        self.counters = torch.zeros(4, dtype=torch.int64, device=self.device)
+        self.weight_class = torch.ones(num_samples, dtype=torch.uint8, device=self.device)
+        self.weight_table = torch.zeros(NUM_CLASSES, dtype=torch.float32, device=self.device)
+        self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.weight_table[1] = 1.0
+        self.reset_counters()
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return self.records.shape[0]
+
+    @property
+    def scores(self) -> Tensor:
+        """Decode the scores: float32 [N] in dataset order, nan where never seen (a copy)."""
+        key = self.records & KEY_MASK
+        bits = torch.where(key >= 0x80000000, key & 0x7FFFFFFF, key ^ KEY_MASK)
+        # The low 32 bits as a signed number, which is what a cast to int32 may not wrap to.
+        signed = torch.where(bits >= 0x80000000, bits - 0x100000000, bits)
+        decoded = signed.to(torch.int32).view(torch.float32)
+        return torch.where(self.records == 0, torch.nan, decoded)
+
+    def observe(
+        self, losses: Tensor, indices: Tensor, *, score: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Record one batch in the current epoch and weigh its losses (``ops.observe``).
+
+        Args:
+            losses: [B] float16 | bfloat16 | float32 | float64.
+            indices: [B] int64 | int32 in 0..N-1.
+            score: [B] floating; default the losses.
+
+        Returns:
+            ``rescaled`` [B] and ``batch_weights`` [B], in the order of the batch.
+
+        Raises:
+            IndexError: an index is out of range (on the cpu).
+        """
+        return ops.observe(
+            losses,
+            indices,
+            records=self.records,
+            score_sum=self.score_sum,
+            counters=self.counters,
+            weight_class=self.weight_class,
+            weight_table=self.weight_table,
+            epoch=self.epoch,
+            score=score,
+            backend=self.backend,
+        )
+
+    def mean_threshold(self) -> Tensor:
+        """Return the mean threshold, float32 [1] on the device (``ops.mean_threshold``)."""
+        return ops.mean_threshold(self.score_sum, backend=self.backend)
+
+    def activate(self, weight_class: Tensor, weight_table: Tensor, epoch: int) -> None:
+        """Make an epoch's decision the current one.
+
+        The storage of the three stays the same for life, so captured graphs see the change.
+
+        Args:
+            weight_class: uint8 [N]; may be the buffer's own.
+            weight_table: float32 [8].
+            epoch: in 0..2^31-2.
+        """
+        if weight_class is not self.weight_class:
+            self.weight_class.copy_(weight_class)
+        self.weight_table.copy_(weight_table)
+        self.epoch.fill_(epoch)
+
+    def audit(self, epoch: int) -> Audit:
+        """Recompute the exact sum from the records and compare what was seen with the plan.
+
+        Args:
+            epoch: the epoch that ended.
+
+        Returns:
+            The counts; this reads them from the device.
+        """
+        result = ops.audit(self.records, self.weight_class, epoch=epoch, backend=self.backend)
+        self.score_sum.copy_(result[:3])
+        _, _, seen, planned_seen, missing, extra = host_ints(result)
+        return Audit(seen, planned_seen, missing, extra)
+
+    def read_counters(self, group: Any = None) -> Counters:
+        """Read the counters of all ranks from the device.
+
+        Args:
+            group: the data-parallel group; default all ranks.
+
+        Returns:
+            Sums over the ranks; the smallest bad index.
+        """
+        merged = distributed.merge_counters(self.counters, group)
+        return Counters(*host_ints(merged))
+
+    def reset_counters(self) -> None:
+        """Start counting anew."""
+        self.counters.zero_()
+        self.counters[3] = INT64_MAX
+
+    def mean(self) -> float:
+        """Return the exact mean of the scores as a float64, nan before the first."""
+        high, low, seen = host_ints(self.score_sum)
+        return ((high << 32) + low) / seen / 2**40 if seen else float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of everything as tensors on the cpu."""
+        return {
+            "records": self.records.to("cpu", copy=True),
+            "counters": self.counters.to("cpu", copy=True),
+            "weight_class": self.weight_class.to("cpu", copy=True),
+            "weight_table": self.weight_table.to("cpu", copy=True),
+            "epoch": int(self.epoch.item()),
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state that does not fit, before anything is loaded.
+
+        Args:
+            state: what ``state_dict`` returned.
+
+        Raises:
+            StateMismatchError: it lists every difference.
+        """
+        problems: list[str] = []
+        for name in ("records", "counters", "weight_class", "weight_table"):
+            have, came = getattr(self, name), state.get(name)
+            if not isinstance(came, Tensor):
+                problems.append(f"{name}: expected a tensor, got {type(came).__name__}")
+            elif came.shape != have.shape or came.dtype != have.dtype:
+                problems.append(
+                    f"{name}: expected {have.dtype} {tuple(have.shape)}, "
+                    f"got {came.dtype} {tuple(came.shape)}"
+                )
+        if not isinstance(state.get("epoch"), int):
+            problems.append(f"epoch: expected an int, got {type(state.get('epoch')).__name__}")
+        if problems:
+            raise StateMismatchError("the buffer's state does not fit: " + "; ".join(problems))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; all or nothing.
+
+        Args:
+            state: see there.
+
+        Raises:
+            StateMismatchError: it does not fit; nothing has changed then.
+        """
+        self.check_state(state)
+        for name in ("records", "counters", "weight_class", "weight_table"):
+            getattr(self, name).copy_(state[name])
+        self.epoch.fill_(int(state["epoch"]))
+        self.score_sum.copy_(
+            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
+        )

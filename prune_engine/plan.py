@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One epoch's decision: which samples, with which weights, in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prune_engine import ops
+from prune_engine.buffer import ScoreBuffer
+from prune_engine.types import PLAN_BLOCK, Rule
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The samples of one epoch, their weights and their order.
+
+    ``weight_class`` is the buffer's own storage: it is this epoch's until the next plan is made.
+
+    Args:
+        epoch: the epoch it is for.
+        seed: the engine's seed.
+        weight_class: uint8 [N]; 0 = dropped.
+        weight_table: float32 [8].
+        kept: int32 [num_kept], ascending.
+        threshold: float32 [T], the rule's thresholds.
+        backend: which kernels.
+
+    Example:
+        >>> plan = make_plan(ScoreBuffer(4), Rule.keep_all(torch.device("cpu")), seed=0, epoch=0)
+        >>> plan.num_kept, plan.kept.tolist(), sorted(plan.indices.tolist())
+        (4, [0, 1, 2, 3], [0, 1, 2, 3])
+    """
+
+    epoch: int
+    seed: int
+    weight_class: Tensor
+    weight_table: Tensor
+    kept: Tensor
+    threshold: Tensor
+    backend: str
+
+    def __len__(self) -> int:
+        """Return the number of kept samples."""
+        return self.num_kept
+
+    @property
+    def num_kept(self) -> int:
+        """How many samples are kept."""
+        return self.kept.shape[0]
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return self.weight_class.shape[0]
+
+    def order(self, positions: Tensor | range) -> Tensor:
+        """Return the samples at some positions of the epoch: ``kept[pi(position)]``.
+
+        Args:
+            positions: int64 [M] or a range, each in 0..num_kept-1.
+
+        Returns:
+            int32 [M], in the order of ``positions`` (``ops.order``).
+
+        Raises:
+            IndexError: a position is out of range.
+        """
+        return ops.order(
+            self.kept, positions, seed=self.seed, epoch=self.epoch, backend=self.backend
+        )
+
+    @property
+    def indices(self) -> Tensor:
+        """The whole training order, int32 [num_kept], made when asked for."""
+        return self.order(range(self.num_kept))
+
+    @property
+    def weights(self) -> Tensor:
+        """The weight of every sample, float32 [N], 0 where dropped; made when asked for."""
+        return ops.decode_weights(self.weight_class, self.weight_table)
+
+
+def make_plan(
+    buffer: ScoreBuffer, rule: Rule, *, seed: int, epoch: int, ahead: bool = False
+) -> EpochPlan:
+    """Decide an epoch and list what is kept.
+
+    Reads one number from the device, the count, because the list is allocated to size: an epoch's
+    end is the one place where the host waits.
+
+    Args:
+        buffer: the scores; unless ``ahead``, its weight classes and current epoch change.
+        rule: thresholds and bands.
+        seed: in 0..2^63-1.
+        epoch: in 0..2^31-2.
+        ahead: decide into fresh storage, for an epoch that has not begun (1 byte per sample more).
+
+    Returns:
+        The plan.
+
+    Example:
+        >>> len(make_plan(ScoreBuffer(2), Rule.keep_all(torch.device("cpu")), seed=0, epoch=3))
+        2
+    """
+    weight_class, block_offsets = ops.plan(
+        buffer.records,
+        rule,
+        seed=seed,
+        epoch=epoch,
+        out=None if ahead else buffer.weight_class,
+        backend=buffer.backend,
+    )
+    table = torch.tensor(rule.weight_table, dtype=torch.float32, device=buffer.device)
+    if not ahead:
+        buffer.activate(weight_class, table, epoch)
+    num_kept = int(block_offsets[-1].item())
+    kept = ops.compact(weight_class, block_offsets, num_kept, backend=buffer.backend)
+    return EpochPlan(epoch, seed, weight_class, table, kept, rule.thresholds, buffer.backend)
+
+
+def restore_plan(buffer: ScoreBuffer, thresholds: Tensor, *, seed: int, epoch: int) -> EpochPlan:
+    """List what the buffer's weight classes keep: the plan of a restored state.
+
+    Args:
+        buffer: restored already.
+        thresholds: float32 [T], as saved.
+        seed: the engine's.
+        epoch: the epoch that the weight classes are for.
+
+    Returns:
+        The plan, bit for bit the saved one.
+
+    Example:
+        >>> restore_plan(ScoreBuffer(3), torch.empty(0), seed=0, epoch=0).kept.tolist()
+        [0, 1, 2]
+    """
+    kept = buffer.weight_class != 0
+    whole = kept.shape[0] // PLAN_BLOCK * PLAN_BLOCK
+    counts = [torch.zeros(1, dtype=torch.int64, device=buffer.device)]
+    counts.append(kept[:whole].view(-1, PLAN_BLOCK).sum(dim=1))
+    if whole < kept.shape[0]:
+        counts.append(kept[whole:].sum(dim=0, keepdim=True))
+    block_offsets = torch.cat(counts).cumsum(0)
+    num_kept = int(block_offsets[-1].item())
+    listed = ops.compact(buffer.weight_class, block_offsets, num_kept, backend=buffer.backend)
+    table = buffer.weight_table.clone()
+    return EpochPlan(epoch, seed, buffer.weight_class, table, listed, thresholds, buffer.backend)

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of policies: one row each. A new one is a file, a row, and inherits its tests."""
+
+from prune_engine.policies.base import Policy, Progress
+from prune_engine.policies.baseline import KeepAll, RandomSubset
+from prune_engine.policies.infobatch import InfoBatch
+
+TABLE: dict[str, type[Policy]] = {
+    "infobatch": InfoBatch,
+    "random": RandomSubset,
+    "full": KeepAll,
+}
+
+__all__ = ["TABLE", "InfoBatch", "KeepAll", "Policy", "Progress", "RandomSubset"]

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy is: a frozen value that turns scores into one epoch's rule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from prune_engine.buffer import ScoreBuffer
+from prune_engine.types import Band, Rule, decimal_fraction
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is when an epoch is planned, as exact numbers.
+
+    Args:
+        epoch: the epoch being planned, 0-based.
+        done: nominal work done before it: epochs, or steps.
+        total: nominal work of the run, or None where it is not known.
+    """
+
+    epoch: int
+    done: int
+    total: int | None
+
+
+class Policy(ABC):
+    """A policy sees the score buffer and the progress, and returns a rule; never a kernel."""
+
+    @property
+    def needs_total(self) -> bool:
+        """Whether the length of the run must be known."""
+        return False
+
+    @abstractmethod
+    def rule(self, buffer: ScoreBuffer, progress: Progress) -> Rule:
+        """Return the rule of one epoch.
+
+        Args:
+            buffer: the scores; not changed.
+            progress: where the run is.
+
+        Returns:
+            The rule; nothing in it makes the host wait.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name and the parameters as plain data (a state is checked against it)."""
+        # Concrete policies are dataclasses; this base is not one, so that it has no fields.
+        return {"policy": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+
+
+def check_fraction(name: str, value: object, *, zero: bool, one: bool) -> None:
+    """Refuse a number outside the unit interval; never clamp (edge case 10).
+
+    Args:
+        name: the argument's name.
+        value: what came.
+        zero: whether 0 is allowed.
+        one: whether 1 is allowed.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: outside.
+
+    Example:
+        >>> check_fraction("prune_ratio", 0.5, zero=True, one=False)
+    """
+    interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number in {interval}, got {value!r}")
+    inside = (0 < value < 1) or (zero and value == 0) or (one and value == 1)
+    if not inside:
+        raise ValueError(f"{name} must be in {interval}, got {value!r}")
+
+
+def annealing(delta: float, progress: Progress) -> bool:
+    """Say whether an epoch keeps everything: done >= delta * total, compared exactly.
+
+    InfoBatch (ICLR 2024, section 3.3) trains the last part of a run on all the data. delta is read
+    as the decimal it prints as, so delta = 0.875 of 90 epochs anneals from epoch 79 on.
+
+    Args:
+        delta: in (0, 1].
+        progress: where the run is.
+
+    Returns:
+        Whether the epoch anneals; never where the total is not known.
+
+    Example:
+        >>> [annealing(0.875, Progress(t, t, 90)) for t in (78, 79)]
+        [False, True]
+    """
+    return progress.total is not None and progress.done >= decimal_fraction(delta) * progress.total
+
+
+def keep_share(prune_ratio: float) -> tuple[int, int]:
+    """Return 1 - prune_ratio as a fraction whose parts fit 31 bits.
+
+    Args:
+        prune_ratio: in [0, 1), read as its decimal: exact to nine digits.
+
+    Returns:
+        Numerator and denominator.
+
+    Example:
+        >>> keep_share(0.9)
+        (1, 10)
+    """
+    share = Fraction(1) - decimal_fraction(prune_ratio)
+    share = share.limit_denominator(2**31 - 1)
+    return share.numerator, share.denominator
+
+
+def dropping_band(prune_ratio: float, weight_class: int) -> Band:
+    """Return the band that drops a share of its samples.
+
+    ``cut = min(65535, floor(r * 65536 + 0.5))`` (DESIGN 3.3).
+
+    Args:
+        prune_ratio: r, in [0, 1).
+        weight_class: the class of the kept ones.
+
+    Returns:
+        A band for independent draws and for fixed counts alike.
+
+    Example:
+        >>> dropping_band(0.5, 2).cut
+        32768
+    """
+    cut = min(65535, int(prune_ratio * 65536 + 0.5))
+    return Band(cut, weight_class, *keep_share(prune_ratio))
+
+
+def kept_weight(band: Band, *, fixed: bool) -> float:
+    """Return the weight that makes a band's kept samples stand for all of them.
+
+    Independent draws: ``65536 / (65536 - cut)``, exact for the ratio used. Fixed counts:
+    ``1 / (1 - r)``, as in the published code; floor((1 - r) n) of n are kept, so it is unbiased to
+    within 1 / ((1 - r) n).
+
+    Args:
+        band: the band.
+        fixed: which of the two.
+
+    Returns:
+        The weight.
+
+    Example:
+        >>> kept_weight(dropping_band(0.5, 2), fixed=False)
+        2.0
+    """
+    return band.keep_den / band.keep_num if fixed else 65536 / (65536 - band.cut)
+
+
+def check_sampling(sampling: str) -> None:
+    """Refuse an unknown way of drawing.
+
+    Args:
+        sampling: ``"bernoulli"`` or ``"fixed"``.
+
+    Raises:
+        ValueError: any other.
+
+    Example:
+        >>> check_sampling("fixed")
+    """
+    if sampling not in ("bernoulli", "fixed"):
+        raise ValueError(f"sampling must be 'bernoulli' or 'fixed', got {sampling!r}")

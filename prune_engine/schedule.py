@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning-rate schedules when the number of steps is not known in advance (PEERS D4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class VirtualScheduler:
+    """Step any scheduler by the progress through the data, not by the count of real steps.
+
+    A pruned run takes fewer steps than planned, and how many is not known before it ends. After
+    each real step the wrapped scheduler has been stepped ``round(progress * total_steps)`` times,
+    so a run with 663 real steps of 1,000 nominal ones passes through the same curve and ends
+    exactly at its end. Warm-up shrinks in real steps along with everything else.
+
+    Args:
+        scheduler: any object with ``step``, ``state_dict`` and ``load_state_dict``.
+        total_steps: nominal steps: full epochs times full batches. The last one is never taken,
+            as with a plain loop that steps ``total_steps`` times from a scheduler's own start.
+        progress: returns the share of nominal work done, in [0, 1].
+
+    Raises:
+        ValueError: total_steps is not at least 1.
+
+    Example:
+        >>> class Count:
+        ...     taken = 0
+        ...     def step(self): self.taken += 1
+        >>> inner = Count()
+        >>> done = iter([0.25, 0.5, 1.0])
+        >>> scheduler = VirtualScheduler(inner, 10, lambda: next(done))
+        >>> for _ in range(3): scheduler.step()
+        >>> inner.taken
+        10
+    """
+
+    def __init__(self, scheduler: Any, total_steps: int, progress: Callable[[], float]) -> None:
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        self.scheduler = scheduler
+        self.total_steps = total_steps
+        self._progress = progress
+        self._taken = 0
+
+    @property
+    def taken(self) -> int:
+        """How often the wrapped scheduler has been stepped."""
+        return self._taken
+
+    def step(self) -> None:
+        """Bring the wrapped scheduler to where the data is. Call it after each optimizer step."""
+        target = round(min(1.0, self._progress()) * self.total_steps)
+        # OneCycleLR raises past its last value; it has total_steps values, the first at its start.
+        limit = getattr(self.scheduler, "total_steps", None)
+        if limit is not None:
+            target = min(target, int(limit) - 1)
+        while self._taken < target:
+            self.scheduler.step()
+            self._taken += 1
+
+    def get_last_lr(self) -> list[float]:
+        """Return the wrapped scheduler's last learning rates."""
+        return list(self.scheduler.get_last_lr())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of both."""
+        return {"taken": self._taken, "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of both.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
+        self.scheduler.load_state_dict(state["scheduler"])
+        self._taken = int(state["taken"])

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's arguments and saved state: what is checked, written and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from prune_engine.buffer import ScoreBuffer
+from prune_engine.history import History
+from prune_engine.policies import Policy
+from prune_engine.types import StateMismatchError
+
+STATE_VERSION = 1
+
+
+class Run(Protocol):
+    """What of an engine goes into its state."""
+
+    num_samples: int
+    policy: Policy
+    seed: int
+    mode: Any
+    num_epochs: int | None
+    total_steps: int | None
+    epoch: int
+    history: History
+    buffer: ScoreBuffer
+
+    @property
+    def cursor(self) -> int:
+        """Positions consumed in the current epoch."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Batches observed in the run."""
+        ...
+
+
+def sample_count(source: Any) -> int:
+    """Return N from a data set or a number.
+
+    Args:
+        source: something with ``len``, or an int.
+
+    Returns:
+        N.
+
+    Raises:
+        TypeError: neither.
+        ValueError: negative.
+
+    Example:
+        >>> sample_count([1, 2, 3]), sample_count(5)
+        (3, 5)
+    """
+    if isinstance(source, bool):
+        raise TypeError("dataset_or_num_samples must be a sized data set or an int, got a bool")
+    if isinstance(source, int):
+        if source < 0:
+            raise ValueError(f"dataset_or_num_samples must be at least 0, got {source}")
+        return source
+    if not hasattr(source, "__len__"):
+        raise TypeError(
+            "dataset_or_num_samples must be a sized data set or an int, got "
+            f"{type(source).__name__}; samples of an iterable data set have no stable index"
+        )
+    return len(source)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse what is not one of the words.
+
+    Args:
+        name: the argument's name.
+        value: what came.
+        choices: the words.
+
+    Raises:
+        ValueError: another.
+
+    Example:
+        >>> check_choice("mode", "epoch", ("epoch", "steps"))
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is neither None nor a positive int.
+
+    Args:
+        name: the argument's name.
+        value: what came.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: not positive.
+
+    Example:
+        >>> check_count("num_epochs", 3)
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a positive int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be a positive int, got {value}")
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """Return what must agree between a run and a state.
+
+    Args:
+        run: the engine.
+
+    Returns:
+        Plain data.
+    """
+    return {
+        "version": STATE_VERSION,
+        "num_samples": run.num_samples,
+        "policy": run.policy.describe(),
+        "seed": run.seed,
+        "mode": run.mode,
+        "num_epochs": run.num_epochs,
+        "total_steps": run.total_steps,
+    }
+
+
+def save(run: Run, buffer: dict[str, Any], threshold: Tensor) -> dict[str, Any]:
+    """Return a state of tensors, numbers, strings, lists and dicts only.
+
+    Args:
+        run: the engine.
+        buffer: the buffer's state.
+        threshold: the current plan's thresholds, on the cpu.
+
+    Returns:
+        A new dictionary that ``torch.load(..., weights_only=True)`` can read back.
+    """
+    return {
+        **identity(run),
+        "epoch": run.epoch,
+        "cursor": run.cursor,
+        "steps": run.steps,
+        "threshold": threshold,
+        "history": run.history.state(),
+        "buffer": buffer,
+    }
+
+
+def check(run: Run, saved: Mapping[str, Any]) -> None:
+    """Refuse a state of another run, before anything is loaded (edge case 9).
+
+    Args:
+        run: the engine.
+        saved: the state.
+
+    Raises:
+        StateMismatchError: it lists every difference.
+    """
+    differences = [
+        f"{name}: expected {expected!r}, got {saved.get(name)!r}"
+        for name, expected in identity(run).items()
+        if saved.get(name) != expected
+    ]
+    for name, kind in (
+        ("epoch", int),
+        ("cursor", int),
+        ("steps", int),
+        ("threshold", Tensor),
+        ("history", list),
+        ("buffer", dict),
+    ):
+        if not isinstance(saved.get(name), kind):
+            came = type(saved.get(name)).__name__
+            differences.append(f"{name}: expected {kind.__name__}, got {came}")
+    if differences:
+        raise StateMismatchError("the state does not fit: " + "; ".join(differences))
+    run.buffer.check_state(saved["buffer"])
