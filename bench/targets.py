@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the design calls fast on a CPU, and whether a run reached it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench_memory import BOUNDED
+from data import IMAGENET_22K
+from harness import spread
+from tables import NS, find_row, markdown, number, per_unit, ratio
+
+Json = dict[str, Any]
+MEMORY_SLACK = 1.05
+
+
+@dataclass(frozen=True)
+class Target:
+    """A row's median wall time must be <= `limit`, or `versus` / row >= `limit`.
+
+    Attributes:
+        table: the table.
+        items: samples, kept samples or batch size of the table; None means every one.
+        row: (name, threads).
+        limit: in the table's unit, or the least ratio where `versus` is given.
+        versus: the slower row's name.
+        n: only at this N; None means every one.
+    """
+
+    table: str
+    row: tuple[str, int]
+    limit: float
+    versus: str | None = None
+    n: int | None = None
+    items: int | None = None
+
+
+_ORDER = ("pe plan, whole order", 2)
+_OBSERVE = ("engine.observe(losses, indices)", 1)
+
+TARGETS = (
+    Target("plan", ("pe plan", 2), 15, n=IMAGENET_22K),
+    Target("plan", _ORDER, 45, n=IMAGENET_22K),
+    Target("plan", _ORDER, 100, "published planner", n=IMAGENET_22K),
+    Target("plan", _ORDER, 40, "np.argsort", n=IMAGENET_22K),
+    Target("plan", _ORDER, 20, "vectorised torch planner", n=IMAGENET_22K),
+    Target("observe", _OBSERVE, 15, items=256),
+    Target("observe", _OBSERVE, 5, "published update", items=256),
+    Target("sampler", ("engine.sampler()", 1), 15),
+)
+
+
+def _judge(section: Json, target: Target) -> list[str] | None:
+    """One line of the report; None if the run does not hold the row."""
+    row = find_row(section, *target.row)
+    name = f"{section['table']} N = {section['n']:,}: {target.row[0]} [{target.row[1]}t]"
+    unit = section["unit"]
+    if target.versus is None:
+        time = spread(per_unit(row, "wall_ns")) if row else None
+        cp = spread(per_unit(row, "cp_ns")) if row else None
+        if time is None:
+            return None
+        value = time.median / NS[unit]
+        by_cp = f"{number(cp.median / NS[unit])} {unit}" if cp else "-"
+        met = value <= target.limit
+        return [name, f"<= {target.limit:g} {unit}", f"{number(value)} {unit}", by_cp, _word(met)]
+    slower = find_row(section, target.versus)
+    wall, cp = (ratio(section, slower, row, clock) for clock in ("wall_ns", "cp_ns"))
+    if wall is None:
+        return None
+    by_cp = f"{number(cp.median)}x" if cp else "-"
+    met = wall.median >= target.limit
+    wanted = f"{target.versus} >= {target.limit:g}x"
+    return [name, wanted, f"{number(wall.median)}x", by_cp, _word(met)]
+
+
+def _word(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+def judge(run: Json) -> tuple[str, bool]:
+    """Compares a run with the targets.
+
+    Returns:
+        A Markdown table, and whether at least one target was judged and all judged were met.
+    """
+    lines = []
+    for section in run["sections"]:
+        for target in TARGETS:
+            fits = target.table == section["table"]
+            fits = fits and target.n in (None, section["n"])
+            fits = fits and target.items in (None, section["items"])
+            line = _judge(section, target) if fits else None
+            if line is not None:
+                lines.append(line)
+    for m in run["memory"]:
+        if m["kind"] == BOUNDED and m["n"] >= 1_000_000:
+            met = m["peak_bytes"] <= MEMORY_SLACK * m["bound_bytes"]
+            wanted = f"<= {MEMORY_SLACK} (9 N + 4 kept)"
+            share = f"{m['peak_bytes'] / m['bound_bytes']:.2f}"
+            lines.append([f"memory N = {m['n']:,}: {m['kind']}", wanted, share, "-", _word(met)])
+    header = ["row", "target", "wall", "cp", "verdict"]
+    return markdown(header, lines) + "\n", bool(lines) and all(x[-1] == "met" for x in lines)
