@@ -8,58 +8,21 @@ Every function takes ``backend=``: ``"auto"`` (the best that serves the tensors'
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from prune_engine import backends
-from prune_engine.types import MAX_EPOCH, MAX_SEED, NUM_CLASSES, PLAN_BLOCK, Rule
-
-_LOSS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_INDEX_DTYPES = (torch.int64, torch.int32)
-
-
-def _dtype_error(name: str, expected: str, tensor: Tensor) -> NoReturn:
-    raise TypeError(f"{name} must be {expected}, got {tensor.dtype}")
-
-
-def check_vector(name: str, tensor: object, size: int | None, device: torch.device) -> Tensor:
-    """Refuse what is not a vector of a size on a device.
-
-    Args:
-        name: the argument's name, for the message.
-        tensor: what came.
-        size: the number of elements, or None for any.
-        device: where it must be.
-
-    Returns:
-        The same tensor.
-
-    Raises:
-        TypeError: not a tensor.
-        ValueError: wrong dimensions, size or device.
-
-    Example:
-        >>> check_vector("losses", torch.zeros(2), 2, torch.device("cpu"))
-        tensor([0., 0.])
-    """
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    if tensor.dim() != 1 or (size is not None and tensor.shape[0] != size):
-        expected = "a vector" if size is None else f"a vector of {size} elements"
-        raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
-    if tensor.device != device:
-        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
-    return tensor
-
-
-def _check_seed_epoch(seed: int, epoch: int) -> None:
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
-    if not 0 <= epoch <= MAX_EPOCH:
-        raise ValueError(f"epoch must be in 0..2^31-2, got {epoch}")
+from prune_engine.checks import (
+    check_batch,
+    check_dtype,
+    check_seed_epoch,
+    check_vector,
+    raise_index_error,
+)
+from prune_engine.types import NUM_CLASSES, PLAN_BLOCK, Rule
 
 
 def _kernels(backend: str, tensor: Tensor) -> backends.Kernels:
@@ -152,7 +115,7 @@ def observe(
     """
     kernels = _kernels(backend, records)
     if isinstance(epoch, int):
-        _check_seed_epoch(0, epoch)
+        check_seed_epoch(0, epoch)
         epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
     state = (records, score_sum, counters, weight_class, weight_table, epoch)
     if not kernels.CHECKS_ARGUMENTS:
@@ -181,45 +144,6 @@ def observe(
     return result
 
 
-def check_batch(
-    losses: object, indices: object, score: object, records: Tensor, weight_class: Tensor
-) -> None:
-    """Refuse a batch that does not fit the records, naming the argument.
-
-    Args:
-        losses: must be [B] floating; a scalar is told about ``reduction="none"`` (edge case 12).
-        indices: must be [B] int64 | int32.
-        score: None, or must be [B] floating.
-        records: [N], whose device counts.
-        weight_class: must be [N].
-
-    Raises:
-        TypeError: not a tensor, or a dtype does not fit.
-        ValueError: a shape or device does not fit.
-
-    Example:
-        >>> records, classes = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.uint8)
-        >>> check_batch(torch.zeros(1), torch.zeros(1, dtype=torch.int32), None, records, classes)
-    """
-    device = records.device
-    if isinstance(losses, Tensor) and losses.dim() == 0:
-        raise ValueError(
-            'losses must be one per sample, got a scalar: compute the loss with reduction="none"'
-        )
-    losses = check_vector("losses", losses, None, device)
-    if losses.dtype not in _LOSS_DTYPES:
-        _dtype_error("losses", "float16, bfloat16, float32 or float64", losses)
-    size = losses.shape[0]
-    indices = check_vector("indices", indices, size, device)
-    if indices.dtype not in _INDEX_DTYPES:
-        _dtype_error("indices", "int64 or int32", indices)
-    check_vector("weight_class", weight_class, records.shape[0], device)
-    if score is not None:
-        score = check_vector("score", score, size, device)
-        if score.dtype not in _LOSS_DTYPES:
-            _dtype_error("score", "float16, bfloat16, float32 or float64", score)
-
-
 def rescale(losses: Tensor, batch_weights: Tensor) -> Tensor:
     """Multiply losses by their weights, in one float32 product and one rounding to their dtype.
 
@@ -236,23 +160,6 @@ def rescale(losses: Tensor, batch_weights: Tensor) -> Tensor:
     """
     rescaled = losses * batch_weights  # half * float32 is computed and returned in float32
     return rescaled if rescaled.dtype == losses.dtype else rescaled.to(losses.dtype)
-
-
-def raise_index_error(error: Exception) -> NoReturn:
-    """Re-raise a kernel's error, as IndexError where the kernel says it is one.
-
-    Args:
-        error: what a compiled operator raised; the stable ABI knows RuntimeError only.
-
-    Raises:
-        IndexError: the message is marked ``IndexError:``.
-        Exception: any other, as it came.
-    """
-    text = str(error)
-    at = text.find("IndexError: ")
-    if at < 0:
-        raise error
-    raise IndexError(text[at + len("IndexError: ") :].splitlines()[0]) from None
 
 
 def mean_threshold(score_sum: Tensor, *, backend: str = "auto") -> Tensor:
@@ -278,8 +185,7 @@ def mean_threshold(score_sum: Tensor, *, backend: str = "auto") -> Tensor:
         0.5
     """
     check_vector("score_sum", score_sum, 3, score_sum.device)
-    if score_sum.dtype != torch.int64:
-        _dtype_error("score_sum", "int64", score_sum)
+    check_dtype("score_sum", score_sum, (torch.int64,), "int64")
     return _kernels(backend, score_sum).mean_threshold(score_sum)
 
 
@@ -322,10 +228,9 @@ def plan(
         ([1, 1, 1], [0, 3])
     """
     check_vector("records", records, None, records.device)
-    if records.dtype != torch.int64:
-        _dtype_error("records", "int64", records)
+    check_dtype("records", records, (torch.int64,), "int64")
     check_vector("rule.thresholds", rule.thresholds, None, records.device)
-    _check_seed_epoch(seed, epoch)
+    check_seed_epoch(seed, epoch)
     weight_class = torch.empty_like(records, dtype=torch.uint8) if out is None else out
     check_vector("out", weight_class, records.shape[0], records.device)
     block_offsets = _kernels(backend, records).plan(
@@ -405,14 +310,13 @@ def order(
         [0, 1, 2, 3, 4]
     """
     check_vector("kept", kept, None, kept.device)
-    _check_seed_epoch(seed, epoch)
+    check_seed_epoch(seed, epoch)
     given, start, step, count = None, 0, 1, 0
     if isinstance(positions, range):
         start, step, count = positions.start, positions.step, len(positions)
     else:
         check_vector("positions", positions, None, kept.device)
-        if positions.dtype != torch.int64:
-            _dtype_error("positions", "int64", positions)
+        check_dtype("positions", positions, (torch.int64,), "int64")
         given = positions.contiguous()
     try:
         return _kernels(backend, kept).order(kept, given, start, step, count, seed, epoch)
@@ -443,7 +347,7 @@ def audit(records: Tensor, weight_class: Tensor, *, epoch: int, backend: str = "
     """
     check_vector("records", records, None, records.device)
     check_vector("weight_class", weight_class, records.shape[0], records.device)
-    _check_seed_epoch(0, epoch)
+    check_seed_epoch(0, epoch)
     return _kernels(backend, records).audit(records, weight_class, epoch)
 
 
