@@ -8,49 +8,40 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from prune_engine.types import MAX_EPOCH, MAX_SEED
+from prune_engine.types import MAX_EPOCH, MAX_SAMPLES, MAX_SEED, NUM_CLASSES
 
 LOSS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INDEX_DTYPES = (torch.int64, torch.int32)
 
 
-def check_dtype(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], expected: str) -> None:
-    """Refuse a tensor of another dtype.
+def check_vector(
+    name: str,
+    tensor: object,
+    dtypes: tuple[torch.dtype, ...],
+    *,
+    size: int | None = None,
+    device: torch.device | None = None,
+    changed: bool = False,
+) -> Tensor:
+    """Refuse what is not a vector of a size, dtype and device.
 
     Args:
         name: the argument's name, for the message.
         tensor: what came.
         dtypes: those allowed.
-        expected: the same in words.
-
-    Raises:
-        TypeError: it has none of them.
-
-    Example:
-        >>> check_dtype("records", torch.zeros(1).long(), (torch.int64,), "int64")
-    """
-    if tensor.dtype not in dtypes:
-        raise TypeError(f"{name} must be {expected}, got {tensor.dtype}")
-
-
-def check_vector(name: str, tensor: object, size: int | None, device: torch.device) -> Tensor:
-    """Refuse what is not a vector of a size on a device.
-
-    Args:
-        name: the argument's name, for the message.
-        tensor: what came.
         size: the number of elements, or None for any.
-        device: where it must be.
+        device: where it must be, or None for anywhere.
+        changed: whether it is written to, so that a converted copy would lose the write.
 
     Returns:
         The same tensor.
 
     Raises:
-        TypeError: not a tensor.
-        ValueError: wrong dimensions, size or device.
+        TypeError: not a tensor, or of another dtype.
+        ValueError: wrong dimensions, size or device, or not contiguous where it is changed.
 
     Example:
-        >>> check_vector("losses", torch.zeros(2), 2, torch.device("cpu"))
+        >>> check_vector("losses", torch.zeros(2), (torch.float32,), size=2)
         tensor([0., 0.])
     """
     if not isinstance(tensor, Tensor):
@@ -58,9 +49,35 @@ def check_vector(name: str, tensor: object, size: int | None, device: torch.devi
     if tensor.dim() != 1 or (size is not None and tensor.shape[0] != size):
         expected = "a vector" if size is None else f"a vector of {size} elements"
         raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
-    if tensor.device != device:
+    if tensor.dtype not in dtypes:
+        words = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must be {words}, got {tensor.dtype}")
+    if device is not None and tensor.device != device:
         raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    if changed and not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous, for it is changed in place, got strides {tensor.stride()}"
+        )
     return tensor
+
+
+def check_count(name: str, count: int) -> None:
+    """Refuse more samples than one device's int32 lists can name (edge case 8).
+
+    Args:
+        name: whose length it is.
+        count: the length.
+
+    Raises:
+        ValueError: 2^31 or more.
+
+    Example:
+        >>> check_count("records", 10)
+    """
+    if count > MAX_SAMPLES:
+        raise ValueError(
+            f"{name} must have at most {MAX_SAMPLES} elements, got {count}: shard the data set"
+        )
 
 
 def check_seed_epoch(seed: int, epoch: int) -> None:
@@ -82,40 +99,68 @@ def check_seed_epoch(seed: int, epoch: int) -> None:
         raise ValueError(f"epoch must be in 0..2^31-2, got {epoch}")
 
 
-def check_batch(
-    losses: object, indices: object, score: object, records: Tensor, weight_class: Tensor
+def check_state(
+    records: object,
+    score_sum: object,
+    counters: object,
+    weight_class: object,
+    weight_table: object,
+    epoch: object,
 ) -> None:
-    """Refuse a batch that does not fit the records, naming the argument.
+    """Refuse a state that ``observe`` cannot change.
+
+    Args:
+        records: must be [N] int64.
+        score_sum: must be [3] int64.
+        counters: must be [4] int64.
+        weight_class: must be [N] uint8.
+        weight_table: must be [8] float32.
+        epoch: must be [1] int64.
+
+    Raises:
+        TypeError: not a tensor, or a dtype does not fit.
+        ValueError: a shape, device or layout does not fit.
+
+    Example:
+        >>> count = torch.zeros(4, dtype=torch.int64)
+        >>> classes = torch.ones(4, dtype=torch.uint8)
+        >>> check_state(count, count[:3], count, classes, torch.zeros(8), count[:1])
+    """
+    integer = (torch.int64,)
+    records = check_vector("records", records, integer, changed=True)
+    device, size = records.device, records.shape[0]
+    check_vector("score_sum", score_sum, integer, size=3, device=device, changed=True)
+    check_vector("counters", counters, integer, size=4, device=device, changed=True)
+    check_vector("weight_class", weight_class, (torch.uint8,), size=size, device=device)
+    check_vector("weight_table", weight_table, (torch.float32,), size=NUM_CLASSES, device=device)
+    check_vector("epoch", epoch, integer, size=1, device=device)
+
+
+def check_batch(losses: object, indices: object, score: object, device: torch.device) -> None:
+    """Refuse a batch that cannot be recorded, naming the argument.
 
     Args:
         losses: must be [B] floating; a scalar is told about ``reduction="none"`` (edge case 12).
         indices: must be [B] int64 | int32.
         score: None, or must be [B] floating.
-        records: [N], whose device counts.
-        weight_class: must be [N].
+        device: where the records are.
 
     Raises:
         TypeError: not a tensor, or a dtype does not fit.
         ValueError: a shape or device does not fit.
 
     Example:
-        >>> records, classes = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.uint8)
-        >>> check_batch(torch.zeros(1), torch.zeros(1, dtype=torch.int32), None, records, classes)
+        >>> check_batch(torch.zeros(1), torch.tensor([0]), None, torch.device("cpu"))
     """
-    device = records.device
     if isinstance(losses, Tensor) and losses.dim() == 0:
         raise ValueError(
             'losses must be one per sample, got a scalar: compute the loss with reduction="none"'
         )
-    losses = check_vector("losses", losses, None, device)
-    check_dtype("losses", losses, LOSS_DTYPES, "float16, bfloat16, float32 or float64")
+    losses = check_vector("losses", losses, LOSS_DTYPES, device=device)
     size = losses.shape[0]
-    indices = check_vector("indices", indices, size, device)
-    check_dtype("indices", indices, INDEX_DTYPES, "int64 or int32")
-    check_vector("weight_class", weight_class, records.shape[0], device)
+    check_vector("indices", indices, INDEX_DTYPES, size=size, device=device)
     if score is not None:
-        score = check_vector("score", score, size, device)
-        check_dtype("score", score, LOSS_DTYPES, "float16, bfloat16, float32 or float64")
+        check_vector("score", score, LOSS_DTYPES, size=size, device=device)
 
 
 def raise_index_error(error: Exception) -> NoReturn:

@@ -17,15 +17,25 @@ from torch.autograd.function import once_differentiable
 from prune_engine import backends
 from prune_engine.checks import (
     check_batch,
-    check_dtype,
+    check_count,
     check_seed_epoch,
+    check_state,
     check_vector,
     raise_index_error,
 )
 from prune_engine.types import NUM_CLASSES, PLAN_BLOCK, Rule
 
 
+# Dynamo can trace neither an import nor a cache, but an operator whose name is constant.
+@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
+def _is_native(backend: str, device_type: str) -> bool:
+    return backends.is_native(backends.resolve(backend, device_type))
+
+
 def _kernels(backend: str, tensor: Tensor) -> backends.Kernels:
+    if torch.compiler.is_compiling() and _is_native(backend, tensor.device.type):
+        traced: Any = torch.ops.prune_engine
+        return traced
     return backends.load(backends.resolve(backend, tensor.device.type))
 
 
@@ -113,26 +123,32 @@ def observe(
         >>> rescaled.tolist(), state["score_sum"][2].item()
         ([1.0, 3.0], 2)
     """
-    kernels = _kernels(backend, records)
     if isinstance(epoch, int):
         check_seed_epoch(0, epoch)
         epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
     state = (records, score_sum, counters, weight_class, weight_table, epoch)
-    if not kernels.CHECKS_ARGUMENTS:
-        check_batch(losses, indices, score, records, weight_class)
     try:
+        kernels = _kernels(backend, records)
+        # A compiled operator checks everything before it writes anything, but not where tensors
+        # of another kind (meta) are; its plain messages are said better below. A good call pays
+        # for nothing else.
+        checked = torch.compiler.is_compiling() or kernels.CHECKS_ARGUMENTS
+        if not (checked and losses.device == indices.device == records.device):
+            check_state(*state)
+            check_batch(losses, indices, score, records.device)
         if score is not None:
+            check_batch(losses, indices, score, records.device)
             score = score.detach().contiguous()
         losses, indices = losses.contiguous(), indices.contiguous()
+        state = (*state[:3], weight_class.contiguous(), weight_table.contiguous(), epoch)
         wants_grad = losses.requires_grad and torch.is_grad_enabled()
         if wants_grad and not losses.is_cpu:
             result = _differentiable_observe(losses, kernels, indices, score, *state)
         else:
             result = kernels.observe(losses.detach(), indices, score, *state)
     except (AttributeError, RuntimeError, TypeError) as error:
-        # A compiled operator has checked everything before it wrote anything; its message is
-        # plain, so the checks are made once more here to say it better. A good call pays nothing.
-        check_batch(losses, indices, score, records, weight_class)
+        check_state(*state)
+        check_batch(losses, indices, score, records.device)
         raise_index_error(error)
     if wants_grad and losses.is_cpu:
         # The same product once more, by an operator with a native gradient: on a cpu that takes a
@@ -184,9 +200,8 @@ def mean_threshold(score_sum: Tensor, *, backend: str = "auto") -> Tensor:
         >>> mean_threshold(torch.tensor([1 << 8, 0, 2])).item()  # code 2^40 is score 1.0
         0.5
     """
-    check_vector("score_sum", score_sum, 3, score_sum.device)
-    check_dtype("score_sum", score_sum, (torch.int64,), "int64")
-    return _kernels(backend, score_sum).mean_threshold(score_sum)
+    check_vector("score_sum", score_sum, (torch.int64,), size=3)
+    return _kernels(backend, score_sum).mean_threshold(score_sum.contiguous())
 
 
 def plan(
@@ -227,15 +242,24 @@ def plan(
         >>> classes.tolist(), offsets.tolist()
         ([1, 1, 1], [0, 3])
     """
-    check_vector("records", records, None, records.device)
-    check_dtype("records", records, (torch.int64,), "int64")
-    check_vector("rule.thresholds", rule.thresholds, None, records.device)
+    check_vector("records", records, (torch.int64,))
+    check_count("records", records.shape[0])
+    check_vector("rule.thresholds", rule.thresholds, (torch.float32,), device=records.device)
     check_seed_epoch(seed, epoch)
-    weight_class = torch.empty_like(records, dtype=torch.uint8) if out is None else out
-    check_vector("out", weight_class, records.shape[0], records.device)
+    weight_class = (
+        torch.empty(records.shape, dtype=torch.uint8, device=records.device) if out is None else out
+    )
+    check_vector(
+        "out",
+        weight_class,
+        (torch.uint8,),
+        size=records.shape[0],
+        device=records.device,
+        changed=out is not None,
+    )
     block_offsets = _kernels(backend, records).plan(
-        records,
-        rule.thresholds,
+        records.contiguous(),
+        rule.thresholds.contiguous(),
         [band.cut for band in rule.bands],
         [band.weight_class for band in rule.bands],
         [band.keep_num for band in rule.bands],
@@ -270,13 +294,17 @@ def compact(
         >>> compact(torch.tensor([1, 0, 2], dtype=torch.uint8), torch.tensor([0, 2]), 2).tolist()
         [0, 2]
     """
-    check_vector("weight_class", weight_class, None, weight_class.device)
+    check_vector("weight_class", weight_class, (torch.uint8,))
+    check_count("weight_class", weight_class.shape[0])
     blocks = -(-weight_class.shape[0] // PLAN_BLOCK)
-    check_vector("block_offsets", block_offsets, blocks + 1, weight_class.device)
+    device = weight_class.device
+    check_vector("block_offsets", block_offsets, (torch.int64,), size=blocks + 1, device=device)
     if not 0 <= num_kept <= weight_class.shape[0]:
         raise ValueError(f"num_kept must be in 0..{weight_class.shape[0]}, got {num_kept}")
     try:
-        return _kernels(backend, weight_class).compact(weight_class, block_offsets, num_kept)
+        return _kernels(backend, weight_class).compact(
+            weight_class.contiguous(), block_offsets.contiguous(), num_kept
+        )
     except RuntimeError as error:
         raise ValueError(str(error)) from error
 
@@ -309,17 +337,18 @@ def order(
         >>> sorted(order(kept, range(5), seed=0, epoch=0).tolist())
         [0, 1, 2, 3, 4]
     """
-    check_vector("kept", kept, None, kept.device)
+    check_vector("kept", kept, (torch.int32,))
     check_seed_epoch(seed, epoch)
     given, start, step, count = None, 0, 1, 0
     if isinstance(positions, range):
         start, step, count = positions.start, positions.step, len(positions)
     else:
-        check_vector("positions", positions, None, kept.device)
-        check_dtype("positions", positions, (torch.int64,), "int64")
+        check_vector("positions", positions, (torch.int64,), device=kept.device)
         given = positions.contiguous()
     try:
-        return _kernels(backend, kept).order(kept, given, start, step, count, seed, epoch)
+        return _kernels(backend, kept).order(
+            kept.contiguous(), given, start, step, count, seed, epoch
+        )
     except RuntimeError as error:
         raise_index_error(error)
 
@@ -345,10 +374,11 @@ def audit(records: Tensor, weight_class: Tensor, *, epoch: int, backend: str = "
         >>> audit(torch.zeros(2, dtype=torch.int64), classes, epoch=0).tolist()
         [0, 0, 0, 0, 1, 0]
     """
-    check_vector("records", records, None, records.device)
-    check_vector("weight_class", weight_class, records.shape[0], records.device)
+    check_vector("records", records, (torch.int64,))
+    size, device = records.shape[0], records.device
+    check_vector("weight_class", weight_class, (torch.uint8,), size=size, device=device)
     check_seed_epoch(0, epoch)
-    return _kernels(backend, records).audit(records, weight_class, epoch)
+    return _kernels(backend, records).audit(records.contiguous(), weight_class.contiguous(), epoch)
 
 
 def decode_weights(weight_class: Tensor, weight_table: Tensor) -> Tensor:
@@ -369,5 +399,7 @@ def decode_weights(weight_class: Tensor, weight_table: Tensor) -> Tensor:
         >>> decode_weights(torch.tensor([2, 0], dtype=torch.uint8), table).tolist()
         [2.0, 0.0]
     """
-    check_vector("weight_table", weight_table, NUM_CLASSES, weight_class.device)
+    check_vector("weight_class", weight_class, (torch.uint8,))
+    device = weight_class.device
+    check_vector("weight_table", weight_table, (torch.float32,), size=NUM_CLASSES, device=device)
     return weight_table[weight_class.to(torch.int32)]

@@ -261,8 +261,8 @@ def bijection(positions: Tensor, n: int, seed: int, epoch: int) -> Tensor:
     y = _feistel(positions, k, rows, keys)
     # Cycle walking: F permutes the whole grid, so following its cycle from a cell below n must
     # lead back below n, and two starts never meet.
-    while bool((y >= n).any()):
-        y = torch.where(y >= n, _feistel(y, k, rows, keys), y)
+    while bool((outside := y >= n).any()):
+        y[outside] = _feistel(y[outside], k, rows, keys)
     return y
 
 
