@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test gets: derandomised hypothesis, an RNG-leak guard, the backends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import _assertions
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+import prune_engine as pe
+
+# Derandomised: a red run is red for everybody. HYPOTHESIS_PROFILE=default searches at random.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    max_examples=40,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def rng_guard() -> Iterator[None]:
+    """Fail a test after which a global random generator is not where it was."""
+    with _assertions.global_rng_untouched():
+        yield
+
+
+@pytest.fixture(scope="session", params=["reference", "cpu"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Name each backend that this machine must have; an unbuilt cpu backend fails, not skips."""
+    name: str = request.param
+    pe.ops.mean_threshold(torch.zeros(3, dtype=torch.int64), backend=name)  # raises if missing
+    return name
+
+
+@pytest.fixture(scope="session")
+def num_threads() -> Callable[[int], AbstractContextManager[None]]:
+    """Return a context manager that sets torch's thread count and restores it."""
+    return _assertions.num_threads
