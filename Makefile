@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 .SUFFIXES:
 
 PYTHON ?= python3
+export PE_WERROR := 1
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt

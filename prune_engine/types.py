@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # imported where used: host.py serves workers that have no torch in them
+    import torch
+    from torch import Tensor
 
 PLAN_BLOCK = 4096  # samples per entry of block_offsets, on every backend
 NUM_CLASSES = 8  # entries of a weight table; class 0 is "dropped", class 1 is "kept, weight 1"
@@ -112,6 +113,7 @@ class Rule:
         ValueError: sizes do not fit together.
 
     Example:
+        >>> import torch
         >>> Rule.keep_all(torch.device("cpu")).bands
         (Band(cut=0, weight_class=1, keep_num=1, keep_den=1),)
     """
@@ -123,6 +125,8 @@ class Rule:
     unseen_band: int = -1
 
     def __post_init__(self) -> None:
+        import torch
+
         if self.thresholds.dim() != 1 or self.thresholds.dtype != torch.float32:
             raise ValueError(
                 "thresholds must be a float32 vector, got "
@@ -155,9 +159,12 @@ class Rule:
             A rule of one band that drops nothing.
 
         Example:
+            >>> import torch
             >>> Rule.keep_all(torch.device("cpu")).unseen_band
             -1
         """
+        import torch
+
         empty = torch.empty(0, dtype=torch.float32, device=device)
         return Rule(empty, (Band(0, 1),), weight_table())
 
@@ -172,6 +179,7 @@ def host_ints(tensor: Tensor) -> list[int]:
         Python ints in the same order.
 
     Example:
+        >>> import torch
         >>> host_ints(torch.tensor([1, 2]))
         [1, 2]
     """

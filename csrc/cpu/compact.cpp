@@ -7,6 +7,7 @@
 #include "parallel.h"
 
 namespace prune_engine {
+
 Tensor compact_cpu(Tensor weight_class,   // [N] uint8
                    Tensor block_offsets,  // [ceil(N / 4096) + 1] int64
                    int64_t num_kept) {

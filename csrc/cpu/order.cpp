@@ -9,6 +9,7 @@
 #include "parallel.h"
 
 namespace prune_engine {
+
 Tensor order_cpu(Tensor kept,                      // [n] int32
                  std::optional<Tensor> positions,  // [M] int64, or none: a range
                  int64_t start, int64_t step, int64_t count, int64_t seed, int64_t epoch) {

@@ -6,10 +6,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prune_engine.buffer import ScoreBuffer
 from prune_engine.types import Band, Rule, decimal_fraction
+
+if TYPE_CHECKING:  # it brings torch, and host.py uses the arithmetic below without torch
+    from prune_engine.buffer import ScoreBuffer
 
 
 @dataclass(frozen=True)

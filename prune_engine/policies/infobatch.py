@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from prune_engine.buffer import ScoreBuffer
 from prune_engine.policies.base import (
     Policy,
     Progress,
@@ -16,6 +16,9 @@ from prune_engine.policies.base import (
     kept_weight,
 )
 from prune_engine.types import Band, Rule, weight_table
+
+if TYPE_CHECKING:
+    from prune_engine.buffer import ScoreBuffer
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Data pruning inside training: skip the samples already learned, at no cost."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prune_engine import backends, host, losses, ops
+    from prune_engine.buffer import ScoreBuffer
+    from prune_engine.dataset import IndexedDataset
+    from prune_engine.engine import PruneEngine
+    from prune_engine.history import History
+    from prune_engine.plan import EpochPlan
+    from prune_engine.policies import InfoBatch, KeepAll, Policy, Progress, RandomSubset
+    from prune_engine.sampler import PruneSampler
+    from prune_engine.schedule import VirtualScheduler
+    from prune_engine.types import (
+        Band,
+        CoverageError,
+        EpochReport,
+        NonFiniteLossError,
+        PruneEngineError,
+        Rule,
+        StateMismatchError,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Band",
+    "CoverageError",
+    "EpochPlan",
+    "EpochReport",
+    "History",
+    "IndexedDataset",
+    "InfoBatch",
+    "KeepAll",
+    "NonFiniteLossError",
+    "Policy",
+    "Progress",
+    "PruneEngine",
+    "PruneEngineError",
+    "PruneSampler",
+    "RandomSubset",
+    "Rule",
+    "ScoreBuffer",
+    "StateMismatchError",
+    "VirtualScheduler",
+    "__version__",
+    "backends",
+    "host",
+    "losses",
+    "ops",
+]
+
+# Public module -> the public names that live in it. They are imported when first asked for (PEP
+# 562): most need torch, which takes seconds to import, and prune_engine.host is for data-loading
+# workers that never do.
+_HOMES: dict[str, tuple[str, ...]] = {
+    "backends": (),
+    "buffer": ("ScoreBuffer",),
+    "dataset": ("IndexedDataset",),
+    "engine": ("PruneEngine",),
+    "history": ("History",),
+    "host": (),
+    "losses": (),
+    "ops": (),
+    "plan": ("EpochPlan",),
+    "policies": ("InfoBatch", "KeepAll", "Policy", "Progress", "RandomSubset"),
+    "sampler": ("PruneSampler",),
+    "schedule": ("VirtualScheduler",),
+    "types": (
+        "Band",
+        "CoverageError",
+        "EpochReport",
+        "NonFiniteLossError",
+        "PruneEngineError",
+        "Rule",
+        "StateMismatchError",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name == home or name in names:
+            module = importlib.import_module(f"{__name__}.{home}")
+            value = module if name == home else getattr(module, name)
+            globals()[name] = value  # the next access does not come here
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
