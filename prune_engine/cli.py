@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: ``prune-engine train | info | inspect | report | bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from prune_engine import backends
+from prune_engine.recipes import (
+    compare,
+    diagnostics,
+    environment,
+    files,
+    inspection,
+    models,
+    pictures,
+)
+from prune_engine.recipes.data import DATA_SETS
+from prune_engine.report import FOOTNOTE, Report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        0 done; 1 a check found a fault; 2 the arguments or a file do not fit, and stderr says how.
+
+    Example:
+        >>> main(["train", "--data", "fashion_mnist"])  # no --data-root: says so on stderr
+        2
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(f"prune-engine {arguments.command}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prune-engine", description="Dynamic data pruning: train, measure, inspect."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands.add_parser("train", help="train on real data, with and without pruning"))
+
+    info = commands.add_parser("info", help="versions, devices, backends")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.add_argument("--check", action="store_true", help="compare every backend with the spec")
+    info.set_defaults(run=_info)
+
+    inspect = commands.add_parser("inspect", help="what a saved engine state holds")
+    inspect.add_argument("state", type=Path, metavar="STATE.pt")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(run=_inspect)
+
+    report = commands.add_parser("report", help="redraw table and pictures from a run's files")
+    report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    report.add_argument("--no-pictures", action="store_true", help="table only")
+    report.set_defaults(run=_report)
+
+    bench = commands.add_parser("bench", help="time observe and plan on this machine")
+    bench.add_argument("--samples", type=int, default=1_000_000, metavar="N")
+    bench.add_argument("--batch-size", type=int, default=256, metavar="B")
+    bench.add_argument("--device", default="cpu")
+    bench.add_argument("--json", action="store_true", help="print JSON")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_train)
+    add = parser.add_argument
+    add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
+    add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
+    add("--policy", choices=compare.POLICIES, default="infobatch")
+    add("--prune-ratio", type=float, default=0.5, metavar="R")
+    add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
+    add("--sampling", choices=("bernoulli", "fixed"), default="bernoulli")
+    add("--compare", action="store_true", help="also full training, cut training and the control")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, metavar="S", help="train this one seed")
+    seeds.add_argument(
+        "--seeds", type=int, metavar="N", help="train seeds 0..N-1 (default: 3 with --compare)"
+    )
+    add("--out", type=Path, metavar="DIR", help="run folder (default: runs/DATA-POLICY)")
+    group = parser.add_argument_group("training (defaults depend on --data)")
+    more = group.add_argument
+    more("--model", choices=models.MODELS)
+    more("--epochs", type=int)
+    more("--batch-size", type=int)
+    more("--optimizer", choices=("sgd", "adamw"))
+    more("--lr", type=float, help="peak of the one-cycle schedule")
+    more("--weight-decay", type=float)
+    more("--label-smoothing", type=float, help="the score is then the unsmoothed loss")
+    more("--amp", action=argparse.BooleanOptionalAction, help="bfloat16 autocast")
+    more("--augment", action=argparse.BooleanOptionalAction, help="random crop and flip")
+    more("--device", help="such as cpu or cuda (default: cpu)")
+    more("--backend", help="of the engine (default: auto)")
+    more("--num-workers", type=int, help="of the loader (default 0: data is in memory)")
+    add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
+    add("--no-pictures", action="store_true", help="table only")
+    add("--limit", type=int, help=argparse.SUPPRESS)
+
+
+TRAIN_FIELDS = (
+    "model",
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "label_smoothing",
+    "amp",
+    "augment",
+    "device",
+    "backend",
+    "num_workers",
+)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    given = {
+        name: getattr(arguments, name)
+        for name in TRAIN_FIELDS
+        if getattr(arguments, name) is not None
+    }
+    config = replace(compare.DEFAULTS[arguments.data], progress=sys.stderr.isatty(), **given)
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
+    count = arguments.seeds or (3 if arguments.compare else 1)
+    seeds = (arguments.seed,) if arguments.seed is not None else tuple(range(count))
+    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{arguments.policy}"
+    options = compare.RunOptions(
+        data=arguments.data,
+        data_root=arguments.data_root,
+        out=out,
+        train=config,
+        policy=arguments.policy,
+        prune_ratio=arguments.prune_ratio,
+        delta=arguments.delta,
+        sampling=arguments.sampling,
+        seeds=seeds,
+        compare=arguments.compare,
+        limit=arguments.limit,
+    )
+    _check_device(config.device, config.backend)
+    if not arguments.no_pictures:
+        pictures.require()
+    threads = arguments.threads
+    if threads is None:
+        # A batch of digits is too small to share: two threads only wait for each other.
+        threads = 1 if arguments.data == "digits" else environment.cores()
+    if threads < 1:
+        raise ValueError(f"--threads: expected at least 1, got {threads}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        report = compare.run(options, lambda line: print(line, flush=True))
+    finally:
+        torch.set_num_threads(before)
+    return _finish(out, report, drawn=not arguments.no_pictures)
+
+
+def _check_device(device: str, backend: str) -> None:
+    """Refuse a device or a backend that is not here, before any file is read."""
+    try:
+        kind = torch.device(device).type
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("torch finds no CUDA device here")
+        backends.resolve(backend, kind)
+    except RuntimeError as error:
+        raise ValueError(f"--device {device} --backend {backend}: {error}") from error
+
+
+def _finish(out: Path, report: Report, *, drawn: bool) -> int:
+    """Write and print what a run found."""
+    _, config = files.load_run(out)
+    arguments = config["arguments"]
+    title = f"{arguments['data']}, {arguments['train']['model']}, {config['policy_arm']}"
+    files.write_report(out, report, title)
+    print(f"\n{report.table(markdown=False)}\n")
+    for sentence in report.sentences():
+        print(sentence)
+    print(f"\n{FOOTNOTE}")
+    written = [out / "table.md", out / "summary.json"]
+    if drawn:
+        written += pictures.draw(out)
+    print(f"\nwritten: {', '.join(str(path) for path in written)}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    report, _ = files.load_run(arguments.run_dir)
+    return _finish(arguments.run_dir, report, drawn=not arguments.no_pictures)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    facts = diagnostics.info()
+    faults: list[str] = []
+    if arguments.check:
+        facts["check"] = [check.as_dict() for check in diagnostics.check()]
+        faults = [check["name"] for check in facts["check"] if not check["ok"]]
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(diagnostics.render(facts))
+    return 1 if faults else 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    facts = inspection.inspect_state(arguments.state)
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    rows = diagnostics.bench(arguments.samples, arguments.batch_size, arguments.device)
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{'operation':<28}  {'backend':<10}  {'median us':>10}  {'p20':>8}  {'p80':>8}  runs")
+    for row in rows:
+        print(
+            f"{row['operation']:<28}  {row['backend']:<10}  {row['median_us']:>10.1f}  "
+            f"{row['p20_us']:>8.1f}  {row['p80_us']:>8.1f}  {row['runs']}"
+        )
+    print("\nA quick look, with the caches warm; `make bench` measures with baselines.")
+    return 0

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``prune-engine`` runs: data, models, one training loop, comparisons and diagnostics.
+
+| module | holds |
+|---|---|
+| ``data``, ``formats`` | data sets from plain files, as tensors in memory |
+| ``augment`` | crop and flip of a whole batch |
+| ``models`` | MLP, small CNN, CIFAR ResNet-18 |
+| ``trainer``, ``train`` | one training, and the loop that every arm goes through |
+| ``compare`` | the arms of a run and their order |
+| ``files``, ``pictures`` | what a run leaves on disk |
+| ``environment``, ``diagnostics``, ``inspection`` | what ``info``, ``bench``, ``inspect`` say |
+"""

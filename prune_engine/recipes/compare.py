@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arms of a run, the order they are trained in, and the files they leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prune_engine.policies import InfoBatch, KeepAll, RandomSubset
+from prune_engine.recipes import environment, files
+from prune_engine.recipes.data import ImageData, load
+from prune_engine.recipes.train import Arm, ArmResult, train_arm
+from prune_engine.recipes.trainer import TrainConfig, warm_up
+from prune_engine.report import FULL, FULL_CUT, RANDOM, SCHEMA, Report
+from prune_engine.types import decimal_fraction
+
+POLICIES = ("infobatch", "random", "random_rescale", "full")
+
+DEFAULTS: dict[str, TrainConfig] = {
+    "digits": TrainConfig(model="mlp", epochs=30, batch_size=32, lr=0.05),
+    "fashion_mnist": TrainConfig(model="cnn", epochs=12, batch_size=256, lr=0.2),
+    "cifar10": TrainConfig(model="resnet18", epochs=30, batch_size=128, lr=0.1, augment=True),
+    "cifar100": TrainConfig(model="resnet18", epochs=30, batch_size=128, lr=0.1, augment=True),
+}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One call of ``prune-engine train``.
+
+    Args:
+        data: a name of ``data.DATA_SETS``.
+        out: the run folder.
+        train: shared by all arms.
+        policy: a name of ``POLICIES``.
+        prune_ratio: share of the low samples that is dropped, in [0, 1).
+        delta: share of the epochs before annealing, in (0, 1].
+        sampling: ``"bernoulli"`` or ``"fixed"``.
+        seeds: one training per arm and seed.
+        compare: also train ``full``, ``full_cut`` and the random control.
+        data_root: the folder of the files.
+        limit: first training samples only.
+    """
+
+    data: str
+    out: Path
+    train: TrainConfig
+    policy: str = "infobatch"
+    prune_ratio: float = 0.5
+    delta: float = 0.875
+    sampling: str = "bernoulli"
+    seeds: tuple[int, ...] = (0,)
+    compare: bool = False
+    data_root: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {self.policy!r}")
+        if self.compare and self.policy == "full":
+            raise ValueError("policy: full is what the others are compared with; drop --compare")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: expected different seeds, at least one, got {self.seeds}")
+
+    def arm(self) -> Arm:
+        """The policy under test, as an arm."""
+        if self.policy == "full":
+            return Arm(FULL, KeepAll())
+        ratio, delta = self.prune_ratio, self.delta
+        if self.policy == "infobatch":
+            return Arm("infobatch", InfoBatch(ratio, delta, sampling=self.sampling))
+        rescale = self.policy == "random_rescale"
+        name = "random_rescale" if rescale else "random_no_rescale"
+        return Arm(name, RandomSubset(ratio, rescale=rescale, delta=delta, sampling=self.sampling))
+
+    def names(self, seed_number: int) -> list[str]:
+        """The arms of one seed, in the order they are trained.
+
+        The control and the shortened arm need the number of samples the policy trained, so they
+        come after it. Full training and the policy are neighbours and take turns to be first: a
+        machine that slows down or warms up favours neither. The other two take turns as well.
+
+        Args:
+            seed_number: 0 for the first seed.
+
+        Returns:
+            Names of arms, each once.
+        """
+        policy = self.arm().name
+        if not self.compare:
+            return [policy]
+        controls = [RANDOM, FULL_CUT] if self.policy != "random_rescale" else [FULL_CUT]
+        if seed_number % 2:
+            return [policy, FULL, *reversed(controls)]
+        return [FULL, policy, *controls]
+
+
+def control_ratio(
+    num_samples: int, batch_size: int, num_epochs: int, delta: float, samples: int
+) -> float:
+    """The prune ratio at which random pruning trains as many samples as a policy did.
+
+    Random pruning draws in all P = ceil(delta I) epochs before annealing, the first one included.
+    An epoch that keeps K samples trains K - (B - 1) / 2 of them on average, since a batch that is
+    not full is left out, so
+    K = (samples - (I - P) floor(N / B) B) / P + (B - 1) / 2 and r = 1 - K / N.
+
+    Args:
+        num_samples: N.
+        batch_size: B.
+        num_epochs: I.
+        delta: share of the epochs before annealing.
+        samples: what the policy trained in all.
+
+    Returns:
+        r in [0, 1).
+
+    Raises:
+        ValueError: no ratio saves as much.
+
+    Example:
+        >>> control_ratio(num_samples=100, batch_size=1, num_epochs=10, delta=0.8, samples=600)
+        0.5
+    """
+    pruned_epochs = math.ceil(decimal_fraction(delta) * num_epochs)
+    annealed = (num_epochs - pruned_epochs) * (num_samples // batch_size * batch_size)
+    kept = (samples - annealed) / pruned_epochs + (batch_size - 1) / 2
+    if kept <= 0:
+        raise ValueError(
+            f"samples: {samples} of {num_epochs} x {num_samples} cannot be reached by pruning "
+            f"{pruned_epochs} epochs at random"
+        )
+    # A policy that dropped nothing lands a part of a batch above N.
+    return max(0.0, 1.0 - kept / num_samples)
+
+
+def run(options: RunOptions, say: Callable[[str], None]) -> Report:
+    """Train every arm of every seed, and write the files of the run as they come.
+
+    Args:
+        options: what to train.
+        say: receives one line per epoch.
+
+    Returns:
+        The report over all trainings.
+
+    Raises:
+        ValueError: an argument that does not fit.
+        FileNotFoundError: a data file is missing.
+    """
+    data = load(options.data, options.data_root, limit=options.limit)
+    planned = [
+        f"{name}-seed{seed}"
+        for number, seed in enumerate(options.seeds)
+        for name in options.names(number)
+    ]
+    for name in planned:  # an earlier run in the same folder must not be mixed in
+        for file in ("metrics.jsonl", "losses.json"):
+            (options.out / name / file).unlink(missing_ok=True)
+    files.write_json(options.out / "config.json", _config(options, data, planned))
+    warm_up(data, options.train)
+    for number, seed in enumerate(options.seeds):
+        policy_samples = 0
+        for name in options.names(number):
+            arm = _arm(options, name, data, policy_samples)
+            result = train_arm(data, options.train, arm, seed, _writer(options, arm, seed, say))
+            if name == options.arm().name:
+                policy_samples = result.served
+    report, _ = files.load_run(options.out)
+    return report
+
+
+def _arm(options: RunOptions, name: str, data: ImageData, policy_samples: int) -> Arm:
+    """An arm by its name; the last two are made from what the policy trained."""
+    if name == FULL:
+        return Arm(FULL, KeepAll())
+    if name == FULL_CUT:
+        return Arm(FULL_CUT, KeepAll(), samples=policy_samples)
+    if name == RANDOM:
+        train = options.train
+        ratio = control_ratio(
+            data.num_samples, train.batch_size, train.epochs, options.delta, policy_samples
+        )
+        policy = RandomSubset(ratio, rescale=True, delta=options.delta)
+        return Arm(RANDOM, policy)
+    return options.arm()
+
+
+def _writer(
+    options: RunOptions, arm: Arm, seed: int, say: Callable[[str], None]
+) -> Callable[[ArmResult], None]:
+    folder = options.out / f"{arm.name}-seed{seed}"
+
+    def on_row(result: ArmResult) -> None:
+        files.write_rows(folder / "metrics.jsonl", result.rows)
+        if result.histogram is not None:
+            files.write_json(folder / "losses.json", result.histogram)
+        row = result.rows[-1]
+        loss = "nan" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
+        say(
+            f"{arm.name:<14} seed {seed}  epoch {row['epoch'] + 1:>3}/{row['num_epochs']}  "
+            f"loss {loss}  test {100 * row['test_accuracy']:.2f}%  "
+            f"trained {row['served']}/{row['num_samples']}  {row['seconds']:.2f} s"
+        )
+
+    return on_row
+
+
+def _config(options: RunOptions, data: ImageData, planned: list[str]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "arguments": {
+            **asdict(options),
+            "out": str(options.out),
+            "data_root": None if options.data_root is None else str(options.data_root),
+        },
+        "policy_arm": options.arm().name,
+        "runs": planned,
+        "num_samples": data.num_samples,
+        "num_test": len(data.test_labels),
+        **environment.describe(),
+    }

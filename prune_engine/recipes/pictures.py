@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of a run, drawn from its files with Matplotlib's object interface.
+
+No ``pyplot``: it keeps figures in module state. Every picture is rendered in memory and moved into
+place whole.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from prune_engine.recipes import files
+from prune_engine.report import FULL, FULL_CUT, RANDOM
+
+PICTURES = ("pruned.png", "accuracy.png", "losses.png")
+COLOURS = {FULL: "#444444", FULL_CUT: "#b07aa1", RANDOM: "#f28e2b"}
+POLICY_COLOUR = "#1f77b4"
+
+Rows = list[dict[str, Any]]
+
+
+def require() -> None:
+    """Say what to install where Matplotlib is missing, before any time is spent.
+
+    Raises:
+        ImportError: it is missing; the message names the extra.
+    """
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise ImportError(
+            "pictures need Matplotlib: pip install 'prune_engine[train]', or --no-pictures"
+        ) from error
+
+
+def draw(folder: Path) -> list[Path]:
+    """Draw every picture the files of a run allow.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The files written: pruned per epoch, accuracy against wall time, and, where a policy
+        pruned by score, the loss distribution before pruning, after it and after rescaling
+        (Qin et al., ICLR 2024, figure 6).
+
+    Raises:
+        ImportError: Matplotlib is missing; the message names the extra.
+        FileNotFoundError: not a run folder.
+    """
+    require()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    _, config = files.load_run(folder)
+    runs: dict[str, Rows] = {}
+    for name in config["runs"]:
+        metrics = folder / name / "metrics.jsonl"
+        if metrics.is_file() and (rows := files.read_rows(metrics)):
+            runs[name] = rows
+    histograms = [
+        json.loads((folder / name / "losses.json").read_text(encoding="utf-8"))
+        for name in config["runs"]
+        if name.startswith(f"{config['policy_arm']}-seed")
+        and (folder / name / "losses.json").is_file()
+    ]
+    written: list[Path] = []
+    for picture in PICTURES:
+        if picture == "losses.png" and not histograms:
+            continue
+        figure: Any = Figure(figsize=(7.0, 4.2), dpi=130, layout="constrained")
+        FigureCanvasAgg(figure)
+        if picture == "pruned.png":
+            _pruned(figure.subplots(), runs)
+        elif picture == "accuracy.png":
+            _accuracy(figure.subplots(), runs)
+        else:
+            _losses(figure.subplots(), histograms[0], config["policy_arm"])
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        files.write_bytes(folder / picture, buffer.getvalue())
+        written.append(folder / picture)
+    return written
+
+
+def _lines(runs: dict[str, Rows]) -> list[tuple[str, str, str | None, Rows]]:
+    """(arm, colour, legend label for the first seed of an arm, rows) for every training."""
+    seen: set[str] = set()
+    lines: list[tuple[str, str, str | None, Rows]] = []
+    for rows in runs.values():
+        arm = rows[0]["arm"]
+        lines.append((arm, COLOURS.get(arm, POLICY_COLOUR), None if arm in seen else arm, rows))
+        seen.add(arm)
+    return lines
+
+
+def _finish(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+
+
+def _pruned(axes: Any, runs: dict[str, Rows]) -> None:
+    for arm, colour, label, rows in _lines(runs):
+        if arm == FULL_CUT:
+            continue  # it drops no samples, it stops early
+        share = [100 * row["saved"] / row["num_samples"] for row in rows]
+        axes.plot([row["epoch"] for row in rows], share, color=colour, label=label, marker=".")
+    axes.set_ylim(bottom=0)
+    _finish(axes, "Samples pruned, by epoch", "epoch", "pruned, % of the data set")
+
+
+def _accuracy(axes: Any, runs: dict[str, Rows]) -> None:
+    finals: list[float] = []
+    for _, colour, label, rows in _lines(runs):
+        seconds = list(accumulate(row["seconds"] for row in rows))
+        accuracy = [100 * row["test_accuracy"] for row in rows]
+        axes.plot(seconds, accuracy, color=colour, alpha=0.6, linewidth=1.2, label=label)
+        axes.plot(seconds[-1:], accuracy[-1:], color=colour, marker="o", markersize=4)
+        finals.append(accuracy[-1])
+    # Early epochs are far below the end; show the part in which arms can be told apart.
+    axes.set_ylim(*_window(finals))
+    _finish(
+        axes,
+        "Test accuracy against training time (dot: end)",
+        "wall time of training, s",
+        "test accuracy, %",
+    )
+
+
+def _window(finals: Sequence[float]) -> tuple[float, float]:
+    low, high = min(finals), max(finals)
+    span = max(4.0 * (high - low), 6.0)
+    return high - span, high + 0.1 * span
+
+
+def _losses(axes: Any, histogram: dict[str, Any], arm: str) -> None:
+    total = sum(histogram["before"])
+    styles = (
+        ("before", "before pruning", COLOURS[FULL], "-"),
+        ("after", "kept", COLOURS[RANDOM], "-"),
+        ("rescaled", "kept, weighted", POLICY_COLOUR, "--"),
+    )
+    for key, label, colour, style in styles:
+        mean = histogram[f"mean_{key}"]
+        axes.stairs(
+            [100 * count / total for count in histogram[key]],
+            histogram["edges"],
+            color=colour,
+            linestyle=style,
+            linewidth=1.4,
+            label=f"{label} (mean {mean:.4f})",
+        )
+    axes.set_xscale("log")
+    title = f"Loss distribution, {arm}, epoch {histogram['epoch']}"
+    _finish(axes, title, "score (loss when last seen)", "share of the data set, %")

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training loop for every arm of a comparison."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
+
+from prune_engine.engine import PruneEngine
+from prune_engine.policies import Policy
+from prune_engine.recipes.data import ImageData
+from prune_engine.recipes.trainer import TrainConfig, Trainer
+from prune_engine.report import SCHEMA
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to spend the training.
+
+    Args:
+        name: as in the table.
+        policy: of the engine.
+        samples: stop after this many samples (a multiple of the batch size), with a one-cycle
+            schedule of exactly that length; None: run all epochs.
+    """
+
+    name: str
+    policy: Policy
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What one training left.
+
+    Args:
+        rows: one per epoch, as written to ``metrics.jsonl``.
+        histogram: loss distribution in the middle of the training, or None if nothing was pruned.
+    """
+
+    rows: list[Row] = field(default_factory=list[Row])
+    histogram: dict[str, Any] | None = None
+
+    @property
+    def served(self) -> int:
+        """Samples trained."""
+        return sum(row["served"] for row in self.rows)
+
+
+class Schedule(Protocol):
+    """A learning-rate schedule, wrapped or not."""
+
+    def step(self) -> None:
+        """Advance after an optimiser step."""
+        ...
+
+    def get_last_lr(self) -> list[Any]:
+        """The learning rate of each parameter group."""
+        ...
+
+
+class Bar:
+    """A progress bar on stderr whose length is the number of batches of this very epoch."""
+
+    WIDTH = 24
+
+    def __init__(self, label: str, total: int, enabled: bool) -> None:
+        self.label, self.total, self.enabled = label, total, enabled
+        self.done, self.drawn = 0, 0.0
+
+    def advance(self) -> None:
+        """Count one batch; draw at most ten times a second."""
+        self.done += 1
+        if not self.enabled:
+            return
+        now = time.monotonic()
+        if now - self.drawn >= 0.1 or self.done == self.total:
+            self.drawn = now
+            full = self.WIDTH * self.done // max(1, self.total)
+            bar = "#" * full + "." * (self.WIDTH - full)
+            sys.stderr.write(f"\r{self.label} [{bar}] {self.done}/{self.total}")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self.enabled:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def train_arm(
+    data: ImageData,
+    config: TrainConfig,
+    arm: Arm,
+    seed: int,
+    on_row: Callable[[ArmResult], None] | None = None,
+) -> ArmResult:
+    """Train one model on one arm.
+
+    The clock of an epoch covers loading, augmentation, forward, backward, optimiser, scoring and
+    the plan of the next epoch (the first epoch: also the making of the engine); evaluation is
+    outside it.
+
+    Args:
+        data: the data set.
+        config: shared by all arms.
+        arm: what to train on.
+        seed: of the weights, the order, the draws and the augmentation.
+        on_row: called after every epoch with the result so far.
+
+    Returns:
+        One row per epoch, and the loss distribution.
+
+    Raises:
+        ValueError: a number of samples that is not a positive multiple of the batch size.
+    """
+    budget = arm.samples
+    if budget is not None and (budget < 1 or budget % config.batch_size):
+        raise ValueError(
+            f"samples: expected a positive multiple of batch_size {config.batch_size}, got {budget}"
+        )
+    trainer = Trainer(data, config, seed)
+    trainer.synchronize()
+    clock = time.perf_counter()
+    engine = PruneEngine(
+        data.num_samples,
+        arm.policy,
+        num_epochs=config.epochs,
+        seed=seed,
+        device=trainer.device,
+        backend=config.backend,
+        # An arm that stops within an epoch leaves planned samples unseen, and knows it.
+        coverage="raise" if budget is None else "ignore",
+    )
+    loader = trainer.loader(engine.sampler(align=config.batch_size))
+    full_steps = config.epochs * (data.num_samples // config.batch_size)
+    schedule = _schedule(trainer, engine, full_steps, budget)
+    result = ArmResult()
+    trained, engine_before = 0, 0.0
+    for epoch in range(config.epochs):
+        bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
+        planned = engine.plan.num_kept
+        served = 0
+        total = torch.zeros((), dtype=torch.float64, device=trainer.device)
+        for images, labels, indices in loader:
+            losses, score = trainer.losses(images, labels)
+            trainer.step(engine.observe(losses, indices.to(trainer.device), score=score))
+            schedule.step()
+            total += losses.detach().sum()
+            served += len(labels)
+            bar.advance()
+            if trained + served == budget:
+                break
+        lr = float(schedule.get_last_lr()[0])
+        report = engine.end_epoch()
+        trainer.synchronize()
+        seconds = time.perf_counter() - clock
+        bar.close()
+        trained += served
+        clock = time.perf_counter()
+        accuracy = trainer.accuracy()
+        eval_seconds = time.perf_counter() - clock
+        if epoch + 1 == max(1, config.epochs // 2):
+            result = ArmResult(result.rows, _histogram(engine))
+        result.rows.append(
+            {
+                "schema": SCHEMA,
+                "arm": arm.name,
+                "seed": seed,
+                "epoch": epoch,
+                "num_epochs": config.epochs,
+                "num_samples": data.num_samples,
+                "train_loss": _finite(float(total) / max(1, served)),
+                "test_accuracy": accuracy,
+                "lr": lr,
+                "planned": planned,
+                "served": served,
+                "saved": data.num_samples - planned,
+                "threshold": _finite(report.threshold),
+                "nonfinite": report.nonfinite,
+                "seconds": seconds,
+                "eval_seconds": eval_seconds,
+                "engine_seconds": engine.engine_seconds - engine_before,
+            }
+        )
+        engine_before = engine.engine_seconds
+        if on_row is not None:
+            on_row(result)
+        if trained == budget:
+            break
+        clock = time.perf_counter()
+    return result
+
+
+def _schedule(
+    trainer: Trainer, engine: PruneEngine, full_steps: int, budget: int | None
+) -> Schedule:
+    config = trainer.config
+    steps = full_steps if budget is None else budget // config.batch_size
+    one_cycle = OneCycleLR(trainer.optimizer, max_lr=config.lr, total_steps=max(2, steps))
+    # Pruned epochs take fewer steps: the wrapper walks the whole nominal curve all the same. A
+    # budget has the very number of its steps, so the plain schedule is exact.
+    return engine.wrap_scheduler(one_cycle, max(2, steps)) if budget is None else one_cycle
+
+
+def _histogram(engine: PruneEngine, bins: int = 60) -> dict[str, Any] | None:
+    """Scores before pruning, of the kept, and of the kept weighted, for the coming epoch."""
+    if engine.plan.num_kept in (0, engine.num_samples):
+        return None
+    scores, weights = engine.scores().double().cpu(), engine.plan.weights.double().cpu()
+    seen = torch.isfinite(scores)  # a dropped tail may have left a few without a score
+    scores, weights = scores[seen], weights[seen]
+    shown = scores.clamp(min=1e-6)  # the axis is logarithmic
+    low, high = float(shown.min().log10()), float(shown.max().log10())
+    edges = torch.logspace(low, max(high, low + 1e-3), bins + 1, dtype=torch.float64)
+    bin_of = torch.bucketize(shown, edges[1:-1])
+
+    def count(mass: Tensor) -> list[float]:
+        return _numbers(torch.bincount(bin_of, mass.double(), minlength=bins))
+
+    return {
+        "schema": SCHEMA,
+        "epoch": engine.plan.epoch,
+        "edges": _numbers(edges),
+        "before": count(torch.ones_like(scores)),
+        "after": count(weights > 0),
+        "rescaled": count(weights),
+        "mean_before": float(scores.mean()),
+        "mean_after": float(scores[weights > 0].mean()),
+        "mean_rescaled": float((scores * weights).mean()),
+    }
+
+
+def _numbers(values: Tensor) -> list[float]:
+    return [float(value) for value in values]
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no inf and no nan."""
+    return value if abs(value) < 1e38 else None

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every arm goes through one loop, on equal terms, and the same seed gives the same training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from _assertions import assert_bitwise, num_threads
+
+import prune_engine as pe
+from prune_engine.losses import cross_entropy
+from prune_engine.recipes import data, files, models
+from prune_engine.recipes.compare import DEFAULTS, RunOptions, control_ratio, run
+from prune_engine.recipes.train import Arm, ArmResult, train_arm
+from prune_engine.recipes.trainer import TrainConfig, Trainer
+
+TINY = TrainConfig(model="mlp", epochs=5, batch_size=16, lr=0.05)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny batches on several threads wait for each other, on a busy machine for seconds."""
+    with num_threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.ImageData:
+    return data.load("digits", limit=600)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mlp", (1, 8, 8)), ("cnn", (1, 28, 28)), ("cnn", (3, 32, 32)), ("resnet18", (3, 32, 32))],
+)
+def test_a_model_depends_on_its_seed_alone(name: str, shape: tuple[int, int, int]) -> None:
+    one, two, other = (models.build(name, shape, 10, seed) for seed in (1, 1, 2))
+    assert tuple(one(torch.zeros(2, *shape)).shape) == (2, 10)
+    weights = [torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (one, two, other)]
+    assert_bitwise(weights[0], weights[1], "same seed")
+    assert not torch.equal(weights[0], weights[2])
+    if name == "resnet18":
+        assert weights[0].numel() == 11_173_962  # the CIFAR form with 10 classes
+
+
+def test_an_unknown_model_or_too_small_an_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected one of mlp, cnn, resnet18, got 'vgg'"):
+        models.build("vgg", (3, 32, 32), 10, 0)
+    with pytest.raises(ValueError, match="cnn needs images of 16 x 16"):
+        models.build("cnn", (1, 8, 8), 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", "vgg"),
+        ("optimizer", "lion"),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("lr", 0.0),
+        ("label_smoothing", 1.0),
+    ],
+)
+def test_a_configuration_out_of_range_is_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        replace(TINY, **{field: value})
+
+
+def test_the_score_of_a_smoothed_loss_is_the_plain_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 10, generator=generator, requires_grad=True)
+    labels = torch.randint(10, (50,), generator=generator)
+    losses, score = cross_entropy(logits, labels, label_smoothing=0.1)
+    wanted = F.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    torch.testing.assert_close(losses, wanted)
+    assert score is not None
+    torch.testing.assert_close(score, F.cross_entropy(logits, labels, reduction="none"))
+    assert losses.requires_grad
+    assert not score.requires_grad
+    # A confident right answer: its smoothed loss is larger than an unsure one's, its score is not.
+    sure = torch.tensor([[4.0, 0, 0, 0], [20.0, 0, 0, 0]])
+    losses, score = cross_entropy(sure, torch.tensor([0, 0]), label_smoothing=0.1)
+    assert score is not None
+    assert losses[0] < losses[1]
+    assert score[0] > score[1]
+
+
+def test_a_cut_training_uses_exactly_its_samples_and_ends_its_schedule(
+    digits: data.ImageData,
+) -> None:
+    seen: list[int] = []
+    arm = Arm("full_cut", pe.KeepAll(), samples=85 * 16)
+    result = train_arm(digits, TINY, arm, 0, lambda r: seen.append(len(r.rows)))
+    assert result.served == 85 * 16
+    assert [row["served"] for row in result.rows] == [592, 592, 176]
+    assert seen == [1, 2, 3]
+    assert result.rows[0]["lr"] > 100 * result.rows[-1]["lr"] > 0
+    with pytest.raises(ValueError, match="multiple of batch_size 16, got 100"):
+        train_arm(digits, TINY, Arm("full_cut", pe.KeepAll(), samples=100), 0)
+
+
+def test_a_batch_larger_than_the_data_set_is_refused(digits: data.ImageData) -> None:
+    with pytest.raises(ValueError, match="at most the 600 training samples, got 601"):
+        Trainer(digits, replace(TINY, batch_size=601), 0)
+
+
+def losses_of(result: ArmResult) -> list[float]:
+    return [row["train_loss"] for row in result.rows]
+
+
+def test_the_same_seed_trains_the_same_and_another_does_not(digits: data.ImageData) -> None:
+    arm = Arm("infobatch", pe.InfoBatch())
+    config = replace(TINY, augment=True, label_smoothing=0.1)
+    one, two, other = (train_arm(digits, config, arm, seed) for seed in (3, 3, 4))
+    assert losses_of(one) == losses_of(two)
+    assert one.histogram == two.histogram
+    assert losses_of(one) != losses_of(other)
+
+
+def test_arms_differ_in_their_policy_alone(digits: data.ImageData) -> None:
+    full = train_arm(digits, TINY, Arm("full", pe.KeepAll()), 0)
+    same = train_arm(digits, TINY, Arm("infobatch", pe.InfoBatch(prune_ratio=0.0)), 0)
+    pruned = train_arm(digits, TINY, Arm("infobatch", pe.InfoBatch()), 0)
+    assert losses_of(full) == losses_of(same)  # pruning nothing is full training
+    assert losses_of(full)[0] == losses_of(pruned)[0]  # nothing is known in the first epoch
+    assert losses_of(full)[1:] != losses_of(pruned)[1:]
+    assert full.histogram is None
+    assert [row["saved"] for row in full.rows] == [0] * 5
+    assert pruned.served < full.served
+
+
+def test_rescaling_restores_the_mean_of_the_losses(digits: data.ImageData) -> None:
+    result = train_arm(digits, TINY, Arm("infobatch", pe.InfoBatch()), 0)
+    histogram = result.histogram
+    assert histogram is not None
+    assert sum(histogram["after"]) < sum(histogram["before"]) <= 600
+    gap = histogram["mean_after"] - histogram["mean_before"]
+    assert gap > 0  # low losses were dropped
+    assert abs(histogram["mean_rescaled"] - histogram["mean_before"]) < gap / 3
+    assert len(histogram["edges"]) == len(histogram["before"]) + 1
+
+
+@pytest.mark.parametrize("share", [0.55, 0.7, 0.95])
+def test_the_control_trains_as_many_samples_as_the_policy(
+    digits: data.ImageData, share: float
+) -> None:
+    epochs, batch = 8, 16
+    samples = int(share * 600 * epochs) // batch * batch
+    ratio = control_ratio(600, batch, epochs, 0.875, samples)
+    policy = pe.RandomSubset(ratio, rescale=True, delta=0.875)
+    result = train_arm(digits, replace(TINY, epochs=epochs), Arm("random", policy), 0)
+    # Binomial draws and left-out tails: sqrt(7 (600 r (1 - r) + 16^2 / 12)) is at most 37.
+    assert abs(result.served - samples) < 3 * 37
+
+
+def test_a_saving_that_no_random_ratio_reaches_is_refused() -> None:
+    assert control_ratio(100, 10, 10, 0.5, samples=1000) == 0.0
+    with pytest.raises(ValueError, match="cannot be reached"):
+        control_ratio(100, 1, 10, 0.5, samples=400)
+
+
+def options(out: Path, **more: object) -> RunOptions:
+    return RunOptions(data="digits", out=out, train=TINY, limit=600, **more)  # type: ignore[arg-type]
+
+
+def test_full_training_and_the_policy_take_turns_to_be_first(tmp_path: Path) -> None:
+    compared = options(tmp_path, compare=True, seeds=(0, 1))
+    assert compared.names(0) == ["full", "infobatch", "random", "full_cut"]
+    assert compared.names(1) == ["infobatch", "full", "full_cut", "random"]
+    assert options(tmp_path).names(0) == ["infobatch"]
+    own_control = options(tmp_path, compare=True, policy="random_rescale")
+    assert own_control.names(0) == ["full", "random_rescale", "full_cut"]
+    plain = options(tmp_path, policy="random")
+    assert plain.arm().policy == pe.RandomSubset(0.5, rescale=False, delta=0.875)
+
+
+def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="policy"):
+        options(tmp_path, policy="best")
+    with pytest.raises(ValueError, match="drop --compare"):
+        options(tmp_path, policy="full", compare=True)
+    with pytest.raises(ValueError, match="seeds"):
+        options(tmp_path, seeds=(1, 1))
+
+
+def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -> None:
+    stale = tmp_path / "infobatch-seed1" / "metrics.jsonl"
+    files.write_rows(stale, [{"schema": 99}])
+    said: list[str] = []
+    report = run(options(tmp_path, compare=True, seeds=(0, 1)), said.append)
+    assert report.arms == ["full", "full_cut", "random", "infobatch"]
+    for seed in (0, 1):
+        samples = {arm: report.of(arm)[seed].samples for arm in report.arms}
+        assert samples["full"] == 5 * 592
+        assert samples["full_cut"] == samples["infobatch"] < samples["full"]
+        assert abs(samples["random"] - samples["infobatch"]) < 100
+    _, config = files.load_run(tmp_path)
+    assert len(config["runs"]) == 8
+    assert config["versions"]["torch"] == torch.__version__
+    assert config["arguments"]["train"]["batch_size"] == 16
+    trained = 0
+    for name in config["runs"]:
+        lines = files.read_rows(tmp_path / name / "metrics.jsonl")
+        assert [line["epoch"] for line in lines] == list(range(len(lines)))
+        assert all(0 <= line["engine_seconds"] < line["seconds"] for line in lines)
+        trained += len(lines)
+        assert (tmp_path / name / "losses.json").is_file() == name.startswith(("info", "random"))
+    assert len(said) == trained
+
+
+def test_the_defaults_cover_every_data_set() -> None:
+    assert set(DEFAULTS) == set(data.DATA_SETS)
+    for name, config in DEFAULTS.items():
+        assert config.augment == name.startswith("cifar")
