@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prune_engine import backends, distributed, ops
+from prune_engine import backends, ops
 from prune_engine.types import INT64_MAX, MAX_SAMPLES, NUM_CLASSES, StateMismatchError, host_ints
 
 KEY_MASK = 0xFFFFFFFF
@@ -175,16 +175,16 @@ class ScoreBuffer:
         _, _, seen, planned_seen, missing, extra = host_ints(result)
         return Audit(seen, planned_seen, missing, extra)
 
-    def read_counters(self, group: Any = None) -> Counters:
-        """Read the counters of all ranks from the device.
+    def read_counters(self, counters: Tensor | None = None) -> Counters:
+        """Read the counters from the device.
 
         Args:
-            group: the data-parallel group; default all ranks.
+            counters: those of all ranks together; default this rank's.
 
         Returns:
-            Sums over the ranks; the smallest bad index.
+            Host numbers.
         """
-        merged = distributed.merge_counters(self.counters, group)
+        merged = self.counters if counters is None else counters
         return Counters(*host_ints(merged))
 
     def reset_counters(self) -> None:
@@ -207,14 +207,14 @@ class ScoreBuffer:
             "epoch": int(self.epoch.item()),
         }
 
-    def check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse a state that does not fit, before anything is loaded.
+    def state_problems(self, state: Mapping[str, Any]) -> list[str]:
+        """List what does not fit in a state, before anything is loaded.
 
         Args:
             state: what ``state_dict`` returned.
 
-        Raises:
-            StateMismatchError: it lists every difference.
+        Returns:
+            One phrase per difference.
         """
         problems: list[str] = []
         for name in ("records", "counters", "weight_class", "weight_table"):
@@ -228,8 +228,7 @@ class ScoreBuffer:
                 )
         if not isinstance(state.get("epoch"), int):
             problems.append(f"epoch: expected an int, got {type(state.get('epoch')).__name__}")
-        if problems:
-            raise StateMismatchError("the buffer's state does not fit: " + "; ".join(problems))
+        return problems
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned; all or nothing.
@@ -240,7 +239,9 @@ class ScoreBuffer:
         Raises:
             StateMismatchError: it does not fit; nothing has changed then.
         """
-        self.check_state(state)
+        problems = self.state_problems(state)
+        if problems:
+            raise StateMismatchError("the buffer's state does not fit: " + "; ".join(problems))
         for name in ("records", "counters", "weight_class", "weight_table"):
             getattr(self, name).copy_(state[name])
         self.epoch.fill_(int(state["epoch"]))

@@ -33,8 +33,8 @@ def coverage_problem(report: EpochReport) -> str | None:
             cause = "observe was never called"
         elif report.observed < report.served:
             cause = (
-                "a framework shards the sampler again, the loop ended early, or batches were "
-                "skipped"
+                "a framework shards the sampler again, the loop ended early, or drop_last cut a "
+                "batch (then pass align=batch_size to engine.sampler())"
             )
         else:
             cause = "indices do not belong to the losses, or batches were seen twice"

@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader
 
 from prune_engine import distributed, state
 from prune_engine.buffer import ScoreBuffer
+from prune_engine.checks import check_batch
 from prune_engine.coverage import MODES, enforce_coverage
 from prune_engine.dataset import IndexedDataset
 from prune_engine.history import History
 from prune_engine.losses import reduce_losses
-from prune_engine.plan import EpochPlan, make_plan, restore_plan
+from prune_engine.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
 from prune_engine.policies import Policy, Progress
 from prune_engine.sampler import PruneSampler, serve_count
 from prune_engine.schedule import VirtualScheduler
@@ -109,7 +110,7 @@ class PruneEngine:
         self._total = total
         self._steps = 0
         self._align = self._shards = 1
-        self._ahead: EpochPlan | None = None
+        self._ahead: list[EpochPlan] = []
         self._begin_epoch(0)
         began = self.now()
         plan = make_plan(self.buffer, self._rule(0), seed=seed, epoch=0)
@@ -150,16 +151,18 @@ class PruneEngine:
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
         began = self.now()
-        if self._ahead is not None and self.cursor >= self.served:
-            self._turn_over()
+        if isinstance(indices, Tensor) and indices.device != self.buffer.device:  # pyright: ignore[reportUnnecessaryIsInstance]
+            indices = indices.to(self.buffer.device, non_blocking=True)
+        if self._ahead or self.on_nonfinite == "raise":
+            check_batch(losses, indices, score, self.buffer.device)
+        if self._ahead:
+            self._flow(losses.shape[0])
         if self.on_nonfinite == "raise" and losses.is_cpu:
             scored = losses if score is None else score
             finite = torch.isfinite(scored)
             if not bool(finite.all()):
                 bad = indices[~finite.to(indices.device)][0].item()
                 raise NonFiniteLossError(f"losses must be finite, got another for sample {bad}")
-        if indices.device != self.buffer.device:
-            indices = indices.to(self.buffer.device, non_blocking=True)
         rescaled, weights = self.buffer.observe(losses, indices, score=score)
         self._local += losses.shape[0]
         self._steps += 1
@@ -284,7 +287,7 @@ class PruneEngine:
     @property
     def served(self) -> int:
         """Positions of this epoch that are served over all ranks; the rest is the dropped tail."""
-        return serve_count(self.plan.num_kept, self._align, self._shards)
+        return serve_count(self.plan.num_kept, self._align, self._shards, self._start)
 
     @property
     def progress(self) -> float:
@@ -332,7 +335,12 @@ class PruneEngine:
             A new dictionary, the same on every rank and independent of the world size.
         """
         distributed.merge_records(self.buffer.records, self.process_group)
-        return state.save(self, self.buffer.state_dict(), self.plan.threshold.to("cpu", copy=True))
+        buffer = self.buffer.state_dict()
+        buffer["counters"] = distributed.merge_counters(
+            self.buffer.counters, self.process_group
+        ).to("cpu", copy=True)
+        ahead = [dump_plan(plan) for plan in self._ahead]
+        return state.save(self, buffer, self.plan.threshold.to("cpu", copy=True), ahead)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore a state; all or nothing.
@@ -348,10 +356,11 @@ class PruneEngine:
         self.history = History.from_state(saved["history"])
         self._begin_epoch(int(saved["epoch"]))
         self._steps = int(saved["steps"])
-        self._ahead = None
         thresholds = saved["threshold"].to(self.buffer.device)
         self._plan = restore_plan(self.buffer, thresholds, seed=self.seed, epoch=self.epoch)
-        self.buffer.counters.copy_(saved["buffer"]["counters"])
+        self._ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
+        if distributed.world(self.process_group)[0] == 0:  # they are of all ranks together
+            self.buffer.counters.copy_(saved["buffer"]["counters"])
         self.seek(int(saved["cursor"]))
 
     # What the sampler asks --------------------------------------------------------------------
@@ -362,6 +371,8 @@ class PruneEngine:
 
     def add_seconds(self, began: float) -> float:
         """Count host seconds since ``began`` as the engine's; returns them."""
+        if torch.compiler.is_compiling():
+            return 0.0  # reading the total would compile the step anew whenever it has changed
         seconds = self.now() - began
         self.engine_seconds += seconds
         return seconds
@@ -379,24 +390,30 @@ class PruneEngine:
         """Note how a sampler cuts the epochs' tails."""
         self._align, self._shards = align, shards
 
-    def next_plan(self) -> EpochPlan:
-        """Return the plan after the current one, made ahead (``mode="steps"``).
+    def next_plan(self, plan: EpochPlan) -> EpochPlan:
+        """Return the plan after another one, made ahead (``mode="steps"``).
 
         The loader runs ahead of training, so the last batches of the epoch have not been observed:
         their samples are decided by their scores of before.
 
+        Args:
+            plan: what has been drawn to its end; workers may be several short epochs ahead.
+
         Returns:
-            The next plan; it becomes current when training has consumed this one.
+            The next plan; it becomes current when training has consumed those before it.
         """
-        if self._ahead is None:
+        at = max(0, plan.epoch - self.epoch)
+        if at == len(self._ahead):
             began = self.now()
             distributed.merge_records(self.buffer.records, self.process_group)
-            upcoming = self.epoch + 1
-            self._ahead = make_plan(
-                self.buffer, self._rule(upcoming), seed=self.seed, epoch=upcoming, ahead=True
+            upcoming = plan.epoch + 1
+            self._ahead.append(
+                make_plan(
+                    self.buffer, self._rule(upcoming), seed=self.seed, epoch=upcoming, ahead=True
+                )
             )
             self.add_seconds(began)
-        return self._ahead
+        return self._ahead[at]
 
     def seek(self, cursor: int) -> None:
         """Continue the epoch at a consumed cursor."""
@@ -435,17 +452,28 @@ class PruneEngine:
         self.history.append(report)
         return report
 
-    def _turn_over(self) -> None:
-        """Make the plan that was drawn ahead the current one (``mode="steps"``)."""
-        assert self._ahead is not None
+    def _flow(self, size: int) -> None:
+        """Make the plan that a batch was drawn from the current one (``mode="steps"``)."""
+        left = self.served - self.cursor
+        if left > 0:
+            if size * distributed.world(self.process_group)[1] > left:
+                raise PruneEngineError(
+                    f"a batch of {size} goes beyond epoch {self.epoch}, which has {left} samples "
+                    "left: make the sampler with align=batch_size * world size, and keep at least "
+                    "that many samples"
+                )
+            return
+        distributed.merge_records(self.buffer.records, self.process_group)
         draft = self._report()
-        self._plan, self._ahead = self._ahead, None
+        enforce_coverage(draft, self.coverage)
+        self._plan = self._ahead.pop(0)
         self.buffer.activate(self._plan.weight_class, self._plan.weight_table, self._plan.epoch)
         self._enter(self._plan.epoch, draft)
 
     def _report(self) -> EpochReport:
         """Audit the epoch that ends; the figures of the next are still to come."""
-        counters = self.buffer.read_counters(self.process_group)
+        merged = distributed.merge_counters(self.buffer.counters, self.process_group)
+        counters = self.buffer.read_counters(merged)
         if counters.out_of_range:
             raise IndexError(
                 f"indices must be in 0..{self.num_samples - 1}: {counters.out_of_range} were not "

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from torch import Tensor
 from prune_engine import ops
 from prune_engine.buffer import ScoreBuffer
 from prune_engine.types import PLAN_BLOCK, Rule
+from prune_engine.weights import decode_weights
+
+PLAN_TENSORS = ("weight_class", "weight_table", "threshold")  # what a plan made ahead is saved as
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class EpochPlan:
     @property
     def weights(self) -> Tensor:
         """The weight of every sample, float32 [N], 0 where dropped; made when asked for."""
-        return ops.decode_weights(self.weight_class, self.weight_table)
+        return decode_weights(self.weight_class, self.weight_table)
 
 
 def make_plan(
@@ -121,6 +126,31 @@ def make_plan(
     return EpochPlan(epoch, seed, weight_class, table, kept, rule.thresholds, buffer.backend)
 
 
+def list_kept(weight_class: Tensor, backend: str) -> Tensor:
+    """List what restored weight classes keep.
+
+    Args:
+        weight_class: uint8 [N].
+        backend: which kernels.
+
+    Returns:
+        int32 [num_kept], ascending.
+
+    Example:
+        >>> list_kept(torch.tensor([1, 0, 2], dtype=torch.uint8), "auto").tolist()
+        [0, 2]
+    """
+    kept = weight_class != 0
+    whole = kept.shape[0] // PLAN_BLOCK * PLAN_BLOCK
+    counts = [torch.zeros(1, dtype=torch.int64, device=kept.device)]
+    counts.append(kept[:whole].view(-1, PLAN_BLOCK).sum(dim=1))
+    if whole < kept.shape[0]:
+        counts.append(kept[whole:].sum(dim=0, keepdim=True))
+    block_offsets = torch.cat(counts).cumsum(0)
+    num_kept = int(block_offsets[-1].item())
+    return ops.compact(weight_class, block_offsets, num_kept, backend=backend)
+
+
 def restore_plan(buffer: ScoreBuffer, thresholds: Tensor, *, seed: int, epoch: int) -> EpochPlan:
     """List what the buffer's weight classes keep: the plan of a restored state.
 
@@ -137,14 +167,46 @@ def restore_plan(buffer: ScoreBuffer, thresholds: Tensor, *, seed: int, epoch: i
         >>> restore_plan(ScoreBuffer(3), torch.empty(0), seed=0, epoch=0).kept.tolist()
         [0, 1, 2]
     """
-    kept = buffer.weight_class != 0
-    whole = kept.shape[0] // PLAN_BLOCK * PLAN_BLOCK
-    counts = [torch.zeros(1, dtype=torch.int64, device=buffer.device)]
-    counts.append(kept[:whole].view(-1, PLAN_BLOCK).sum(dim=1))
-    if whole < kept.shape[0]:
-        counts.append(kept[whole:].sum(dim=0, keepdim=True))
-    block_offsets = torch.cat(counts).cumsum(0)
-    num_kept = int(block_offsets[-1].item())
-    listed = ops.compact(buffer.weight_class, block_offsets, num_kept, backend=buffer.backend)
-    table = buffer.weight_table.clone()
-    return EpochPlan(epoch, seed, buffer.weight_class, table, listed, thresholds, buffer.backend)
+    classes, table = buffer.weight_class, buffer.weight_table.clone()
+    kept = list_kept(classes, buffer.backend)
+    return EpochPlan(epoch, seed, classes, table, kept, thresholds, buffer.backend)
+
+
+def dump_plan(plan: EpochPlan) -> dict[str, Any]:
+    """Return a plan made ahead as plain data; the current one's classes are in the buffer.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        Copies on the cpu.
+
+    Example:
+        >>> plan = make_plan(ScoreBuffer(2), Rule.keep_all(torch.device("cpu")), seed=0, epoch=3)
+        >>> dump_plan(plan)["epoch"]
+        3
+    """
+    tensors = {name: getattr(plan, name).to("cpu", copy=True) for name in PLAN_TENSORS}
+    return {"epoch": plan.epoch, **tensors}
+
+
+def restore_ahead(buffer: ScoreBuffer, state: Mapping[str, Any], *, seed: int) -> EpochPlan:
+    """Return the plan that ``dump_plan`` wrote.
+
+    Args:
+        buffer: says where tensors live.
+        state: what ``dump_plan`` returned.
+        seed: the engine's.
+
+    Returns:
+        The plan, bit for bit the saved one, with storage of its own.
+
+    Example:
+        >>> buffer = ScoreBuffer(2)
+        >>> plan = make_plan(buffer, Rule.keep_all(torch.device("cpu")), seed=0, epoch=3)
+        >>> restore_ahead(buffer, dump_plan(plan), seed=0).kept.tolist()
+        [0, 1]
+    """
+    classes, table, thresholds = (state[name].to(buffer.device, copy=True) for name in PLAN_TENSORS)
+    kept = list_kept(classes, buffer.backend)
+    return EpochPlan(int(state["epoch"]), seed, classes, table, kept, thresholds, buffer.backend)

@@ -35,8 +35,8 @@ class Feed(Protocol):
         """Return the plan to draw from and the position to start at."""
         ...
 
-    def next_plan(self) -> EpochPlan:
-        """Return the plan after the current one."""
+    def next_plan(self, plan: EpochPlan) -> EpochPlan:
+        """Return the plan after another one."""
         ...
 
     def drew(self, align: int, shards: int) -> None:
@@ -59,7 +59,7 @@ class Feed(Protocol):
 CHUNK = 16384  # positions turned into ints at a time: never a list of length N
 
 
-def serve_count(num_kept: int, align: int, size: int) -> int:
+def serve_count(num_kept: int, align: int, size: int, start: int = 0) -> int:
     """Return how many positions of an epoch are served.
 
     The largest multiple of ``align``, so that every batch is full and ranks are equal; where not
@@ -70,16 +70,23 @@ def serve_count(num_kept: int, align: int, size: int) -> int:
         num_kept: positions of the epoch.
         align: at least 1.
         size: world size.
+        start: positions consumed already, perhaps by another world size: the multiples count from
+            here.
 
     Returns:
-        The count, a multiple of ``size``.
+        The count, ``start`` and a multiple of ``size``.
 
     Example:
         >>> serve_count(1000, 256, 1), serve_count(100, 256, 1), serve_count(5, 2, 2)
         (768, 100, 4)
+        >>> serve_count(100, 1, 2, start=33)
+        99
     """
     unit = align if align % size == 0 else align * size
-    return num_kept // unit * unit or num_kept // size * size
+    if num_kept < unit:
+        unit = size
+    start = min(start, num_kept)
+    return start + (num_kept - start) // unit * unit
 
 
 class PruneSampler(DistributedSampler[int]):
@@ -131,9 +138,10 @@ class PruneSampler(DistributedSampler[int]):
     @property
     def total_size(self) -> int:  # type: ignore[override]
         """Positions served in this epoch over all ranks."""
-        plan, _ = self.engine.drawing_plan()
-        count = self.engine.num_samples if self.engine.constant_length else plan.num_kept
-        return serve_count(count, self.align, self.num_replicas)
+        if self.engine.constant_length:
+            return serve_count(self.engine.num_samples, self.align, self.num_replicas)
+        plan, start = self.engine.drawing_plan()
+        return serve_count(plan.num_kept, self.align, self.num_replicas, start)
 
     @property
     def num_samples(self) -> int:  # type: ignore[override]
@@ -177,7 +185,7 @@ class PruneSampler(DistributedSampler[int]):
         plan, start = self.engine.drawing_plan()
         rank, size = resolve_shard(self.shard, self.engine.process_group)
         self.engine.drew(self.align, size)
-        served = serve_count(plan.num_kept, self.align, size)
+        served = serve_count(plan.num_kept, self.align, size, start)
         yield from self._positions(plan, range(start + rank, served, size))
 
     def _steps(self) -> Iterator[list[int]]:
@@ -186,7 +194,7 @@ class PruneSampler(DistributedSampler[int]):
         wanted = self.total_size
         plan, start = self.engine.drawing_plan()
         while wanted > 0:
-            served = serve_count(plan.num_kept, self.align, size)
+            served = serve_count(plan.num_kept, self.align, size, start)
             if served == 0:
                 raise PruneEngineError(
                     f"epoch {plan.epoch} keeps {plan.num_kept} samples, too few to go on with"
@@ -196,7 +204,7 @@ class PruneSampler(DistributedSampler[int]):
             wanted -= stop - start
             start = stop
             if start == served and wanted > 0:
-                plan, start = self.engine.next_plan(), 0
+                plan, start = self.engine.next_plan(plan), 0
 
     def _positions(self, plan: EpochPlan, positions: range) -> Iterator[list[int]]:
         for at in range(0, len(positions), CHUNK):

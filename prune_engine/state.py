@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import fields
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
 from prune_engine.buffer import ScoreBuffer
 from prune_engine.history import History
+from prune_engine.plan import PLAN_TENSORS
 from prune_engine.policies import Policy
-from prune_engine.types import StateMismatchError
+from prune_engine.types import EpochReport, StateMismatchError
 
 STATE_VERSION = 1
+REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
+PLAN_FIELDS = ("epoch", *PLAN_TENSORS)
 
 
 class Run(Protocol):
@@ -131,13 +135,16 @@ def identity(run: Run) -> dict[str, Any]:
     }
 
 
-def save(run: Run, buffer: dict[str, Any], threshold: Tensor) -> dict[str, Any]:
+def save(
+    run: Run, buffer: dict[str, Any], threshold: Tensor, ahead: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Return a state of tensors, numbers, strings, lists and dicts only.
 
     Args:
         run: the engine.
         buffer: the buffer's state.
         threshold: the current plan's thresholds, on the cpu.
+        ahead: the plans made ahead (``mode="steps"``).
 
     Returns:
         A new dictionary that ``torch.load(..., weights_only=True)`` can read back.
@@ -149,6 +156,7 @@ def save(run: Run, buffer: dict[str, Any], threshold: Tensor) -> dict[str, Any]:
         "steps": run.steps,
         "threshold": threshold,
         "history": run.history.state(),
+        "ahead": ahead,
         "buffer": buffer,
     }
 
@@ -174,11 +182,39 @@ def check(run: Run, saved: Mapping[str, Any]) -> None:
         ("steps", int),
         ("threshold", Tensor),
         ("history", list),
+        ("ahead", list),
         ("buffer", dict),
     ):
         if not isinstance(saved.get(name), kind):
             came = type(saved.get(name)).__name__
             differences.append(f"{name}: expected {kind.__name__}, got {came}")
+        elif kind is int and saved[name] < 0:
+            differences.append(f"{name}: expected at least 0, got {saved[name]}")
+    if isinstance(saved.get("buffer"), Mapping):
+        differences += run.buffer.state_problems(saved["buffer"])
+    for name, expected_fields in (("history", REPORT_FIELDS), ("ahead", PLAN_FIELDS)):
+        for at, row in enumerate(rows(saved.get(name))):
+            missing = [field for field in expected_fields if field not in row]
+            if missing:
+                differences.append(f"{name}[{at}]: {', '.join(missing)} missing")
     if differences:
         raise StateMismatchError("the state does not fit: " + "; ".join(differences))
-    run.buffer.check_state(saved["buffer"])
+
+
+def rows(value: object) -> list[Mapping[str, Any]]:
+    """Return a list's rows, with nothing in those that are no mappings.
+
+    Args:
+        value: what a state has under ``history`` or ``ahead``.
+
+    Returns:
+        Mappings.
+
+    Example:
+        >>> rows([{"epoch": 1}, 7]), rows(None)
+        ([{'epoch': 1}, {}], [])
+    """
+    if not isinstance(value, list):
+        return []
+    listed = cast(list[Any], value)
+    return [cast(Mapping[str, Any], row) if isinstance(row, Mapping) else {} for row in listed]

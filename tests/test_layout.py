@@ -31,12 +31,14 @@ HEIGHTS = {
     "state": 4,
     "history": 4,  # records of what happened: beside the engine's parts, which they serve
     "report": 4,
+    "host": 4,  # plans over NumPy arrays, by the arithmetic of the policies
     "buffer": 3,
     "ops": 3,
     "losses": 3,
     "checks": 2,
-    "host": 2,
+    "weights": 2,
     "backends": 2,
+    "arrays": 1,
     "_host": 1,
     "_ops": 1,
     "types": 0,

@@ -22,6 +22,10 @@ class Progress:
         epoch: the epoch being planned, 0-based.
         done: nominal work done before it: epochs, or steps.
         total: nominal work of the run, or None where it is not known.
+
+    Example:
+        >>> Progress(epoch=3, done=3, total=10).total
+        10
     """
 
     epoch: int
