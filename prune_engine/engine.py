@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,15 +13,16 @@ from torch.utils.data import DataLoader
 from prune_engine import distributed, state
 from prune_engine.buffer import ScoreBuffer
 from prune_engine.checks import check_batch
-from prune_engine.coverage import MODES, enforce_coverage
+from prune_engine.coverage import MODES
 from prune_engine.dataset import IndexedDataset
 from prune_engine.history import History
-from prune_engine.losses import reduce_losses
-from prune_engine.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
-from prune_engine.policies import Policy, Progress
-from prune_engine.sampler import PruneSampler, serve_count
+from prune_engine.losses import reduce_losses, refuse_nonfinite
+from prune_engine.plan import EpochPlan
+from prune_engine.policies import Policy
+from prune_engine.run import EpochRun
+from prune_engine.sampler import PruneSampler
 from prune_engine.schedule import VirtualScheduler
-from prune_engine.types import MAX_SEED, EpochReport, NonFiniteLossError, PruneEngineError, Rule
+from prune_engine.types import MAX_SEED, EpochReport, PruneEngineError
 
 Reduction = Literal["mean", "sum", "none", "weighted_mean"]
 
@@ -95,27 +94,18 @@ class PruneEngine:
         length = "total_steps" if mode == "steps" else "num_epochs"
         if total is None and (policy.needs_total or mode == "steps"):
             raise ValueError(f"{length} must be given for {policy} in mode={mode!r}, got None")
-        self.policy = policy
-        self.num_epochs = num_epochs
-        self.total_steps = total_steps
-        self.mode: Literal["epoch", "steps"] = mode
-        self.seed = seed
-        self.process_group = process_group
-        self.on_nonfinite: Literal["skip", "raise"] = on_nonfinite
-        self.coverage: Literal["raise", "warn", "ignore"] = coverage
         self.buffer = ScoreBuffer(self.num_samples, device=device, backend=backend)
-        self.history = History()
-        self.engine_seconds = 0.0
-        self.epoch = 0
-        self._total = total
-        self._steps = 0
-        self._align = self._shards = 1
-        self._ahead: list[EpochPlan] = []
-        self._begin_epoch(0)
-        began = self.now()
-        plan = make_plan(self.buffer, self._rule(0), seed=seed, epoch=0)
-        self._plan: EpochPlan | None = plan
-        self.add_seconds(began)
+        self._run = EpochRun(
+            self.buffer,
+            policy,
+            mode,
+            num_epochs,
+            total_steps,
+            seed,
+            process_group,
+            on_nonfinite,
+            coverage,
+        )
 
     # The loop ---------------------------------------------------------------------------------
 
@@ -150,24 +140,20 @@ class PruneEngine:
             IndexError: an index is out of range (on a device it is raised by ``end_epoch``).
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
-        began = self.now()
-        if isinstance(indices, Tensor) and indices.device != self.buffer.device:  # pyright: ignore[reportUnnecessaryIsInstance]
-            indices = indices.to(self.buffer.device, non_blocking=True)
-        if self._ahead or self.on_nonfinite == "raise":
-            check_batch(losses, indices, score, self.buffer.device)
-        if self._ahead:
-            self._flow(losses.shape[0])
-        if self.on_nonfinite == "raise" and losses.is_cpu:
-            scored = losses if score is None else score
-            finite = torch.isfinite(scored)
-            if not bool(finite.all()):
-                bad = indices[~finite.to(indices.device)][0].item()
-                raise NonFiniteLossError(f"losses must be finite, got another for sample {bad}")
+        run, device = self._run, self.buffer.device
+        began = run.now()
+        if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
+            indices = indices.to(device, non_blocking=True)
+        if run.looks_ahead or run.on_nonfinite == "raise":
+            check_batch(losses, indices, score, device)
+        if run.looks_ahead:
+            run.arrive(losses.shape[0])
+        if run.on_nonfinite == "raise" and losses.is_cpu:
+            refuse_nonfinite(losses if score is None else score, indices)
         rescaled, weights = self.buffer.observe(losses, indices, score=score)
-        self._local += losses.shape[0]
-        self._steps += 1
+        run.consume(losses.shape[0])
         loss = reduce_losses(rescaled, weights, reduction, denom)
-        self.add_seconds(began)
+        run.add_seconds(began)
         return loss
 
     def epochs(self) -> Iterator[int]:
@@ -198,19 +184,7 @@ class PruneEngine:
             CoverageError: the samples seen are not the planned ones.
             NonFiniteLossError: with ``on_nonfinite="raise"``.
         """
-        if self.mode == "steps":
-            raise PruneEngineError("end_epoch() is for mode='epoch'; the sampler ends epochs here")
-        began = self.now()
-        distributed.merge_records(self.buffer.records, self.process_group)
-        draft = self._report()
-        enforce_coverage(draft, self.coverage)
-        # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
-        upcoming = self.epoch + 1
-        rule = self._rule(upcoming)
-        self._plan = None
-        self._plan = make_plan(self.buffer, rule, seed=self.seed, epoch=upcoming)
-        self.add_seconds(began)
-        return self._enter(upcoming, draft)
+        return self._run.end_epoch()
 
     # Data -------------------------------------------------------------------------------------
 
@@ -242,7 +216,7 @@ class PruneEngine:
         Returns:
             A sampler for ``DataLoader(sampler=...)``.
         """
-        return PruneSampler(self, shard=shard, align=1 if align is None else align)
+        return PruneSampler(self._run, shard=shard, align=1 if align is None else align)
 
     def loader(
         self, dataset: Any, batch_size: int, *, align: int | None = None, **options: Any
@@ -253,7 +227,8 @@ class PruneEngine:
             dataset: map-style, of length N.
             batch_size: per rank.
             align: default ``batch_size * world size``: every batch is full.
-            options: for ``DataLoader``: workers, collate_fn, ...
+            options: for ``DataLoader``: workers, collate_fn, ...; ``generator``, which seeds its
+                workers, is by default one of this engine's seed and not the global one.
 
         Returns:
             The loader; ``len`` is right in every epoch.
@@ -265,8 +240,9 @@ class PruneEngine:
             if options.get(name) is not None:
                 raise TypeError(f"{name} must not be given: the engine decides the order")
         state.check_count("batch_size", batch_size)
+        options.setdefault("generator", torch.Generator().manual_seed(self.seed))
         if align is None:
-            align = batch_size * distributed.world(self.process_group)[1]
+            align = batch_size * distributed.world(self._run.process_group)[1]
         sampler = self.sampler(align=align)
         return DataLoader(self.dataset(dataset), batch_size, sampler=sampler, **options)
 
@@ -275,29 +251,62 @@ class PruneEngine:
     @property
     def plan(self) -> EpochPlan:
         """The current epoch's plan."""
-        if self._plan is None:
-            raise PruneEngineError("the last end_epoch() failed while planning; restore a state")
-        return self._plan
+        return self._run.plan
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, 0-based."""
+        return self._run.epoch
+
+    @property
+    def policy(self) -> Policy:
+        """The policy."""
+        return self._run.policy
+
+    @property
+    def mode(self) -> Literal["epoch", "steps"]:
+        """How epochs end."""
+        return self._run.mode
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self._run.seed
+
+    @property
+    def num_epochs(self) -> int | None:
+        """Length of the run in epochs, where it was given."""
+        return self._run.num_epochs
+
+    @property
+    def history(self) -> History:
+        """The reports of the epochs that have ended."""
+        return self._run.history
+
+    @property
+    def engine_seconds(self) -> float:
+        """Host seconds spent inside the engine so far."""
+        return self._run.engine_seconds
 
     @property
     def cursor(self) -> int:
         """Positions of this epoch consumed so far over all ranks: what was trained."""
-        return self._start + self._local * distributed.world(self.process_group)[1]
+        return self._run.cursor
+
+    @property
+    def steps(self) -> int:
+        """Batches observed in the run so far."""
+        return self._run.steps
 
     @property
     def served(self) -> int:
         """Positions of this epoch that are served over all ranks; the rest is the dropped tail."""
-        return serve_count(self.plan.num_kept, self._align, self._shards, self._start)
+        return self._run.served
 
     @property
     def progress(self) -> float:
         """The share of nominal work done, in [0, 1]: epochs (or steps) over the run's length."""
-        if self._total is None:
-            raise PruneEngineError("progress needs num_epochs, which was not given")
-        if self.mode == "steps":
-            return min(1.0, self._steps / self._total)
-        within = min(1.0, self.cursor / self.served) if self.served else 0.0
-        return min(1.0, (self.epoch + within) / self._total)
+        return self._run.progress
 
     def wrap_scheduler(self, scheduler: Any, total_steps: int) -> VirtualScheduler:
         """Make a learning-rate schedule follow the data instead of the count of steps.
@@ -309,7 +318,7 @@ class PruneEngine:
         Returns:
             An object to ``step()`` after each optimizer step (``schedule.VirtualScheduler``).
         """
-        if self._total is None:
+        if self._run.total is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
         return VirtualScheduler(scheduler, total_steps, lambda: self.progress)
 
@@ -334,13 +343,7 @@ class PruneEngine:
         Returns:
             A new dictionary, the same on every rank and independent of the world size.
         """
-        distributed.merge_records(self.buffer.records, self.process_group)
-        buffer = self.buffer.state_dict()
-        buffer["counters"] = distributed.merge_counters(
-            self.buffer.counters, self.process_group
-        ).to("cpu", copy=True)
-        ahead = [dump_plan(plan) for plan in self._ahead]
-        return state.save(self, buffer, self.plan.threshold.to("cpu", copy=True), ahead)
+        return self._run.state_dict()
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore a state; all or nothing.
@@ -351,161 +354,4 @@ class PruneEngine:
         Raises:
             StateMismatchError: it lists every difference; nothing has changed then.
         """
-        state.check(self, saved)
-        self.buffer.load_state_dict(saved["buffer"])
-        self.history = History.from_state(saved["history"])
-        self._begin_epoch(int(saved["epoch"]))
-        self._steps = int(saved["steps"])
-        thresholds = saved["threshold"].to(self.buffer.device)
-        self._plan = restore_plan(self.buffer, thresholds, seed=self.seed, epoch=self.epoch)
-        self._ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
-        if distributed.world(self.process_group)[0] == 0:  # they are of all ranks together
-            self.buffer.counters.copy_(saved["buffer"]["counters"])
-        self.seek(int(saved["cursor"]))
-
-    # What the sampler asks --------------------------------------------------------------------
-
-    def now(self) -> float:
-        """Return a clock for ``add_seconds``; 0 while being compiled, where no clock runs."""
-        return 0.0 if torch.compiler.is_compiling() else time.perf_counter()
-
-    def add_seconds(self, began: float) -> float:
-        """Count host seconds since ``began`` as the engine's; returns them."""
-        if torch.compiler.is_compiling():
-            return 0.0  # reading the total would compile the step anew whenever it has changed
-        seconds = self.now() - began
-        self.engine_seconds += seconds
-        return seconds
-
-    @property
-    def constant_length(self) -> bool:
-        """Whether pruning epochs flow through epochs of a constant length."""
-        return self.mode == "steps"
-
-    def drawing_plan(self) -> tuple[EpochPlan, int]:
-        """Return the plan to draw from and the position to start at."""
-        return self.plan, self.cursor if self.mode == "steps" else self._start
-
-    def drew(self, align: int, shards: int) -> None:
-        """Note how a sampler cuts the epochs' tails."""
-        self._align, self._shards = align, shards
-
-    def next_plan(self, plan: EpochPlan) -> EpochPlan:
-        """Return the plan after another one, made ahead (``mode="steps"``).
-
-        The loader runs ahead of training, so the last batches of the epoch have not been observed:
-        their samples are decided by their scores of before.
-
-        Args:
-            plan: what has been drawn to its end; workers may be several short epochs ahead.
-
-        Returns:
-            The next plan; it becomes current when training has consumed those before it.
-        """
-        at = max(0, plan.epoch - self.epoch)
-        if at == len(self._ahead):
-            began = self.now()
-            distributed.merge_records(self.buffer.records, self.process_group)
-            upcoming = plan.epoch + 1
-            self._ahead.append(
-                make_plan(
-                    self.buffer, self._rule(upcoming), seed=self.seed, epoch=upcoming, ahead=True
-                )
-            )
-            self.add_seconds(began)
-        return self._ahead[at]
-
-    def seek(self, cursor: int) -> None:
-        """Continue the epoch at a consumed cursor."""
-        self._start, self._local = cursor, 0
-
-    @property
-    def steps(self) -> int:
-        """Batches observed in the run."""
-        return self._steps
-
-    # Inside -----------------------------------------------------------------------------------
-
-    def _rule(self, epoch: int) -> Rule:
-        done = self._steps if self.mode == "steps" else epoch
-        return self.policy.rule(self.buffer, Progress(epoch, done, self._total))
-
-    def _threshold(self) -> float:
-        threshold = self.plan.threshold
-        return float(threshold[0].item()) if threshold.numel() else float("nan")
-
-    def _begin_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        self._start = self._local = 0
-        self._seconds_before = self.engine_seconds
-        self.buffer.reset_counters()
-
-    def _enter(self, epoch: int, draft: EpochReport) -> EpochReport:
-        """Finish the report of the epoch that ended and begin the next, whose plan is there."""
-        report = replace(
-            draft,
-            next_planned=self.plan.num_kept,
-            next_threshold=self._threshold(),
-            engine_seconds=self.engine_seconds - self._seconds_before,
-        )
-        self._begin_epoch(epoch)
-        self.history.append(report)
-        return report
-
-    def _flow(self, size: int) -> None:
-        """Make the plan that a batch was drawn from the current one (``mode="steps"``)."""
-        left = self.served - self.cursor
-        if left > 0:
-            if size * distributed.world(self.process_group)[1] > left:
-                raise PruneEngineError(
-                    f"a batch of {size} goes beyond epoch {self.epoch}, which has {left} samples "
-                    "left: make the sampler with align=batch_size * world size, and keep at least "
-                    "that many samples"
-                )
-            return
-        distributed.merge_records(self.buffer.records, self.process_group)
-        draft = self._report()
-        enforce_coverage(draft, self.coverage)
-        self._plan = self._ahead.pop(0)
-        self.buffer.activate(self._plan.weight_class, self._plan.weight_table, self._plan.epoch)
-        self._enter(self._plan.epoch, draft)
-
-    def _report(self) -> EpochReport:
-        """Audit the epoch that ends; the figures of the next are still to come."""
-        merged = distributed.merge_counters(self.buffer.counters, self.process_group)
-        counters = self.buffer.read_counters(merged)
-        if counters.out_of_range:
-            raise IndexError(
-                f"indices must be in 0..{self.num_samples - 1}: {counters.out_of_range} were not "
-                f"in epoch {self.epoch}, the smallest {counters.bad_index}"
-            )
-        if counters.nonfinite and self.on_nonfinite == "raise":
-            raise NonFiniteLossError(
-                f"losses must be finite, got {counters.nonfinite} that were not in epoch "
-                f"{self.epoch}"
-            )
-        audit = self.buffer.audit(self.epoch)
-        planned, served = self.plan.num_kept, self.served
-        trained = self.history.samples_trained + served
-        nominal = serve_count(self.num_samples, self._align, self._shards)
-        nominal += self.history.nominal_trained
-        return EpochReport(
-            epoch=self.epoch,
-            num_samples=self.num_samples,
-            planned=planned,
-            observed=counters.observed,
-            served=served,
-            dropped_tail=planned - served,
-            missing=audit.missing,
-            extra=audit.extra,
-            nonfinite=counters.nonfinite,
-            num_seen=audit.seen,
-            threshold=self._threshold(),
-            score_mean=self.buffer.mean(),
-            next_planned=0,
-            next_threshold=float("nan"),
-            samples_trained=trained,
-            nominal_trained=nominal,
-            dsi=1.0 - trained / nominal if nominal else 0.0,
-            engine_seconds=0.0,
-        )
+        self._run.load_state_dict(saved)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from prune_engine.types import NonFiniteLossError
+
 
 def reduce_losses(
     rescaled: Tensor, weights: Tensor, reduction: str, denom: Tensor | float | None
@@ -49,6 +51,25 @@ def reduce_losses(
     raise ValueError(
         f"reduction must be 'mean', 'sum', 'none' or 'weighted_mean', got {reduction!r}"
     )
+
+
+def refuse_nonfinite(scores: Tensor, indices: Tensor) -> None:
+    """Raise where a score of a batch is inf or nan; this reads them, so it is for the cpu.
+
+    Args:
+        scores: [B] floating.
+        indices: [B], the samples they are of.
+
+    Raises:
+        NonFiniteLossError: it names the first such sample.
+
+    Example:
+        >>> refuse_nonfinite(torch.tensor([1.0]), torch.tensor([7]))
+    """
+    finite = torch.isfinite(scores)
+    if not bool(finite.all()):
+        sample = indices[~finite][0].item()
+        raise NonFiniteLossError(f"losses must be finite, got another for sample {sample}")
 
 
 def cross_entropy(

@@ -27,14 +27,10 @@ from prune_engine.types import PLAN_BLOCK, Rule
 from prune_engine.weights import rescale
 
 
-# Dynamo can trace neither an import nor a cache, but an operator whose name is constant.
-@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
-def _is_native(backend: str, device_type: str) -> bool:
-    return backends.is_native(backends.resolve(backend, device_type))
-
-
 def _kernels(backend: str, tensor: Tensor) -> backends.Kernels:
-    if torch.compiler.is_compiling() and _is_native(backend, tensor.device.type):
+    if torch.compiler.is_compiling() and backend != "reference":
+        # Dynamo can trace neither an import nor a cache, but an operator it can see by name; the
+        # dispatcher then finds the device's kernel or says that there is none.
         traced: Any = torch.ops.prune_engine
         return traced
     return backends.load(backends.resolve(backend, tensor.device.type))

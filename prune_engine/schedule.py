@@ -17,8 +17,8 @@ class VirtualScheduler:
 
     Args:
         scheduler: any object with ``step``, ``state_dict`` and ``load_state_dict``.
-        total_steps: nominal steps: full epochs times full batches. The last one is never taken,
-            as with a plain loop that steps ``total_steps`` times from a scheduler's own start.
+        total_steps: nominal steps: full epochs times full batches. (``OneCycleLR`` has that many
+            values, the first before any step, so its last step is left out.)
         progress: returns the share of nominal work done, in [0, 1].
 
     Raises:

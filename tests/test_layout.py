@@ -20,6 +20,7 @@ HEIGHTS = {
     "recipes": 6,
     "integrations": 6,
     "engine": 5,
+    "run": 4,
     "policies": 4,
     "sampler": 4,
     "schedule": 4,

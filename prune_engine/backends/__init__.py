@@ -176,22 +176,6 @@ def resolve(name: str, device_type: str) -> str:
     )
 
 
-def is_native(name: str) -> bool:
-    """Say whether a backend's operators are the compiled ones (``torch.ops.prune_engine``).
-
-    Args:
-        name: a name of ``TABLE``.
-
-    Returns:
-        True where ``torch.compile`` can see them.
-
-    Example:
-        >>> is_native("cpu"), is_native("reference")
-        (True, False)
-    """
-    return any(row.name == name and row.module == "native" for row in TABLE)
-
-
 @dataclass(frozen=True)
 class BackendStatus:
     """What ``prune-engine info`` says of one backend.

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run is: its epochs, plans, cursor and reports. The engine's state, and what moves it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from prune_engine import distributed, state
+from prune_engine.buffer import ScoreBuffer
+from prune_engine.coverage import enforce_coverage
+from prune_engine.history import History
+from prune_engine.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
+from prune_engine.policies import Policy, Progress
+from prune_engine.sampler import serve_count
+from prune_engine.types import EpochReport, NonFiniteLossError, PruneEngineError, Rule
+
+
+class EpochRun:
+    """One run through its pruning epochs; a sampler draws from it, an engine feeds it.
+
+    Args:
+        buffer: the scores.
+        policy: decides each epoch.
+        mode: ``"epoch"`` or ``"steps"``.
+        num_epochs: length of the run in epochs, or None.
+        total_steps: length of the run in steps, or None.
+        seed: in 0..2^63-1.
+        process_group: the data-parallel group; default all ranks.
+        on_nonfinite: ``"skip"`` or ``"raise"``.
+        coverage: ``"raise"``, ``"warn"`` or ``"ignore"``.
+
+    Example:
+        >>> from prune_engine import KeepAll
+        >>> run = EpochRun(ScoreBuffer(3), KeepAll(), "epoch", 2, None, 0, None, "skip", "raise")
+        >>> run.plan.num_kept, run.epoch, run.cursor
+        (3, 0, 0)
+    """
+
+    def __init__(
+        self,
+        buffer: ScoreBuffer,
+        policy: Policy,
+        mode: Literal["epoch", "steps"],
+        num_epochs: int | None,
+        total_steps: int | None,
+        seed: int,
+        process_group: Any,
+        on_nonfinite: Literal["skip", "raise"],
+        coverage: Literal["raise", "warn", "ignore"],
+    ) -> None:
+        self.buffer = buffer
+        self.policy = policy
+        self.mode: Literal["epoch", "steps"] = mode
+        self.num_samples = buffer.num_samples
+        self.num_epochs = num_epochs
+        self.total_steps = total_steps
+        self.seed = seed
+        self.process_group = process_group
+        self.on_nonfinite: Literal["skip", "raise"] = on_nonfinite
+        self.coverage: Literal["raise", "warn", "ignore"] = coverage
+        self.history = History()
+        self.engine_seconds = 0.0
+        self.epoch = 0
+        self.total = total_steps if mode == "steps" else num_epochs
+        self._steps = 0
+        self._align = self._shards = 1
+        self._ahead: list[EpochPlan] = []
+        self._begin_epoch(0)
+        began = self.now()
+        plan = make_plan(self.buffer, self._rule(0), seed=seed, epoch=0)
+        self._plan: EpochPlan | None = plan
+        self.add_seconds(began)
+
+    @property
+    def plan(self) -> EpochPlan:
+        """The current epoch's plan."""
+        if self._plan is None:
+            raise PruneEngineError("the last end_epoch() failed while planning; restore a state")
+        return self._plan
+
+    @property
+    def cursor(self) -> int:
+        """Positions of this epoch consumed so far over all ranks: what was trained."""
+        return self._start + self._local * distributed.world(self.process_group)[1]
+
+    @property
+    def served(self) -> int:
+        """Positions of this epoch that are served over all ranks; the rest is the dropped tail."""
+        return serve_count(self.plan.num_kept, self._align, self._shards, self._start)
+
+    @property
+    def progress(self) -> float:
+        """The share of nominal work done, in [0, 1]: epochs (or steps) over the run's length."""
+        if self.total is None:
+            raise PruneEngineError("progress needs num_epochs, which was not given")
+        if self.mode == "steps":
+            return min(1.0, self._steps / self.total)
+        within = min(1.0, self.cursor / self.served) if self.served else 0.0
+        return min(1.0, (self.epoch + within) / self.total)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether plans have been made ahead, so that a batch may be of the next one."""
+        return bool(self._ahead)
+
+    def consume(self, size: int) -> None:
+        """Note that a batch was observed."""
+        self._local += size
+        self._steps += 1
+
+    def end_epoch(self) -> EpochReport:
+        """End the epoch (``PruneEngine.end_epoch``)."""
+        if self.mode == "steps":
+            raise PruneEngineError("end_epoch() is for mode='epoch'; the sampler ends epochs here")
+        began = self.now()
+        distributed.merge_records(self.buffer.records, self.process_group)
+        draft = self._report()
+        enforce_coverage(draft, self.coverage)
+        # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
+        upcoming = self.epoch + 1
+        rule = self._rule(upcoming)
+        self._plan = None
+        self._plan = make_plan(self.buffer, rule, seed=self.seed, epoch=upcoming)
+        self.add_seconds(began)
+        return self._enter(upcoming, draft)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state (``PruneEngine.state_dict``)."""
+        distributed.merge_records(self.buffer.records, self.process_group)
+        buffer = self.buffer.state_dict()
+        buffer["counters"] = distributed.merge_counters(
+            self.buffer.counters, self.process_group
+        ).to("cpu", copy=True)
+        ahead = [dump_plan(plan) for plan in self._ahead]
+        return state.save(self, buffer, self.plan.threshold.to("cpu", copy=True), ahead)
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Restore a state (``PruneEngine.load_state_dict``)."""
+        state.check(self, saved)
+        self.buffer.load_state_dict(saved["buffer"])
+        self.history = History.from_state(saved["history"])
+        self._begin_epoch(int(saved["epoch"]))
+        self._steps = int(saved["steps"])
+        thresholds = saved["threshold"].to(self.buffer.device)
+        self._plan = restore_plan(self.buffer, thresholds, seed=self.seed, epoch=self.epoch)
+        self._ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
+        if distributed.world(self.process_group)[0] == 0:  # they are of all ranks together
+            self.buffer.counters.copy_(saved["buffer"]["counters"])
+        self.seek(int(saved["cursor"]))
+
+    def now(self) -> float:
+        """Return a clock for ``add_seconds``; 0 while being compiled, where no clock runs."""
+        return 0.0 if torch.compiler.is_compiling() else time.perf_counter()
+
+    def add_seconds(self, began: float) -> float:
+        """Count host seconds since ``began`` as the engine's; returns them."""
+        if torch.compiler.is_compiling():
+            return 0.0  # reading the total would compile the step anew whenever it has changed
+        seconds = self.now() - began
+        self.engine_seconds += seconds
+        return seconds
+
+    @property
+    def constant_length(self) -> bool:
+        """Whether pruning epochs flow through epochs of a constant length."""
+        return self.mode == "steps"
+
+    def drawing_plan(self) -> tuple[EpochPlan, int]:
+        """Return the plan to draw from and the position to start at."""
+        return self.plan, self.cursor if self.mode == "steps" else self._start
+
+    def drew(self, align: int, shards: int) -> None:
+        """Note how a sampler cuts the epochs' tails."""
+        self._align, self._shards = align, shards
+
+    def next_plan(self, plan: EpochPlan) -> EpochPlan:
+        """Return the plan after another one, made ahead (``mode="steps"``).
+
+        The loader runs ahead of training, so the last batches of the epoch have not been observed:
+        their samples are decided by their scores of before.
+
+        Args:
+            plan: what has been drawn to its end; workers may be several short epochs ahead.
+
+        Returns:
+            The next plan; it becomes current when training has consumed those before it.
+        """
+        at = max(0, plan.epoch - self.epoch)
+        if at == len(self._ahead):
+            began = self.now()
+            distributed.merge_records(self.buffer.records, self.process_group)
+            upcoming = plan.epoch + 1
+            self._ahead.append(
+                make_plan(
+                    self.buffer, self._rule(upcoming), seed=self.seed, epoch=upcoming, ahead=True
+                )
+            )
+            self.add_seconds(began)
+        return self._ahead[at]
+
+    def seek(self, cursor: int) -> None:
+        """Continue the epoch at a consumed cursor."""
+        self._start, self._local = cursor, 0
+
+    @property
+    def steps(self) -> int:
+        """Batches observed in the run."""
+        return self._steps
+
+    def _rule(self, epoch: int) -> Rule:
+        done = self._steps if self.mode == "steps" else epoch
+        return self.policy.rule(self.buffer, Progress(epoch, done, self.total))
+
+    def _threshold(self) -> float:
+        threshold = self.plan.threshold
+        return float(threshold[0].item()) if threshold.numel() else float("nan")
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._start = self._local = 0
+        self._seconds_before = self.engine_seconds
+        self.buffer.reset_counters()
+
+    def _enter(self, epoch: int, draft: EpochReport) -> EpochReport:
+        """Finish the report of the epoch that ended and begin the next, whose plan is there."""
+        report = replace(
+            draft,
+            next_planned=self.plan.num_kept,
+            next_threshold=self._threshold(),
+            engine_seconds=self.engine_seconds - self._seconds_before,
+        )
+        self._begin_epoch(epoch)
+        self.history.append(report)
+        return report
+
+    def arrive(self, size: int) -> None:
+        """Make the plan that a batch was drawn from the current one (``mode="steps"``)."""
+        left = self.served - self.cursor
+        if left > 0:
+            if size * distributed.world(self.process_group)[1] > left:
+                raise PruneEngineError(
+                    f"a batch of {size} goes beyond epoch {self.epoch}, which has {left} samples "
+                    "left: make the sampler with align=batch_size * world size, and keep at least "
+                    "that many samples"
+                )
+            return
+        distributed.merge_records(self.buffer.records, self.process_group)
+        draft = self._report()
+        enforce_coverage(draft, self.coverage)
+        self._plan = self._ahead.pop(0)
+        self.buffer.activate(self._plan.weight_class, self._plan.weight_table, self._plan.epoch)
+        self._enter(self._plan.epoch, draft)
+
+    def _report(self) -> EpochReport:
+        """Audit the epoch that ends; the figures of the next are still to come."""
+        merged = distributed.merge_counters(self.buffer.counters, self.process_group)
+        counters = self.buffer.read_counters(merged)
+        if counters.out_of_range:
+            raise IndexError(
+                f"indices must be in 0..{self.num_samples - 1}: {counters.out_of_range} were not "
+                f"in epoch {self.epoch}, the smallest {counters.bad_index}"
+            )
+        if counters.nonfinite and self.on_nonfinite == "raise":
+            raise NonFiniteLossError(
+                f"losses must be finite, got {counters.nonfinite} that were not in epoch "
+                f"{self.epoch}"
+            )
+        audit = self.buffer.audit(self.epoch)
+        planned, served = self.plan.num_kept, self.served
+        trained = self.history.samples_trained + served
+        nominal = serve_count(self.num_samples, self._align, self._shards)
+        nominal += self.history.nominal_trained
+        return EpochReport(
+            epoch=self.epoch,
+            num_samples=self.num_samples,
+            planned=planned,
+            observed=counters.observed,
+            served=served,
+            dropped_tail=planned - served,
+            missing=audit.missing,
+            extra=audit.extra,
+            nonfinite=counters.nonfinite,
+            num_seen=audit.seen,
+            threshold=self._threshold(),
+            score_mean=self.buffer.mean(),
+            next_planned=0,
+            next_threshold=float("nan"),
+            samples_trained=trained,
+            nominal_trained=nominal,
+            dsi=1.0 - trained / nominal if nominal else 0.0,
+            engine_seconds=0.0,
+        )
