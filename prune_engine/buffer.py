@@ -97,6 +97,16 @@ class ScoreBuffer:
         self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.weight_table[1] = 1.0
         self.reset_counters()
+        # The tensors stay the same for life, so what each batch needs is put together once.
+        self._kernels = backends.load(self.backend)
+        self.observe_arguments = (
+            self.records,
+            self.score_sum,
+            self.counters,
+            self.weight_class,
+            self.weight_table,
+            self.epoch,
+        )
 
     @property
     def num_samples(self) -> int:
@@ -129,18 +139,7 @@ class ScoreBuffer:
         Raises:
             IndexError: an index is out of range (on the cpu).
         """
-        return ops.observe(
-            losses,
-            indices,
-            records=self.records,
-            score_sum=self.score_sum,
-            counters=self.counters,
-            weight_class=self.weight_class,
-            weight_table=self.weight_table,
-            epoch=self.epoch,
-            score=score,
-            backend=self.backend,
-        )
+        return ops.observe_state(losses, indices, score, self.observe_arguments, self._kernels)
 
     def mean_threshold(self) -> Tensor:
         """Return the mean threshold, float32 [1] on the device (``ops.mean_threshold``)."""

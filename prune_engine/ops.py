@@ -7,12 +7,10 @@ Every function takes ``backend=``: ``"auto"`` (the best that serves the tensors'
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from prune_engine import backends
 from prune_engine.checks import (
@@ -23,6 +21,7 @@ from prune_engine.checks import (
     check_vector,
     raise_index_error,
 )
+from prune_engine.gradient import differentiable_observe
 from prune_engine.types import PLAN_BLOCK, Rule
 from prune_engine.weights import rescale
 
@@ -36,34 +35,7 @@ def _kernels(backend: str, tensor: Tensor) -> backends.Kernels:
     return backends.load(backends.resolve(backend, tensor.device.type))
 
 
-class _Observe(torch.autograd.Function):
-    """Gradient of the rescaled losses: ``grad * batch_weights`` (DESIGN 2)."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, losses: Tensor, kernels: backends.Kernels, *state: Any
-    ) -> tuple[Tensor, Tensor]:
-        rescaled, batch_weights = kernels.observe(losses, *state)
-        ctx.save_for_backward(batch_weights)
-        ctx.mark_non_differentiable(batch_weights)
-        ctx.set_materialize_grads(False)
-        return rescaled, batch_weights
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
-        grad = grads[0]
-        if grad is not None:
-            (batch_weights,) = ctx.saved_tensors
-            # A half gradient is multiplied in float32 and rounded once, as the loss was.
-            grad = (grad * batch_weights).to(grad.dtype)
-        return (grad, *(None,) * (len(ctx.needs_input_grad) - 1))
-
-
-_differentiable_observe = cast(
-    "Callable[..., tuple[Tensor, Tensor]]",
-    _Observe.apply,  # pyright: ignore[reportUnknownMemberType]
-)
+ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def observe(
@@ -123,9 +95,51 @@ def observe(
     if isinstance(epoch, int):
         check_seed_epoch(0, epoch)
         epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
+    # What is changed must be changed in place (check_state); what is read may be converted.
+    if isinstance(weight_class, Tensor) and isinstance(weight_table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        weight_class, weight_table = weight_class.contiguous(), weight_table.contiguous()
     state = (records, score_sum, counters, weight_class, weight_table, epoch)
     try:
         kernels = _kernels(backend, records)
+    except AttributeError:
+        check_state(*state)
+        raise
+    return observe_state(losses, indices, score, state, kernels)
+
+
+def observe_state(
+    losses: Tensor,
+    indices: Tensor,
+    score: Tensor | None,
+    state: ObserveState,
+    kernels: backends.Kernels,
+) -> tuple[Tensor, Tensor]:
+    """Do what ``observe`` does with a state and kernels that are known to fit: the hot path.
+
+    Args:
+        losses: [B], see ``observe``.
+        indices: [B], see ``observe``.
+        score: [B] or None, see ``observe``.
+        state: records, score_sum, counters, weight_class, weight_table and epoch.
+        kernels: of a backend that serves their device.
+
+    Returns:
+        ``rescaled`` and ``batch_weights``, see ``observe``.
+
+    Raises:
+        TypeError: a dtype is not one of those.
+        ValueError: a shape or device does not fit.
+        IndexError: an index is out of range.
+
+    Example:
+        >>> from prune_engine import ScoreBuffer
+        >>> state = ScoreBuffer(2).observe_arguments
+        >>> kernels = backends.load("reference")
+        >>> observe_state(torch.ones(1), torch.tensor([1]), None, state, kernels)[0].tolist()
+        [1.0]
+    """
+    records = state[0]
+    try:
         # A compiled operator checks everything before it writes anything, but not where tensors
         # of another kind (meta) are; its plain messages are said better below. A good call pays
         # for nothing else.
@@ -137,10 +151,9 @@ def observe(
             check_batch(losses, indices, score, records.device)
             score = score.detach().contiguous()
         losses, indices = losses.contiguous(), indices.contiguous()
-        state = (*state[:3], weight_class.contiguous(), weight_table.contiguous(), epoch)
         wants_grad = losses.requires_grad and torch.is_grad_enabled()
         if wants_grad and not losses.is_cpu:
-            result = _differentiable_observe(losses, kernels, indices, score, *state)
+            result = differentiable_observe(losses, kernels.observe, indices, score, *state)
         else:
             result = kernels.observe(losses.detach(), indices, score, *state)
     except (AttributeError, RuntimeError, TypeError) as error:
@@ -153,7 +166,7 @@ def observe(
         result = (rescale(losses, result[1]), result[1])
     # The compiled operators do not tell autograd what they changed; a tensor saved for a backward
     # pass must not be damaged unnoticed.
-    torch.autograd.graph.increment_version((records, score_sum, counters))
+    torch.autograd.graph.increment_version(state[:3])
     return result
 
 

@@ -38,6 +38,7 @@ HEIGHTS = {
     "losses": 3,
     "checks": 2,
     "weights": 2,
+    "gradient": 2,
     "backends": 2,
     "arrays": 1,
     "_host": 1,
