@@ -99,6 +99,7 @@ class ScoreBuffer:
         self.reset_counters()
         # The tensors stay the same for life, so what each batch needs is put together once.
         self._kernels = backends.load(self.backend)
+        self._checks = self._kernels.CHECKS_ARGUMENTS
         self.observe_arguments = (
             self.records,
             self.score_sum,
@@ -139,7 +140,10 @@ class ScoreBuffer:
         Raises:
             IndexError: an index is out of range (on the cpu).
         """
-        return ops.observe_state(losses, indices, score, self.observe_arguments, self._kernels)
+        # These tensors are the buffer's own: none of them is ever saved for a backward pass.
+        return ops.observe_state(
+            losses, indices, score, self.observe_arguments, self._kernels, checks=self._checks
+        )
 
     def mean_threshold(self) -> Tensor:
         """Return the mean threshold, float32 [1] on the device (``ops.mean_threshold``)."""

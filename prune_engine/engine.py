@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -140,21 +141,33 @@ class PruneEngine:
             IndexError: an index is out of range (on a device it is raised by ``end_epoch``).
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
+        if torch.compiler.is_compiling():  # no clock runs while a step is being traced
+            return self._observe(losses, indices, score, reduction, denom)
+        began = time.perf_counter()
+        loss = self._observe(losses, indices, score, reduction, denom)
+        self._run.engine_seconds += time.perf_counter() - began
+        return loss
+
+    def _observe(
+        self,
+        losses: Tensor,
+        indices: Tensor,
+        score: Tensor | None,
+        reduction: Reduction,
+        denom: Tensor | float | None,
+    ) -> Tensor:
         run, device = self._run, self.buffer.device
-        began = run.now()
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
-        if run.looks_ahead or run.on_nonfinite == "raise":
+        if run.ahead or run.on_nonfinite == "raise":
             check_batch(losses, indices, score, device)
-        if run.looks_ahead:
-            run.arrive(losses.shape[0])
-        if run.on_nonfinite == "raise" and losses.is_cpu:
-            refuse_nonfinite(losses if score is None else score, indices)
+            if run.ahead:
+                run.arrive(losses.shape[0])
+            if run.on_nonfinite == "raise" and losses.is_cpu:
+                refuse_nonfinite(losses if score is None else score, indices)
         rescaled, weights = self.buffer.observe(losses, indices, score=score)
         run.consume(losses.shape[0])
-        loss = reduce_losses(rescaled, weights, reduction, denom)
-        run.add_seconds(began)
-        return loss
+        return reduce_losses(rescaled, weights, reduction, denom)
 
     def epochs(self) -> Iterator[int]:
         """Iterate over the epochs, ending each after the loop's body; continues a restored run.

@@ -104,7 +104,12 @@ def observe(
     except AttributeError:
         check_state(*state)
         raise
-    return observe_state(losses, indices, score, state, kernels)
+    checks = torch.compiler.is_compiling() or kernels.CHECKS_ARGUMENTS
+    result = observe_state(losses, indices, score, state, kernels, checks=checks)
+    # The compiled operators do not tell autograd what they changed; a tensor saved for a backward
+    # pass must not be damaged unnoticed.
+    torch.autograd.graph.increment_version(state[:3])
+    return result
 
 
 def observe_state(
@@ -113,6 +118,8 @@ def observe_state(
     score: Tensor | None,
     state: ObserveState,
     kernels: backends.Kernels,
+    *,
+    checks: bool,
 ) -> tuple[Tensor, Tensor]:
     """Do what ``observe`` does with a state and kernels that are known to fit: the hot path.
 
@@ -122,6 +129,7 @@ def observe_state(
         score: [B] or None, see ``observe``.
         state: records, score_sum, counters, weight_class, weight_table and epoch.
         kernels: of a backend that serves their device.
+        checks: whether those kernels check their arguments themselves.
 
     Returns:
         ``rescaled`` and ``batch_weights``, see ``observe``.
@@ -135,22 +143,22 @@ def observe_state(
         >>> from prune_engine import ScoreBuffer
         >>> state = ScoreBuffer(2).observe_arguments
         >>> kernels = backends.load("reference")
-        >>> observe_state(torch.ones(1), torch.tensor([1]), None, state, kernels)[0].tolist()
+        >>> batch = torch.ones(1), torch.tensor([1]), None
+        >>> observe_state(*batch, state, kernels, checks=False)[0].tolist()
         [1.0]
     """
     records = state[0]
     try:
         # A compiled operator checks everything before it writes anything, but not where tensors
-        # of another kind (meta) are; its plain messages are said better below. A good call pays
-        # for nothing else.
-        checked = torch.compiler.is_compiling() or kernels.CHECKS_ARGUMENTS
-        if not (checked and losses.device == indices.device == records.device):
+        # of another kind (meta) are; its plain messages are said better below, and what is not
+        # contiguous is converted there. A good call pays for nothing else.
+        if not (checks and losses.device == indices.device == records.device) or (
+            score is not None and score.device != records.device
+        ):
             check_state(*state)
             check_batch(losses, indices, score, records.device)
         if score is not None:
-            check_batch(losses, indices, score, records.device)
-            score = score.detach().contiguous()
-        losses, indices = losses.contiguous(), indices.contiguous()
+            score = score.detach()
         wants_grad = losses.requires_grad and torch.is_grad_enabled()
         if wants_grad and not losses.is_cpu:
             result = differentiable_observe(losses, kernels.observe, indices, score, *state)
@@ -159,14 +167,16 @@ def observe_state(
     except (AttributeError, RuntimeError, TypeError) as error:
         check_state(*state)
         check_batch(losses, indices, score, records.device)
-        raise_index_error(error)
+        batch = (losses, indices) if score is None else (losses, indices, score)
+        if all(tensor.is_contiguous() for tensor in batch):
+            raise_index_error(error)
+        losses, indices = losses.contiguous(), indices.contiguous()
+        score = None if score is None else score.contiguous()
+        return observe_state(losses, indices, score, state, kernels, checks=checks)
     if wants_grad and losses.is_cpu:
         # The same product once more, by an operator with a native gradient: on a cpu that takes a
         # tenth of the time of a Python autograd function, and a launch costs nothing.
         result = (rescale(losses, result[1]), result[1])
-    # The compiled operators do not tell autograd what they changed; a tensor saved for a backward
-    # pass must not be damaged unnoticed.
-    torch.autograd.graph.increment_version(state[:3])
     return result
 
 

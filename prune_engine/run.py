@@ -69,7 +69,7 @@ class EpochRun:
         self.total = total_steps if mode == "steps" else num_epochs
         self._steps = 0
         self._align = self._shards = 1
-        self._ahead: list[EpochPlan] = []
+        self.ahead: list[EpochPlan] = []
         self._begin_epoch(0)
         began = self.now()
         plan = make_plan(self.buffer, self._rule(0), seed=seed, epoch=0)
@@ -103,11 +103,6 @@ class EpochRun:
         within = min(1.0, self.cursor / self.served) if self.served else 0.0
         return min(1.0, (self.epoch + within) / self.total)
 
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether plans have been made ahead, so that a batch may be of the next one."""
-        return bool(self._ahead)
-
     def consume(self, size: int) -> None:
         """Note that a batch was observed."""
         self._local += size
@@ -136,7 +131,7 @@ class EpochRun:
         buffer["counters"] = distributed.merge_counters(
             self.buffer.counters, self.process_group
         ).to("cpu", copy=True)
-        ahead = [dump_plan(plan) for plan in self._ahead]
+        ahead = [dump_plan(plan) for plan in self.ahead]
         return state.save(self, buffer, self.plan.threshold.to("cpu", copy=True), ahead)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -148,7 +143,7 @@ class EpochRun:
         self._steps = int(saved["steps"])
         thresholds = saved["threshold"].to(self.buffer.device)
         self._plan = restore_plan(self.buffer, thresholds, seed=self.seed, epoch=self.epoch)
-        self._ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
+        self.ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
         if distributed.world(self.process_group)[0] == 0:  # they are of all ranks together
             self.buffer.counters.copy_(saved["buffer"]["counters"])
         self.seek(int(saved["cursor"]))
@@ -191,17 +186,17 @@ class EpochRun:
             The next plan; it becomes current when training has consumed those before it.
         """
         at = max(0, plan.epoch - self.epoch)
-        if at == len(self._ahead):
+        if at == len(self.ahead):
             began = self.now()
             distributed.merge_records(self.buffer.records, self.process_group)
             upcoming = plan.epoch + 1
-            self._ahead.append(
+            self.ahead.append(
                 make_plan(
                     self.buffer, self._rule(upcoming), seed=self.seed, epoch=upcoming, ahead=True
                 )
             )
             self.add_seconds(began)
-        return self._ahead[at]
+        return self.ahead[at]
 
     def seek(self, cursor: int) -> None:
         """Continue the epoch at a consumed cursor."""
@@ -252,7 +247,7 @@ class EpochRun:
         distributed.merge_records(self.buffer.records, self.process_group)
         draft = self._report()
         enforce_coverage(draft, self.coverage)
-        self._plan = self._ahead.pop(0)
+        self._plan = self.ahead.pop(0)
         self.buffer.activate(self._plan.weight_class, self._plan.weight_table, self._plan.epoch)
         self._enter(self._plan.epoch, draft)
 

@@ -153,6 +153,8 @@ def train_arm(
         total = torch.zeros((), dtype=torch.float64, device=trainer.device)
         for images, labels, indices in loader:
             losses, score = trainer.losses(images, labels)
+            if config.label_smoothing == 0:
+                score = None  # the loss is the score
             trainer.step(engine.observe(losses, indices.to(trainer.device), score=score))
             schedule.step()
             total += losses.detach().sum()
