@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,6 +51,13 @@ class Counters:
     bad_index: int
 
 
+def _filled(count: int, value: int, dtype: type[np.generic], device: torch.device) -> Tensor:
+    # Batches touch records all over N. NumPy asks Linux for huge pages where torch does not, and
+    # a scattered access then costs one cache miss instead of one and a walk of the page table.
+    filled = torch.from_numpy(np.full(count, value, dtype))  # pyright: ignore[reportUnknownMemberType]
+    return filled.to(device)
+
+
 class ScoreBuffer:
     """The scores of N samples on one device, with their exact running sum.
 
@@ -88,11 +96,11 @@ class ScoreBuffer:
             )
         self.device = torch.get_default_device() if device is None else torch.device(device)
         self.backend = backends.resolve(backend, self.device.type)
-        self.records = torch.zeros(num_samples, dtype=torch.int64, device=self.device)
+        self.records = _filled(num_samples, 0, np.int64, self.device)
         self.device = self.records.device  # "cuda" has become "cuda:0"
         self.score_sum = torch.zeros(3, dtype=torch.int64, device=self.device)
         self.counters = torch.zeros(4, dtype=torch.int64, device=self.device)
-        self.weight_class = torch.ones(num_samples, dtype=torch.uint8, device=self.device)
+        self.weight_class = _filled(num_samples, 1, np.uint8, self.device)
         self.weight_table = torch.zeros(NUM_CLASSES, dtype=torch.float32, device=self.device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.weight_table[1] = 1.0
