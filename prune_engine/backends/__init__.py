@@ -86,6 +86,8 @@ class Backend:
         devices: device types it serves; empty means every one.
         automatic: whether ``"auto"`` may choose it.
         summary: one line for ``prune-engine info``.
+        refusal: a function of the module that says why it cannot serve these devices here, ""
+            where it can; none: it can wherever the module loads.
     """
 
     name: str
@@ -93,9 +95,13 @@ class Backend:
     devices: tuple[str, ...]
     automatic: bool
     summary: str
+    refusal: str | None = None
 
 
 TABLE: tuple[Backend, ...] = (
+    Backend(
+        "cuda", "native", ("cuda",), True, "CUDA C++ kernels, one launch a batch", "cuda_refusal"
+    ),
     Backend("cpu", "native", ("cpu",), True, "C++ kernels through the stable ABI"),
     Backend("reference", "reference", (), False, "the specification in eager torch, any device"),
 )
@@ -123,9 +129,12 @@ def load(name: str) -> Kernels:
     for row in TABLE:
         if row.name == name:
             try:
-                return cast(Kernels, importlib.import_module(f"{__name__}.{row.module}"))
+                module = importlib.import_module(f"{__name__}.{row.module}")
             except (ImportError, OSError) as error:
                 raise RuntimeError(f"backend {name!r} cannot be loaded: {error}") from error
+            if row.refusal is not None and (reason := getattr(module, row.refusal)()):
+                raise RuntimeError(f"backend {name!r} cannot serve here: {reason}")
+            return cast(Kernels, module)
     known = ", ".join(repr(row.name) for row in TABLE)
     raise ValueError(f"backend must be 'auto' or one of {known}, got {name!r}")
 
@@ -186,8 +195,8 @@ def is_native(name: str) -> bool:
         True where ``torch.compile`` can see them.
 
     Example:
-        >>> is_native("cpu"), is_native("reference")
-        (True, False)
+        >>> is_native("cpu"), is_native("cuda"), is_native("reference")
+        (True, True, False)
     """
     return any(row.name == name and row.module == "native" for row in TABLE)
 
@@ -217,7 +226,7 @@ def describe() -> list[BackendStatus]:
 
     Example:
         >>> [status.name for status in describe()]
-        ['cpu', 'reference']
+        ['cuda', 'cpu', 'reference']
     """
     rows: list[BackendStatus] = []
     for row in TABLE:
