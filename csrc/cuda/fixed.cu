@@ -24,19 +24,20 @@ __global__ void __launch_bounds__(kPlanThreads)
     histogram_kernel(const int64_t* __restrict__ records, int64_t num_samples, bool vector,
                      const float* __restrict__ thresholds, const __grid_constant__ Decision rule,
                      int unseen_band, uint32_t* histogram) {
-  __shared__ alignas(16) uint32_t word[kPairs];
+  alignas(16) __shared__ uint32_t word[kPairs];
   __shared__ Bands bands;
   make_bands(thresholds, rule, unseen_band, nullptr, &bands);
   const int64_t blocks = num_blocks(num_samples, kPlanBlock);
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const int64_t begin = block * kPlanBlock;
     const int size = block_size(begin, num_samples);
-    uint32_t key[kThreadSamples], fate[kThreadSamples];
-    load_keys(records + begin, size, vector && size == kPlanBlock, key);
+    Keys<kThreadSamples> keys;
+    uint32_t fate[kThreadSamples];
+    load_keys(records + begin, size, vector && size == kPlanBlock, &keys);
     __syncthreads();  // the draws of the last block have been read
     make_draws(begin, rule.seed, rule.epoch, word);
     __syncthreads();  // also: the bands are made
-    make_fates(bands, rule.num_thresholds, key, fate);
+    make_fates(bands, rule.num_thresholds, keys, fate);
 #pragma unroll
     for (int e = 0; e < kThreadSamples; ++e) {
       const int pair = (e / 2) * kPlanThreads + static_cast<int>(threadIdx.x);
@@ -105,12 +106,16 @@ __global__ void __launch_bounds__(kSettleThreads)
       static_cast<int64_t>(blockIdx.x) * kPlanBlock + kGroupSize * static_cast<int>(threadIdx.x);
   const Philox4 words =
       keep_words(static_cast<uint64_t>(first) / kGroupSize, rule.seed, rule.epoch);
-  uint32_t key[kGroupSize], fate[kGroupSize];
+  Keys<kGroupSize> keys;
+  uint32_t fate[kGroupSize];
+  keys.seen = 0;
 #pragma unroll
   for (int e = 0; e < kGroupSize; ++e) {
-    key[e] = first + e < num_samples ? record_key(records[first + e]) : 0;
+    const int64_t record = first + e < num_samples ? records[first + e] : 0;
+    keys.seen |= record != 0 ? 1u << e : 0u;
+    keys.key[e] = record_key(record);
   }
-  make_fates(bands, rule.num_thresholds, key, fate);
+  make_fates(bands, rule.num_thresholds, keys, fate);
 
   int dropped = 0;
   for (int band = 0; band <= rule.num_thresholds; ++band) {
@@ -147,7 +152,7 @@ cudaError_t launch_fix_counts(const PlanArgs& args, cudaStream_t stream) {
   if (error != cudaSuccess) return error;
   const auto grid = static_cast<unsigned>(std::min(int64_t{kHistogramGrid}, blocks));
   histogram_kernel<<<grid, kPlanThreads, 0, stream>>>(
-      args.records, args.num_samples, aligned(args.records, sizeof(longlong2)), args.thresholds,
+      args.records, args.num_samples, aligned(args.records, sizeof(uint4)), args.thresholds,
       args.rule, args.unseen_band, args.scratch.histogram);
   error = cudaGetLastError();
   if (error != cudaSuccess) return error;

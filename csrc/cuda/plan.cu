@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kPlanThreads)
                 const __grid_constant__ Decision rule, int unseen_band,
                 const FixedCuts* __restrict__ fixed, uint8_t* __restrict__ weight_class,
                 int64_t* __restrict__ block_offsets, int64_t* __restrict__ ties) {
-  __shared__ alignas(16) uint32_t word[kPairs];
-  __shared__ alignas(16) uint8_t classes[kPlanBlock];
+  alignas(16) __shared__ uint32_t word[kPairs];
+  alignas(16) __shared__ uint8_t classes[kPlanBlock];
   __shared__ Bands bands;
   __shared__ int tied[kMaxBands];
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kPlanBlock;
@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(kPlanThreads)
   const bool whole = size == kPlanBlock;
 
   // All loads first: the generator runs while they are in flight.
-  uint32_t key[kThreadSamples];
-  load_keys(records + begin, size, vector_in && whole, key);
+  Keys<kThreadSamples> keys;
+  load_keys(records + begin, size, vector_in && whole, &keys);
   if (threadIdx.x < kMaxBands) {
     tied[threadIdx.x] = 0;
     make_bands(thresholds, rule, unseen_band, kFixed ? fixed : nullptr, &bands);
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kPlanThreads)
   __syncthreads();
 
   uint32_t fate[kThreadSamples];
-  make_fates(bands, rule.num_thresholds, key, fate);
+  make_fates(bands, rule.num_thresholds, keys, fate);
   int kept = 0;
 #pragma unroll
   for (int j = 0; j < kThreadPairs; ++j) {
@@ -111,7 +111,7 @@ template <bool kFixed>
 cudaError_t decide(const PlanArgs& args, int64_t blocks, cudaStream_t stream) {
   if (blocks == 0) return cudaSuccess;  // Edge case 1
   plan_kernel<kFixed><<<static_cast<unsigned>(blocks), kPlanThreads, 0, stream>>>(
-      args.records, args.num_samples, aligned(args.records, sizeof(longlong2)),
+      args.records, args.num_samples, aligned(args.records, sizeof(uint4)),
       aligned(args.weight_class, sizeof(uint4)), args.thresholds, args.rule, args.unseen_band,
       args.scratch.cuts, args.weight_class, args.block_offsets, args.scratch.ties);
   return cudaGetLastError();

@@ -45,38 +45,54 @@ __device__ __forceinline__ void make_bands(const float* __restrict__ thresholds,
   if (band == 0 && unseen_band < 0) bands->unseen = make_fate(0, 1) | kNoBand << 20;
 }
 
-// The band is the number of thresholds <= the score; key 0 is a sample without one.
+// Records of kCount samples: their keys, and bit e of seen where sample e has a score.
+template <int kCount>
+struct Keys {
+  uint32_t key[kCount];
+  uint32_t seen;
+};
+
+// The band is the number of thresholds <= the score.
 template <int kCount>
 __device__ __forceinline__ void make_fates(const Bands& bands, int num_thresholds,
-                                           const uint32_t (&key)[kCount],
-                                           uint32_t (&fate)[kCount]) {
+                                           const Keys<kCount>& keys, uint32_t (&fate)[kCount]) {
   const uint32_t lowest = bands.fate[0], unseen = bands.unseen;
 #pragma unroll
-  for (int e = 0; e < kCount; ++e) fate[e] = key[e] == 0 ? unseen : lowest;
+  for (int e = 0; e < kCount; ++e) fate[e] = (keys.seen >> e & 1u) != 0 ? lowest : unseen;
   for (int t = 0; t < num_thresholds; ++t) {
     const uint32_t threshold = bands.threshold_key[t], above = bands.fate[t + 1];
 #pragma unroll
-    for (int e = 0; e < kCount; ++e) fate[e] = key[e] >= threshold ? above : fate[e];
+    for (int e = 0; e < kCount; ++e) fate[e] = keys.key[e] >= threshold ? above : fate[e];
   }
 }
 
-// Keys of this thread's pairs j * kPlanThreads + threadIdx.x of the block: key[2 j], key[2 j + 1].
+// This thread's pairs j * kPlanThreads + threadIdx.x of the block: samples 2 j and 2 j + 1 of keys.
 __device__ __forceinline__ void load_keys(const int64_t* __restrict__ records, int size,
-                                          bool vector, uint32_t (&key)[kThreadSamples]) {
+                                          bool vector, Keys<kThreadSamples>* keys) {
+  keys->seen = 0;
   if (vector) {
-    const auto* pairs = reinterpret_cast<const longlong2*>(records);
+    const auto* pairs = reinterpret_cast<const uint4*>(records);
+    uint4 pair[kThreadPairs];  // low and high word of one record, then of the next
 #pragma unroll
     for (int j = 0; j < kThreadPairs; ++j) {
-      const longlong2 pair = pairs[j * kPlanThreads + threadIdx.x];
-      key[2 * j] = record_key(pair.x);
-      key[2 * j + 1] = record_key(pair.y);
+      pair[j] = __ldcs(pairs + j * kPlanThreads + threadIdx.x);  // read once: streamed
+    }
+#pragma unroll
+    for (int j = 0; j < kThreadPairs; ++j) {
+      // The high words are needed: a load whose half is unused is narrowed to two of 4 bytes.
+      keys->seen |= (pair[j].x | pair[j].y) != 0 ? 1u << (2 * j) : 0u;
+      keys->seen |= (pair[j].z | pair[j].w) != 0 ? 2u << (2 * j) : 0u;
+      keys->key[2 * j] = pair[j].x;
+      keys->key[2 * j + 1] = pair[j].z;
     }
     return;
   }
 #pragma unroll
   for (int e = 0; e < kThreadSamples; ++e) {
     const int i = 2 * ((e / 2) * kPlanThreads + static_cast<int>(threadIdx.x)) + e % 2;
-    key[e] = i < size ? record_key(records[i]) : 0;
+    const int64_t record = i < size ? records[i] : 0;
+    keys->seen |= record != 0 ? 1u << e : 0u;
+    keys->key[e] = record_key(record);
   }
 }
 
