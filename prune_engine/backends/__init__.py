@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, cast
@@ -98,11 +99,18 @@ class Backend:
     refusal: str | None = None
 
 
+# The variable that Triton itself reads when a kernel is defined.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_TRITON_DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
+
 TABLE: tuple[Backend, ...] = (
     Backend(
         "cuda", "native", ("cuda",), True, "CUDA C++ kernels, one launch a batch", "cuda_refusal"
     ),
     Backend("cpu", "native", ("cpu",), True, "C++ kernels through the stable ABI"),
+    Backend(
+        "triton", "triton", _TRITON_DEVICES, True, "Triton kernels, for want of nvcc", "refusal"
+    ),
     Backend("reference", "reference", (), False, "the specification in eager torch, any device"),
 )
 
@@ -226,7 +234,7 @@ def describe() -> list[BackendStatus]:
 
     Example:
         >>> [status.name for status in describe()]
-        ['cuda', 'cpu', 'reference']
+        ['cuda', 'cpu', 'triton', 'reference']
     """
     rows: list[BackendStatus] = []
     for row in TABLE:
