@@ -29,12 +29,17 @@ struct Named {
   const char* name;
 };
 
+int32_t cuda_index(const Named& named) {
+  STD_TORCH_CHECK(named.tensor.is_cuda(), named.name, " must be on a CUDA device");
+  return named.tensor.get_device_index();
+}
+
 // The device of the first tensor is current while this lives; the others must be on it, for a
 // kernel cannot tell a host pointer from its own.
 class OnDevice {
  public:
-  OnDevice(const Tensor& first, std::initializer_list<Named> others)
-      : index_(first.get_device_index()), guard_(index_) {
+  OnDevice(const Named& first, std::initializer_list<Named> others)
+      : index_(cuda_index(first)), guard_(index_) {
     for (const Named& other : others) {
       STD_TORCH_CHECK(other.tensor.is_cuda() && other.tensor.get_device_index() == index_,
                       other.name, " must be on device cuda:", index_);
@@ -91,14 +96,14 @@ std::tuple<Tensor, Tensor> observe_cuda(
     Tensor weight_table,          // [8] float32
     Tensor epoch) {               // [1] int64
   const Tensor& scored = score.has_value() ? *score : losses;
-  const OnDevice device(records, {{losses, "losses"},
-                                  {indices, "indices"},
-                                  {scored, "score"},
-                                  {score_sum, "score_sum"},
-                                  {counters, "counters"},
-                                  {weight_class, "weight_class"},
-                                  {weight_table, "weight_table"},
-                                  {epoch, "epoch"}});
+  const OnDevice device({records, "records"}, {{losses, "losses"},
+                                               {indices, "indices"},
+                                               {scored, "score"},
+                                               {score_sum, "score_sum"},
+                                               {counters, "counters"},
+                                               {weight_class, "weight_class"},
+                                               {weight_table, "weight_table"},
+                                               {epoch, "epoch"}});
   check_observe(losses, indices, scored, records, score_sum, counters, weight_class, weight_table,
                 epoch);
   const cuda::Real loss_type = real_type(losses.scalar_type(), "losses");
@@ -126,7 +131,7 @@ std::tuple<Tensor, Tensor> observe_cuda(
 }
 
 Tensor mean_threshold_cuda(Tensor score_sum /* [3] int64 */) {
-  const OnDevice device(score_sum, {});
+  const OnDevice device({score_sum, "score_sum"}, {});
   check_mean_threshold(score_sum);
   Tensor threshold = torch::stable::new_empty(score_sum, {1}, ScalarType::Float);
   check_cuda(cuda::launch_mean_threshold(score_sum.const_data_ptr<int64_t>(),
@@ -143,7 +148,8 @@ Tensor plan_cuda(Tensor records,                 // [N] int64
                  int64_t keep_den,               // 0: independent draws
                  int64_t unseen_band, int64_t seed, int64_t epoch,
                  Tensor weight_class) {  // [N] uint8, changed
-  const OnDevice device(records, {{thresholds, "thresholds"}, {weight_class, "weight_class"}});
+  const OnDevice device({records, "records"},
+                        {{thresholds, "thresholds"}, {weight_class, "weight_class"}});
   check_plan(records, thresholds, cuts, classes, keep_num, keep_den, unseen_band, seed, epoch,
              weight_class);
   const int64_t num_samples = records.numel();
@@ -182,7 +188,7 @@ Tensor plan_cuda(Tensor records,                 // [N] int64
 Tensor compact_cuda(Tensor weight_class,   // [N] uint8
                     Tensor block_offsets,  // [ceil(N / 4096) + 1] int64
                     int64_t num_kept) {
-  const OnDevice device(weight_class, {{block_offsets, "block_offsets"}});
+  const OnDevice device({weight_class, "weight_class"}, {{block_offsets, "block_offsets"}});
   check_compact(weight_class, block_offsets);
   const int64_t num_samples = weight_class.numel();
   check_num_samples(num_samples);
@@ -199,14 +205,17 @@ Tensor compact_cuda(Tensor weight_class,   // [N] uint8
 Tensor order_cuda(Tensor kept,                      // [n] int32
                   std::optional<Tensor> positions,  // [M] int64, or none: a range
                   int64_t start, int64_t step, int64_t count, int64_t seed, int64_t epoch) {
-  const OnDevice device(kept, {{positions.has_value() ? *positions : kept, "positions"}});
+  const OnDevice device({kept, "kept"}, {{positions.has_value() ? *positions : kept, "positions"}});
   count = check_order(kept, positions, count, seed, epoch);
   const int64_t n = kept.numel();
   if (!positions.has_value() && count > 0) {
-    // Both ends decide; |start| and |step| below 2^31 keep the product from overflowing.
-    const bool inside = start >= 0 && start < n && count <= n && step > -n && step < n &&
-                        start + (count - 1) * step >= 0 && start + (count - 1) * step < n;
-    STD_TORCH_CHECK(inside, "IndexError: positions must be in 0..", n - 1);
+    // Both ends decide. Only here are the products known not to overflow: n is below 2^31.
+    const bool small = count <= n && step > -n && step < n;
+    const bool inside =
+        count == 1 || step == 0 ||
+        (small && start + (count - 1) * step >= 0 && start + (count - 1) * step < n);
+    STD_TORCH_CHECK(start >= 0 && start < n && inside, "IndexError: positions must be in 0..",
+                    n - 1);
   }
   Tensor samples = torch::stable::new_empty(kept, {count});
   const cuda::Wanted wanted = {
@@ -222,7 +231,7 @@ Tensor order_cuda(Tensor kept,                      // [n] int32
 Tensor audit_cuda(Tensor records,       // [N] int64
                   Tensor weight_class,  // [N] uint8
                   int64_t epoch) {
-  const OnDevice device(records, {{weight_class, "weight_class"}});
+  const OnDevice device({records, "records"}, {{weight_class, "weight_class"}});
   check_audit(records, weight_class, epoch);
   Tensor result = torch::stable::new_empty(records, {6}, ScalarType::Long);
   check_cuda(cuda::launch_audit(records.const_data_ptr<int64_t>(),

@@ -126,12 +126,10 @@ void emulated_observe(int loss_type, const void* losses, int score_type, const v
                       float* batch_weights, int64_t* records, int64_t num_samples,
                       int64_t* score_sum, int64_t* counters, const uint8_t* weight_class,
                       const float* weight_table, const int64_t* epoch) {
-  cuda::launch_observe({static_cast<cuda::Real>(loss_type), losses,
-                        static_cast<cuda::Real>(score_type), score, wide != 0, indices, size,
-                        rescaled, batch_weights},
-                       {records, num_samples, score_sum, counters, weight_class, weight_table,
-                        epoch},
-                       nullptr);
+  cuda::launch_observe(
+      {static_cast<cuda::Real>(loss_type), losses, static_cast<cuda::Real>(score_type), score,
+       wide != 0, indices, size, rescaled, batch_weights},
+      {records, num_samples, score_sum, counters, weight_class, weight_table, epoch}, nullptr);
 }
 
 void emulated_mean_threshold(const int64_t* score_sum, float* threshold) {
