@@ -21,7 +21,9 @@ from prune_engine.backends.triton.arithmetic import (
 )
 from prune_engine.backends.triton.launch import blocks_of, launch
 
-BLOCK = 256  # small, so that a batch spreads over the device; at most 32767, see `counted` below
+# Small, so that a batch spreads over the device; at most 32767, see `counted` below.
+BLOCK = 256
+WARPS = BLOCK // 32  # one sample a thread: no tile has to change its layout between threads
 
 
 @triton.jit(do_not_specialize=["batch_size", "num_samples"])
@@ -128,6 +130,6 @@ def observe(
         batch_size,
         records.numel(),
         BLOCK=BLOCK,
-        warps=4,
+        warps=WARPS,
     )
     return rescaled, batch_weights
