@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels under Triton's interpreter: the bits of the reference, on CPU tensors.
+"""The Triton kernels against the reference on the CPU, bit for bit.
 
-Not collected by name: Triton decides when a kernel is defined whether it is interpreted, so
-test_triton.py runs this file in a process of its own. The name of each test begins with its
-operator. The interpreter's time goes by program, so the sizes are small.
+Not collected by name. With ``TRITON_INTERPRET=1`` the kernels run under Triton's interpreter on CPU
+tensors, which it decides when a kernel is defined: test_triton.py runs this file in a process of
+its own. Without it they run on a GPU, through test_triton_device.py. The name of each test begins
+with its operator. The interpreter's time goes by program, so the sizes are small.
 """
 
 from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import oracle
@@ -38,8 +40,7 @@ from hypothesis import strategies as st
 
 import prune_engine as pe
 
-if os.environ.get("TRITON_INTERPRET") != "1":
-    raise RuntimeError("run this file through test_triton.py, or with TRITON_INTERPRET=1")
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 pytestmark = [
     pytest.mark.triton,
@@ -56,26 +57,31 @@ SIZES = [0, 1, 31, 32, 33, 4095, 4096, 4097, 10_007]
 class State:
     """The tensors that observe mutates or reads."""
 
-    def __init__(self, old: list[int], classes: list[int]) -> None:
-        """Start with an exact sum and no samples counted."""
-        self.records = int64(old)
-        self.score_sum = int64(oracle.sum_of_records(old))
-        self.counters = int64([0, 0, 0, oracle.INT64_MAX])
-        self.weight_class = uint8(classes)
+    def __init__(self, old: list[int], classes: list[int], backend: str) -> None:
+        """Start with an exact sum and no samples counted, where the backend runs."""
+        self.backend = backend
+        self.device = DEVICE if backend == "triton" else "cpu"
+        self.tensors = {
+            "records": int64(old),
+            "score_sum": int64(oracle.sum_of_records(old)),
+            "counters": int64([0, 0, 0, oracle.INT64_MAX]),
+            "weight_class": uint8(classes),
+        }
+        self.tensors = {name: value.to(self.device) for name, value in self.tensors.items()}
 
-    def observe(self, losses, indices, backend, *, epoch, score=None):
+    def observe(self, losses, indices, *, epoch, score=None):
         """Call the public function and return all that it returned or changed, by name."""
-        state = {name: getattr(self, name) for name in vars(self)}
         rescaled, weights = pe.ops.observe(
-            losses,
-            indices,
+            losses.to(self.device),
+            indices.to(self.device),
             epoch=epoch,
-            score=score,
-            backend=backend,
-            weight_table=WEIGHTS,
-            **state,
+            score=None if score is None else score.to(self.device),
+            backend=self.backend,
+            weight_table=WEIGHTS.to(self.device),
+            **self.tensors,
         )
-        return {"rescaled": rescaled, "batch_weights": weights, **state}
+        found = {"rescaled": rescaled, "batch_weights": weights, **self.tensors}
+        return {name: value.cpu() for name, value in found.items()}
 
 
 def random_batch(rng, num_samples, batch_size, dtype, index_dtype):
@@ -92,7 +98,7 @@ def both(num_samples, salt, epoch):
     rng = random.Random(salt)
     old = records(rng, num_samples, epoch)
     classes = [rng.randrange(8) for _ in range(num_samples)]
-    return State(old, classes), State(old, classes)
+    return State(old, classes, "triton"), State(old, classes, "reference")
 
 
 @few
@@ -117,8 +123,8 @@ def test_observe_equals_the_reference(
     if score_dtype is not None:
         score = torch.tensor(floats(rng, batch_size, finite=False)).to(score_dtype)
     one, other = both(num_samples, salt, epoch)
-    got = one.observe(losses, indices, "triton", epoch=epoch, score=score)
-    want = other.observe(losses, indices, "reference", epoch=epoch, score=score)
+    got = one.observe(losses, indices, epoch=epoch, score=score)
+    want = other.observe(losses, indices, epoch=epoch, score=score)
     for name, value in want.items():
         assert_bitwise(got[name], value, name)
 
@@ -130,9 +136,10 @@ def test_observe_rounds_every_float16_product_as_the_reference(dtype):
     kind = dtype if dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
     losses = patterns.view(kind).to(dtype)
     indices = torch.arange(losses.numel()) % 5
-    one, other = State([0] * 5, [1, 2, 3, 4, 5]), State([0] * 5, [1, 2, 3, 4, 5])
-    got = one.observe(losses, indices, "triton", epoch=0)
-    want = other.observe(losses, indices, "reference", epoch=0)
+    start = [0] * 5, [1, 2, 3, 4, 5]
+    one, other = State(*start, "triton"), State(*start, "reference")
+    got = one.observe(losses, indices, epoch=0)
+    want = other.observe(losses, indices, epoch=0)
     for name, value in want.items():
         assert_bitwise(got[name], value, name)
 
@@ -143,8 +150,8 @@ def test_observe_skips_and_counts_what_is_out_of_range(index_dtype):
     bad = [40, -1, 2**31 - 1, -(2**31), -7]
     losses = float32([*(9.0 + k for k in range(5)), *floats(random.Random(1), 30), *NON_FINITE])
     inside = [random.Random(2).randrange(40) for _ in range(33)]
-    got = one.observe(losses, torch.tensor([*bad, *inside], dtype=index_dtype), "triton", epoch=3)
-    want = other.observe(losses[5:], torch.tensor(inside, dtype=index_dtype), "reference", epoch=3)
+    got = one.observe(losses, torch.tensor([*bad, *inside], dtype=index_dtype), epoch=3)
+    want = other.observe(losses[5:], torch.tensor(inside, dtype=index_dtype), epoch=3)
     assert_bitwise(got["rescaled"], torch.cat([losses[:5], want["rescaled"]]), "rescaled")
     assert_bitwise(got["batch_weights"][:5], float32([1.0] * 5), "weights out of range")
     for name in ("records", "score_sum", "weight_class"):
@@ -154,18 +161,18 @@ def test_observe_skips_and_counts_what_is_out_of_range(index_dtype):
 
 
 def test_observe_of_far_indices_keeps_the_smallest_over_batches():
-    state = State([0] * 3, [1] * 3)
+    state = State([0] * 3, [1] * 3, "triton")
     for index in (5, -(2**62), 2**62):
-        state.observe(float32([1.0]), int64([index]), "triton", epoch=0)
-    assert state.counters.tolist() == [0, 0, 3, -(2**62)]
-    assert state.records.tolist() == [0, 0, 0]
+        found = state.observe(float32([1.0]), int64([index]), epoch=0)
+    assert found["counters"].tolist() == [0, 0, 3, -(2**62)]
+    assert found["records"].tolist() == [0, 0, 0]
 
 
 def test_observe_depends_on_the_epoch():
     one, other = both(40, 5, 3)
     losses, indices = float32([1.0, 2.0]), int64([3, 4])
-    got = one.observe(losses, indices, "triton", epoch=4)
-    want = other.observe(losses, indices, "reference", epoch=3)
+    got = one.observe(losses, indices, epoch=4)
+    want = other.observe(losses, indices, epoch=3)
     with pytest.raises(AssertionError, match="records"):  # the control of the tests above
         assert_bitwise(got["records"], want["records"], "records")
 
@@ -180,7 +187,7 @@ def test_mean_threshold_equals_the_reference(salt, count):
     carried = rng.choice([0, 1, 7])  # a low limb past 32 bits, as a running sum has
     pair = [(total >> 32) - carried, (total & 0xFFFFFFFF) + (carried << 32)]
     sums = int64([*pair, count])
-    got = pe.ops.mean_threshold(sums, backend="triton")
+    got = pe.ops.mean_threshold(sums.to(DEVICE), backend="triton")
     assert_bitwise(got, pe.ops.mean_threshold(sums, backend="reference"), "threshold")
     assert_bitwise(got, float32([oracle.mean_threshold(sums.tolist())]), "threshold")
 
@@ -188,7 +195,7 @@ def test_mean_threshold_equals_the_reference(salt, count):
 @pytest.mark.parametrize("total", [-(2**62), 2**62, 0], ids=["lowest", "highest", "nothing"])
 def test_mean_threshold_at_the_ends(total):
     sums = int64([total >> 32, total & 0xFFFFFFFF, int(total != 0)])
-    got = pe.ops.mean_threshold(sums, backend="triton")
+    got = pe.ops.mean_threshold(sums.to(DEVICE), backend="triton")
     assert_bitwise(got, pe.ops.mean_threshold(sums, backend="reference"), "threshold")
 
 
@@ -210,7 +217,8 @@ def random_rule(rng: random.Random, num_thresholds: int, fixed: bool) -> pe.Rule
 
 def assert_plan(old, rule, seed, epoch, fresh_seed=None):
     """Fail unless both backends plan alike; return the reference's plan."""
-    got = pe.ops.plan(old, rule, seed=seed, epoch=epoch, backend="triton")
+    there = replace(rule, thresholds=rule.thresholds.to(DEVICE))
+    got = pe.ops.plan(old.to(DEVICE), there, seed=seed, epoch=epoch, backend="triton")
     want = pe.ops.plan(old, rule, seed=fresh_seed or seed, epoch=epoch, backend="reference")
     assert_bitwise(got[0], want[0], "weight_class")
     assert_bitwise(got[1], want[1], "block_offsets")
@@ -272,7 +280,6 @@ def test_plan_settles_ties_across_blocks_towards_the_smaller_index():
 
 
 def test_plan_depends_on_the_seed():
-    rule = random_rule(random.Random(8), 1, False)
     rule = rule_of([0.0], [oracle.Fate(32768, 2, Fraction(1, 2))] * 2)
     with pytest.raises(AssertionError, match="weight_class"):  # the control of the tests above
         assert_plan(records_of([1.0] * 500), rule, 1, 2, fresh_seed=3)
@@ -284,14 +291,22 @@ def test_compact_equals_the_reference(num_samples, share):
     rng = random.Random(num_samples)
     classes = uint8([rng.randrange(1, 8) * (rng.random() < share) for _ in range(num_samples)])
     offsets = int64(oracle.block_offsets(classes.tolist()))
-    got = pe.ops.compact(classes, offsets, int(offsets[-1]), backend="triton")
+    there = (classes.to(DEVICE), offsets.to(DEVICE))
+    got = pe.ops.compact(*there, int(offsets[-1]), backend="triton")
     want = pe.ops.compact(classes, offsets, int(offsets[-1]), backend="reference")
     assert_bitwise(got, want, "kept")
 
 
 def test_compact_never_writes_past_a_wrong_count():
-    kept = pe.ops.compact(uint8([1] * 100), int64([0, 100]), 5, backend="triton")
+    classes, offsets = uint8([1] * 100).to(DEVICE), int64([0, 100]).to(DEVICE)
+    kept = pe.ops.compact(classes, offsets, 5, backend="triton")
     assert kept.tolist() == [0, 1, 2, 3, 4]
+
+
+def order(kept, positions, seed, epoch):
+    """Order with Triton, where it runs."""
+    there = positions if isinstance(positions, range) else positions.to(DEVICE)
+    return pe.ops.order(kept.to(DEVICE), there, seed=seed, epoch=epoch, backend="triton").cpu()
 
 
 @few
@@ -308,7 +323,7 @@ def test_order_equals_the_reference(count, seed, epoch, salt):
     step = rng.choice([1, 2, 7, -1, -3])
     share = range(count)[::step][: rng.choice([0, 1, 513])]
     for asked in (positions, share):
-        got = pe.ops.order(kept, asked, seed=seed, epoch=epoch, backend="triton")
+        got = order(kept, asked, seed, epoch)
         want = pe.ops.order(kept, asked, seed=seed, epoch=epoch, backend="reference")
         assert_bitwise(got, want, "order")
 
@@ -316,25 +331,30 @@ def test_order_equals_the_reference(count, seed, epoch, salt):
 @pytest.mark.parametrize("count", [size for size in SIZES if size])
 def test_order_of_everything_is_a_permutation_and_depends_on_the_seed(count):
     kept = torch.arange(count, dtype=torch.int32)
-    whole = pe.ops.order(kept, range(count), seed=5, epoch=1, backend="triton")
+    whole = order(kept, range(count), 5, 1)
     want = pe.ops.order(kept, range(count), seed=5, epoch=1, backend="reference")
     assert_bitwise(whole, want, "order")
     assert_bitwise(whole.sort().values, kept, "sorted order")
-    other = pe.ops.order(kept, range(count), seed=6, epoch=1, backend="triton")
+    other = order(kept, range(count), 6, 1)
     assert torch.equal(whole, other) == (count == 1)
 
 
 def test_order_out_of_range():
     kept = torch.arange(10, 20, dtype=torch.int32)
-    got = pe.ops.order(kept, int64([-1, 0, 10, 2**62]), seed=0, epoch=0, backend="triton")
+    got = order(kept, int64([-1, 0, 10, 2**62]), 0, 0)
     inside = pe.ops.order(kept, int64([0]), seed=0, epoch=0, backend="reference")
     assert got.tolist() == [-1, int(inside), -1, -1]
     with pytest.raises(IndexError, match=r"positions must be in 0\.\.9"):
-        pe.ops.order(kept, range(11), seed=0, epoch=0, backend="triton")
+        order(kept, range(11), 0, 0)
     with pytest.raises(IndexError, match="nothing is kept"):
-        pe.ops.order(kept[:0], int64([0]), seed=0, epoch=0, backend="triton")
-    empty = pe.ops.order(kept[:0], range(0), seed=0, epoch=0, backend="triton")
+        order(kept[:0], int64([0]), 0, 0)
+    empty = order(kept[:0], range(0), 0, 0)
     assert empty.tolist() == []
+
+
+def audit(old, classes, epoch):
+    """Audit with Triton, where it runs."""
+    return pe.ops.audit(old.to(DEVICE), classes.to(DEVICE), epoch=epoch, backend="triton").cpu()
 
 
 @pytest.mark.parametrize("num_samples", [*SIZES, 16_384, 16_385])
@@ -342,10 +362,10 @@ def test_audit_equals_the_reference(num_samples):
     rng = random.Random(num_samples)
     old = int64(records(rng, num_samples, 4))
     classes = uint8([rng.choice([0, 1, 2, 7]) for _ in range(num_samples)])
-    got = pe.ops.audit(old, classes, epoch=4, backend="triton")
+    got = audit(old, classes, 4)
     want = pe.ops.audit(old, classes, epoch=4, backend="reference")
     assert_bitwise(got, want, "audit")
     if num_samples > 100:  # the control: another epoch has other figures
-        another = pe.ops.audit(old, classes, epoch=3, backend="triton")
+        another = audit(old, classes, 3)
         assert got[:3].equal(another[:3])
         assert not got.equal(another)
