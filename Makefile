@@ -2,6 +2,8 @@
 # build: environment and libraries   test: the tests   check: what pre-commit checks
 # demo: train with and without pruning   bench: the benchmarks   soak: the long tests
 # wheel: one wheel in dist/   clean: remove what was built
+# gpu: on a GPU machine, build with its own python, run the GPU tests, benchmarks and sanitizers
+# sanitize: the sanitizers alone
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
@@ -16,7 +18,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null \
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
 
-.PHONY: build test check demo bench soak wheel clean
+.PHONY: build test check demo bench soak wheel clean gpu sanitize
 .PHONY: check-text check-python check-types check-native check-spelling
 
 build: prune_engine/_ops.so
@@ -45,6 +47,29 @@ demo: build
 
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-only
+
+# The machine's own python3: it has the torch that drives its GPU. Nothing is downloaded.
+GPU_PYTHON ?= $(PYTHON)
+GPU_TESTS := $(GPU_PYTHON) -m pytest -q -p no:cacheprovider -m cuda
+# One size on each side of a block and of a warp; each tool slows a kernel ten to a hundred times.
+SANITIZED := (test_observe and (0 or 31 or 257)) or 33 or 4097 or views or stream or out_of_range
+
+gpu:
+	@$(GPU_PYTHON) -c 'import sys, torch; \
+	  sys.exit(0 if torch.cuda.is_available() else "make gpu needs a GPU, and torch finds none")'
+	PE_CUDA=1 $(GPU_PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	$(GPU_TESTS)
+	$(GPU_PYTHON) bench/gpu.py run --into bench/README.md
+	$(MAKE) sanitize
+
+# Without torch's caching allocator an access past an allocation leaves it, and is seen.
+sanitize:
+	set -e; for tool in memcheck racecheck initcheck synccheck; do \
+	  echo "compute-sanitizer $$tool"; \
+	  SANITIZE=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool \
+	    --error-exitcode 9 --kernel-name kns=prune_engine \
+	    $(GPU_TESTS) -k '$(SANITIZED)' tests/test_cuda.py; \
+	done
 
 wheel: $(VENV)/.installed
 	rm -rf build/lib* build/bdist*

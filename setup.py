@@ -10,20 +10,23 @@ Two shared objects come out of csrc/:
 Instructions beyond the base architecture are chosen at run time, hence never an -march flag.
 
 Environment: ``CXX`` (default g++), ``MAX_JOBS``, ``PE_WERROR=1`` (warnings are errors, as in CI),
-``PE_TORCH_INCLUDE`` (folder with the torch headers, where they cannot be found), ``PE_CUDA`` (auto,
-0 or 1).
+``PE_TORCH_INCLUDE`` (folder with the torch headers, where they cannot be found). CUDA operators:
+``PE_CUDA`` (auto: where there is nvcc; 0; 1: refuse to build without), ``NVCC``, ``CUDA_HOME``,
+``PE_CUDA_ARCHS`` or ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0+PTX"; default: DEFAULT_ARCHS).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -33,12 +36,25 @@ from setuptools.errors import CompileError, PlatformError
 PROBE = Path("torch/csrc/stable/library.h")
 TORCH_TARGET = "0x020a000000000000ULL"  # 2.10: the first stable ABI with every call used here
 FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -pthread -Wall -Wextra"
+# Contraction would change bits. The headers of torch stay out of .cu files: nvcc is slow on them.
+NVCC_FLAGS = (
+    "-O3 -std=c++17 -fmad=false -Xptxas=-warn-spills "
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall,-Wextra"
+)
+# Machine code for data centre and consumer chips of four generations; PTX for what comes between
+# (8.x) and after (12.x).
+DEFAULT_ARCHS = "8.0+PTX;9.0;10.0;12.0+PTX"
 NINJA = """\
 # Written by setup.py.
 ninja_required_version = 1.5
 builddir = {out}
 rule cxx
   command = {cxx} {flags} $extra -MD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+  description = compile $in
+rule nvcc
+  command = {nvcc} {nvcc_flags} -MD -MF $out.d -c $in -o $out
   depfile = $out.d
   deps = gcc
   description = compile $in
@@ -76,21 +92,108 @@ def _torch_places() -> Iterator[Path]:
             yield site / "torch" / "include"
 
 
-def say_cuda() -> None:
-    """Obey ``PE_CUDA``: 1 refuses what cannot be built, auto says what is left out."""
+@dataclass(frozen=True)
+class Toolkit:
+    """What the CUDA operators are built with.
+
+    Args:
+        nvcc: the compiler.
+        include: folder with ``cuda_runtime_api.h``.
+        libraries: folder with the static runtime, so that a user's driver is all that is needed.
+        archs: (number such as "90", whether PTX goes in as well).
+    """
+
+    nvcc: str
+    include: Path
+    libraries: Path
+    archs: tuple[tuple[str, bool], ...]
+
+    @property
+    def flags(self) -> str:
+        """The targets, as nvcc wants them."""
+        return " ".join(
+            f"-gencode 'arch=compute_{arch},code="
+            + (f"[sm_{arch},compute_{arch}]'" if ptx else f"sm_{arch}'")
+            for arch, ptx in self.archs
+        )
+
+
+def _nvcc_places() -> Iterator[str | None]:
+    yield os.environ.get("NVCC")
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
+        yield f"{home}/bin/nvcc" if home else None
+    yield "nvcc"
+    for scheme in ("purelib", "platlib"):  # PyPI's nvidia-cuda-nvcc
+        yield from map(str, sorted(Path(sysconfig.get_path(scheme)).glob("nvidia/cu*/bin/nvcc")))
+    yield "/usr/local/cuda/bin/nvcc"
+
+
+def _nvcc_says(nvcc: str, *options: str) -> str:
+    done = subprocess.run([nvcc, *options], capture_output=True, text=True)
+    return done.stdout + done.stderr if done.returncode == 0 else ""
+
+
+def read_archs(text: str, known: set[str] | None = None) -> tuple[tuple[str, bool], ...]:
+    """Read "8.0;9.0+PTX" (also "80 90", "90a"); with ``known``, leave out what nvcc does not know.
+
+    An nvcc from before a chip builds for the chips it knows; its newest PTX serves later ones.
+    """
+    archs: list[tuple[str, bool]] = []
+    for word in re.split(r"[;,\s]+", text.strip()):
+        match = re.fullmatch(r"(\d+)\.?(\d)([af]?)(\+PTX)?", word)
+        if match is None:
+            raise PlatformError(f"PE_CUDA_ARCHS must be like '8.0;9.0+PTX', got {word!r}")
+        major, minor, suffix, ptx = match.groups()
+        if known is None or major + minor in known:
+            archs.append((major + minor + suffix, ptx is not None))
+    if known is not None and archs:
+        archs[-1] = (archs[-1][0], True)
+    return tuple(archs)
+
+
+def find_toolkit() -> Toolkit | str:
+    """Find what builds the CUDA operators; where there is none, a phrase that says why."""
+    if not list(Path("csrc/cuda").glob("*.cu")):
+        return "csrc/cuda has no .cu sources"
+    found = (shutil.which(place) for place in _nvcc_places() if place)
+    nvcc = next((path for path in found if path), None)
+    if nvcc is None:
+        return "nvcc is not on PATH, in CUDA_HOME or in NVCC"
+    top = re.search(r"TOP=(.+)", _nvcc_says(nvcc, "-dryrun", "-x", "cu", "-c", os.devnull))
+    if top is None:
+        return f"{nvcc} does not say where its toolkit is"
+    root = Path(os.path.normpath(top.group(1).strip()))
+    roots = [root, *sorted(root.glob("targets/*-linux"))]
+    headers = [path / "include" for path in roots]
+    folders = [path / name for path in roots for name in ("lib64", "lib")]
+    include = next((path for path in headers if (path / "cuda_runtime_api.h").is_file()), None)
+    libraries = next((path for path in folders if (path / "libcudart_static.a").is_file()), None)
+    if include is None or libraries is None:
+        return f"{root} lacks cuda_runtime_api.h or libcudart_static.a"
+    given = os.environ.get("PE_CUDA_ARCHS") or os.environ.get("TORCH_CUDA_ARCH_LIST")
+    known = set(re.findall(r"compute_(\d+)\b", _nvcc_says(nvcc, "--list-gpu-arch")))
+    archs = read_archs(given) if given else read_archs(DEFAULT_ARCHS, known)
+    if not archs:
+        return f"{nvcc} knows none of {DEFAULT_ARCHS}"
+    return Toolkit(nvcc, include, libraries, archs)
+
+
+def choose_toolkit() -> Toolkit | None:
+    """Obey ``PE_CUDA``: 1 refuses what cannot be built, auto says what is built or left out."""
     mode = os.environ.get("PE_CUDA", "auto")
     if mode not in ("auto", "0", "1"):
         raise PlatformError(f"PE_CUDA must be auto, 0 or 1, got {mode!r}")
-    if not list(Path("csrc/cuda").glob("*.cu")):
-        reason = "csrc/cuda has no .cu sources"
-    elif not shutil.which("nvcc"):
-        reason = "nvcc is not on PATH"
-    else:
-        reason = "this setup.py builds the CPU operators only"
+    if mode == "0":
+        return None
+    found = find_toolkit()
+    if isinstance(found, Toolkit):
+        archs = ", ".join(f"sm_{arch}{'+PTX' * ptx}" for arch, ptx in found.archs)
+        print(f"prune_engine: building for the CPU and for CUDA ({found.nvcc}: {archs})")
+        return found
     if mode == "1":
-        raise PlatformError(f"PE_CUDA=1, but {reason}")
-    if mode == "auto":
-        print(f"prune_engine: building for the CPU only ({reason})")
+        raise PlatformError(f"PE_CUDA=1, but {found}")
+    print(f"prune_engine: building for the CPU only ({found})")
+    return None
 
 
 def quoted(path: Path | str) -> str:
@@ -111,7 +214,6 @@ class NinjaBuild(build_ext):
         """Write build.ninja, run ninja and copy both libraries to where setuptools wants them."""
         if sys.platform != "linux":
             raise PlatformError(f"prune_engine builds on Linux, not on {sys.platform}")
-        say_cuda()
         out = Path("build") / f"native-{self.plat_name}-{sys.implementation.cache_tag}"
         out.mkdir(parents=True, exist_ok=True)
         (out / "build.ninja").write_text(self.ninja_text(out), encoding="utf-8")
@@ -146,14 +248,41 @@ class NinjaBuild(build_ext):
         stub = f"{out}/stub/libtorch.so"
         libs = f"-L{out}/stub -Wl,--no-as-needed -ltorch -Wl,--as-needed"
         # A newer compiler's new warning must not stop a user's installation, only our own.
-        flags = FLAGS + (" -Werror" if os.environ.get("PE_WERROR") == "1" else "")
-        lines = [NINJA.format(out=out, cxx=os.environ.get("CXX", "g++"), flags=flags)]
+        strict = os.environ.get("PE_WERROR") == "1"
+        cxx = os.environ.get("CXX", "g++")
+        nvcc_flags = NVCC_FLAGS + " -Werror all-warnings" * strict
+        if "CXX" in os.environ and shutil.which(cxx):  # one program, no words around it
+            nvcc_flags += f" -ccbin {quoted(cxx)}"
+        cuda_sources: list[str] = []
+        if toolkit := choose_toolkit():
+            folder = Path("csrc/cuda")
+            found = [*folder.glob("*.cu"), *folder.glob("*.cpp")]
+            cuda_sources = [path.as_posix() for path in sorted(found)]
+            extra["_ops"] += (
+                f" -DUSE_CUDA -isystem {quoted(toolkit.include)}"
+                f" -ffile-prefix-map={quoted(toolkit.include)}=."
+            )
+            libs += f" -L{quoted(toolkit.libraries)} -lcudart_static -ldl -lrt"
+            nvcc_flags += f" {toolkit.flags}"
+        lines = [
+            NINJA.format(
+                out=out,
+                cxx=cxx,
+                flags=FLAGS + " -Werror" * strict,
+                nvcc=quoted(toolkit.nvcc) if toolkit else "nvcc",
+                nvcc_flags=nvcc_flags,
+            )
+        ]
         lines.append(f"build {stub}: stub")
         for ext in self.extensions:
             name = ext.name.rpartition(".")[2]
-            objects = [f"{out}/{Path(source).with_suffix('.o')}" for source in ext.sources]
-            for source, target in zip(ext.sources, objects, strict=True):
-                lines += [f"build {target}: cxx {source}", f"  extra = {extra[name]}"]
+            sources = [*ext.sources, *(cuda_sources if name == "_ops" else [])]
+            objects = [f"{out}/{source}.o" for source in sources]
+            for source, target in zip(sources, objects, strict=True):
+                if source.endswith(".cu"):
+                    lines.append(f"build {target}: nvcc {source}")
+                else:
+                    lines += [f"build {target}: cxx {source}", f"  extra = {extra[name]}"]
             product = f"{out}/{Path(self.get_ext_filename(ext.name)).name}"
             lines.append(f"build {product}: link {' '.join(objects)} | {stub}")
             lines.append(f"  libs = {libs if name == '_ops' else ''}")

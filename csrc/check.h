@@ -10,7 +10,10 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <optional>
 #include <vector>
+
+#include "semantics.h"
 
 namespace prune_engine {
 
@@ -35,6 +38,104 @@ inline void check_epoch(int64_t epoch) {
 
 inline void check_seed(int64_t seed) {
   STD_TORCH_CHECK(seed >= 0, "seed must be in 0..2^63-1, got ", seed);
+}
+
+// What plan takes, apart from seed and epoch.
+inline void check_rule(const Tensor& thresholds, const std::vector<int64_t>& cuts,
+                       const std::vector<int64_t>& classes, const std::vector<int64_t>& keep_num,
+                       int64_t keep_den, int64_t unseen_band) {
+  check_vector(thresholds, "thresholds", ScalarType::Float, "float32");
+  const auto bands = static_cast<size_t>(thresholds.numel() + 1);
+  STD_TORCH_CHECK(bands <= kMaxBands, "thresholds must have at most ", kMaxBands - 1,
+                  " elements, got ", thresholds.numel());
+  STD_TORCH_CHECK(cuts.size() == bands && classes.size() == bands && keep_num.size() == bands,
+                  "cuts, classes and keep_num must have ", bands, " elements");
+  STD_TORCH_CHECK(keep_den >= 0 && keep_den <= INT32_MAX, "keep_den must be in 0..2147483647, got ",
+                  keep_den);
+  STD_TORCH_CHECK(unseen_band >= -1 && unseen_band < static_cast<int64_t>(bands),
+                  "unseen_band must be in -1..", bands - 1, ", got ", unseen_band);
+  for (size_t band = 0; band < bands; ++band) {
+    STD_TORCH_CHECK(cuts[band] >= 0 && cuts[band] < kCutAll, "cuts must be in 0..65535, got ",
+                    cuts[band]);
+    STD_TORCH_CHECK(classes[band] >= 1 && classes[band] < kNumClasses,
+                    "classes must be in 1..7, got ", classes[band]);
+    STD_TORCH_CHECK(keep_num[band] >= 0 && (keep_den == 0 || keep_num[band] <= keep_den),
+                    "keep_num must be in 0..keep_den, got ", keep_num[band]);
+  }
+}
+
+inline void check_plan(const Tensor& records, const Tensor& thresholds,
+                       const std::vector<int64_t>& cuts, const std::vector<int64_t>& classes,
+                       const std::vector<int64_t>& keep_num, int64_t keep_den, int64_t unseen_band,
+                       int64_t seed, int64_t epoch, const Tensor& weight_class) {
+  check_vector(records, "records", ScalarType::Long, "int64");
+  check_rule(thresholds, cuts, classes, keep_num, keep_den, unseen_band);
+  check_seed(seed);
+  check_epoch(epoch);
+  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
+  check_size(weight_class, "weight_class", records.numel());
+}
+
+// All but the value of epoch, which only a cpu can read.
+inline void check_observe(const Tensor& losses, const Tensor& indices, const Tensor& scored,
+                          const Tensor& records, const Tensor& score_sum, const Tensor& counters,
+                          const Tensor& weight_class, const Tensor& weight_table,
+                          const Tensor& epoch) {
+  const int64_t batch_size = losses.numel();
+  check_vector(losses, "losses", losses.scalar_type(), "");
+  const ScalarType index_dtype = indices.scalar_type();
+  STD_TORCH_CHECK(index_dtype == ScalarType::Long || index_dtype == ScalarType::Int,
+                  "indices must be int64 or int32");
+  check_vector(indices, "indices", index_dtype, "");
+  check_size(indices, "indices", batch_size);
+  check_vector(records, "records", ScalarType::Long, "int64");
+  check_vector(score_sum, "score_sum", ScalarType::Long, "int64");
+  check_size(score_sum, "score_sum", 3);
+  check_vector(counters, "counters", ScalarType::Long, "int64");
+  check_size(counters, "counters", 4);
+  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
+  check_size(weight_class, "weight_class", records.numel());
+  check_vector(weight_table, "weight_table", ScalarType::Float, "float32");
+  check_size(weight_table, "weight_table", kNumClasses);
+  check_vector(epoch, "epoch", ScalarType::Long, "int64");
+  check_size(epoch, "epoch", 1);
+  check_vector(scored, "score", scored.scalar_type(), "");
+  check_size(scored, "score", batch_size);
+}
+
+inline void check_mean_threshold(const Tensor& score_sum) {
+  check_vector(score_sum, "score_sum", ScalarType::Long, "int64");
+  check_size(score_sum, "score_sum", 3);
+}
+
+// All but the values of block_offsets, which only a cpu can read.
+inline void check_compact(const Tensor& weight_class, const Tensor& block_offsets) {
+  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
+  check_vector(block_offsets, "block_offsets", ScalarType::Long, "int64");
+  check_size(block_offsets, "block_offsets", num_blocks(weight_class.numel(), kPlanBlock) + 1);
+}
+
+// Returns how many positions there are.
+inline int64_t check_order(const Tensor& kept, const std::optional<Tensor>& positions,
+                           int64_t count, int64_t seed, int64_t epoch) {
+  check_vector(kept, "kept", ScalarType::Int, "int32");
+  check_seed(seed);
+  check_epoch(epoch);
+  if (positions.has_value()) {
+    check_vector(*positions, "positions", ScalarType::Long, "int64");
+    count = positions->numel();
+  }
+  STD_TORCH_CHECK(count >= 0, "count must be at least 0, got ", count);
+  STD_TORCH_CHECK(count == 0 || kept.numel() > 0,
+                  "IndexError: positions must be empty, for nothing is kept");
+  return count;
+}
+
+inline void check_audit(const Tensor& records, const Tensor& weight_class, int64_t epoch) {
+  check_vector(records, "records", ScalarType::Long, "int64");
+  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
+  check_size(weight_class, "weight_class", records.numel());
+  check_epoch(epoch);
 }
 
 }  // namespace prune_engine

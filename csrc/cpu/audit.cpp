@@ -41,10 +41,7 @@ PE_CLONES void audit_range(const int64_t* records, const uint8_t* weight_class, 
 Tensor audit_cpu(Tensor records,       // [N] int64
                  Tensor weight_class,  // [N] uint8
                  int64_t epoch) {
-  check_vector(records, "records", ScalarType::Long, "int64");
-  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
-  check_size(weight_class, "weight_class", records.numel());
-  check_epoch(epoch);
+  check_audit(records, weight_class, epoch);
   const int64_t* all_records = records.const_data_ptr<int64_t>();
   const uint8_t* classes = weight_class.const_data_ptr<uint8_t>();
   Tensor result = torch::stable::new_empty(records, {6}, ScalarType::Long);

@@ -11,11 +11,9 @@ namespace prune_engine {
 Tensor compact_cpu(Tensor weight_class,   // [N] uint8
                    Tensor block_offsets,  // [ceil(N / 4096) + 1] int64
                    int64_t num_kept) {
-  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
-  check_vector(block_offsets, "block_offsets", ScalarType::Long, "int64");
+  check_compact(weight_class, block_offsets);
   const int64_t num_samples = weight_class.numel();
   const int64_t blocks = num_blocks(num_samples, kPlanBlock);
-  check_size(block_offsets, "block_offsets", blocks + 1);
   const int64_t* offsets = block_offsets.const_data_ptr<int64_t>();
   STD_TORCH_CHECK(offsets[0] == 0 && offsets[blocks] == num_kept, "num_kept must be ",
                   offsets[blocks], ", the last block offset, got ", num_kept);

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__CUDACC__)
 #define PE_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define PE_CLONES

@@ -141,29 +141,13 @@ std::tuple<Tensor, Tensor> observe_cpu(
     Tensor weight_class,          // [N] uint8
     Tensor weight_table,          // [8] float32
     Tensor epoch) {               // [1] int64
-  const int64_t batch_size = losses.numel();
-  check_vector(losses, "losses", losses.scalar_type(), "");
-  const ScalarType index_dtype = indices.scalar_type();
-  STD_TORCH_CHECK(index_dtype == ScalarType::Long || index_dtype == ScalarType::Int,
-                  "indices must be int64 or int32");
-  check_vector(indices, "indices", index_dtype, "");
-  check_size(indices, "indices", batch_size);
-  check_vector(records, "records", ScalarType::Long, "int64");
-  check_vector(score_sum, "score_sum", ScalarType::Long, "int64");
-  check_size(score_sum, "score_sum", 3);
-  check_vector(counters, "counters", ScalarType::Long, "int64");
-  check_size(counters, "counters", 4);
-  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
-  check_size(weight_class, "weight_class", records.numel());
-  check_vector(weight_table, "weight_table", ScalarType::Float, "float32");
-  check_size(weight_table, "weight_table", kNumClasses);
-  check_vector(epoch, "epoch", ScalarType::Long, "int64");
-  check_size(epoch, "epoch", 1);
+  const Tensor& scored = score.has_value() ? *score : losses;
+  check_observe(losses, indices, scored, records, score_sum, counters, weight_class, weight_table,
+                epoch);
   const int64_t current = *epoch.const_data_ptr<int64_t>();
   check_epoch(current);
-  const Tensor& scored = score.has_value() ? *score : losses;
-  check_vector(scored, "score", scored.scalar_type(), "");
-  check_size(scored, "score", batch_size);
+  const ScalarType index_dtype = indices.scalar_type();
+  const int64_t batch_size = losses.numel();
 
   Tensor rescaled = torch::stable::new_empty(losses, {batch_size});
   Tensor batch_weights = torch::stable::new_empty(losses, {batch_size}, ScalarType::Float);

@@ -13,18 +13,10 @@ namespace prune_engine {
 Tensor order_cpu(Tensor kept,                      // [n] int32
                  std::optional<Tensor> positions,  // [M] int64, or none: a range
                  int64_t start, int64_t step, int64_t count, int64_t seed, int64_t epoch) {
-  check_vector(kept, "kept", ScalarType::Int, "int32");
-  check_seed(seed);
-  check_epoch(epoch);
+  count = check_order(kept, positions, count, seed, epoch);
   const int64_t n = kept.numel();
-  if (positions.has_value()) {
-    check_vector(*positions, "positions", ScalarType::Long, "int64");
-    count = positions->numel();
-  }
-  STD_TORCH_CHECK(count >= 0, "count must be at least 0, got ", count);
   Tensor samples = torch::stable::new_empty(kept, {count});
   if (count == 0) return samples;
-  STD_TORCH_CHECK(n > 0, "IndexError: positions must be empty, for nothing is kept");
   const Positions wanted = {positions.has_value() ? positions->const_data_ptr<int64_t>() : nullptr,
                             start, step};
   const int32_t* list = kept.const_data_ptr<int32_t>();

@@ -18,9 +18,7 @@
 
 namespace prune_engine {
 
-constexpr int64_t kGrain = 16;       // blocks per task
-constexpr int64_t kDraws = 65536;    // values of a draw
-constexpr uint32_t kCutAll = 65536;  // a cut that no draw reaches
+constexpr int64_t kGrain = 16;  // blocks per task
 
 // The band whose draw the sample competes in, or -1 where it does not compete.
 inline int band_of(const Decision& rule, uint32_t key, int unseen_band) {

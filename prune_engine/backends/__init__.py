@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, cast
@@ -86,6 +87,8 @@ class Backend:
         devices: device types it serves; empty means every one.
         automatic: whether ``"auto"`` may choose it.
         summary: one line for ``prune-engine info``.
+        refusal: a function of the module that says why it cannot serve these devices here, ""
+            where it can; none: it can wherever the module loads.
     """
 
     name: str
@@ -93,10 +96,21 @@ class Backend:
     devices: tuple[str, ...]
     automatic: bool
     summary: str
+    refusal: str | None = None
 
+
+# The variable that Triton itself reads when a kernel is defined.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_TRITON_DEVICES = ("cuda", "cpu") if _INTERPRETED else ("cuda",)
 
 TABLE: tuple[Backend, ...] = (
+    Backend(
+        "cuda", "native", ("cuda",), True, "CUDA C++ kernels, one launch a batch", "cuda_refusal"
+    ),
     Backend("cpu", "native", ("cpu",), True, "C++ kernels through the stable ABI"),
+    Backend(
+        "triton", "triton", _TRITON_DEVICES, True, "Triton kernels, for want of nvcc", "refusal"
+    ),
     Backend("reference", "reference", (), False, "the specification in eager torch, any device"),
 )
 
@@ -123,9 +137,12 @@ def load(name: str) -> Kernels:
     for row in TABLE:
         if row.name == name:
             try:
-                return cast(Kernels, importlib.import_module(f"{__name__}.{row.module}"))
+                module = importlib.import_module(f"{__name__}.{row.module}")
             except (ImportError, OSError) as error:
                 raise RuntimeError(f"backend {name!r} cannot be loaded: {error}") from error
+            if row.refusal is not None and (reason := getattr(module, row.refusal)()):
+                raise RuntimeError(f"backend {name!r} cannot serve here: {reason}")
+            return cast(Kernels, module)
     known = ", ".join(repr(row.name) for row in TABLE)
     raise ValueError(f"backend must be 'auto' or one of {known}, got {name!r}")
 
@@ -201,7 +218,7 @@ def describe() -> list[BackendStatus]:
 
     Example:
         >>> [status.name for status in describe()]
-        ['cpu', 'reference']
+        ['cuda', 'cpu', 'triton', 'reference']
     """
     rows: list[BackendStatus] = []
     for row in TABLE:

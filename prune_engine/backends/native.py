@@ -32,6 +32,30 @@ _register_fake = cast(
     torch.library.register_fake,  # pyright: ignore[reportUnknownMemberType]
 )
 
+
+def cuda_refusal() -> str:
+    """Say why the CUDA kernels cannot serve here.
+
+    Returns:
+        A phrase, or "" where they can.
+
+    Example:
+        >>> torch.cuda.is_available() or cuda_refusal() != ""
+        True
+    """
+    has_kernel = cast(
+        "Callable[[str, str], bool]",
+        torch._C._dispatch_has_kernel_for_dispatch_key,  # pyright: ignore
+    )
+    if not has_kernel("prune_engine::observe", "CUDA"):
+        return f"{LIBRARY.name} was built without CUDA, for want of nvcc; see PE_CUDA in setup.py"
+    if torch.version.cuda is None:  # also ROCm, whose tensors call themselves cuda
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return ""
+
+
 observe = _ops.observe.default
 mean_threshold = _ops.mean_threshold.default
 plan = _ops.plan.default

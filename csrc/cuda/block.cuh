@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels share: sums and scans over a thread block, in integers, and the tests that allow
+// a vector load.
+#pragma once
+
+#include <cstdint>
+
+#include "../semantics.h"
+
+namespace prune_engine {
+namespace cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+__device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
+
+__device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x) / kWarp; }
+
+inline bool aligned(const void* pointer, uintptr_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// Adds the block's six sums to first[0..2] and second[0..2], one atomic for each sum that is not
+// zero. Called once by all threads of a block. Additions of integers commute (modulo 2^64), so the
+// order of the blocks does not show.
+template <int kThreads>
+__device__ __forceinline__ void add_block(const int64_t (&value)[6], int64_t* first,
+                                          int64_t* second) {
+  constexpr int kWarps = kThreads / kWarp;
+  __shared__ long long partial[6][kWarps];
+#pragma unroll
+  for (int k = 0; k < 6; ++k) {
+    long long sum = value[k];
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      sum += __shfl_down_sync(kAllLanes, sum, offset);
+    }
+    if (lane_id() == 0) partial[k][warp_id()] = sum;
+  }
+  __syncthreads();
+  const int k = static_cast<int>(threadIdx.x);
+  if (k >= 6) return;
+  long long total = 0;
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) total += partial[k][warp];
+  if (total == 0) return;
+  int64_t* target = k < 3 ? first + k : second + (k - 3);
+  atomicAdd(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(total));
+}
+
+// The sum of the values of the threads before this one; *total is that of all. For all threads of
+// a block; may be called again.
+template <int kThreads, typename Value>
+__device__ __forceinline__ Value exclusive_scan(Value value, Value* total) {
+  constexpr int kWarps = kThreads / kWarp;
+  __shared__ Value warp_total[kWarps];
+  Value inclusive = value;
+#pragma unroll
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const Value other = __shfl_up_sync(kAllLanes, inclusive, offset);
+    if (lane_id() >= offset) inclusive += other;
+  }
+  __syncthreads();  // all threads have read what an earlier call left
+  if (lane_id() == kWarp - 1) warp_total[warp_id()] = inclusive;
+  __syncthreads();
+  Value before = 0, all = 0;
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) {
+    const Value sum = warp_total[warp];
+    before += warp < warp_id() ? sum : 0;
+    all += sum;
+  }
+  *total = all;
+  return before + inclusive - value;
+}
+
+}  // namespace cuda
+}  // namespace prune_engine

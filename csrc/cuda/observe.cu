@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// observe on a GPU: one launch for a batch of any size. A 64-bit atomicMax per sample on its
+// record, then the block's exact integer sums, then at most six atomics per block.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <algorithm>
+
+#include "block.cuh"
+#include "launch.h"
+
+namespace prune_engine {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxGrid = 2048;  // larger batches: several samples per thread
+
+__device__ __forceinline__ float to_float(double x) { return __double2float_rn(x); }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+// float32(loss) * weight in one rounding, then one more to the dtype; double stays double.
+__device__ __forceinline__ float rescale(float loss, float weight) {
+  return __fmul_rn(loss, weight);
+}
+__device__ __forceinline__ double rescale(double loss, float weight) {
+  return __dmul_rn(loss, static_cast<double>(weight));
+}
+__device__ __forceinline__ __half rescale(__half loss, float weight) {
+  return __float2half_rn(__fmul_rn(__half2float(loss), weight));
+}
+__device__ __forceinline__ __nv_bfloat16 rescale(__nv_bfloat16 loss, float weight) {
+  return __float2bfloat16_rn(__fmul_rn(__bfloat162float(loss), weight));
+}
+
+// A branch that all threads take alike, instead of a kernel for each pair of types.
+__device__ __forceinline__ float read_score(const void* score, Real type, int64_t b) {
+  switch (type) {
+    case Real::kDouble:
+      return to_float(static_cast<const double*>(score)[b]);
+    case Real::kHalf:
+      return to_float(static_cast<const __half*>(score)[b]);
+    case Real::kBFloat16:
+      return to_float(static_cast<const __nv_bfloat16*>(score)[b]);
+    default:
+      return static_cast<const float*>(score)[b];
+  }
+}
+
+// Grid: ceil(size / 256) blocks of 256 threads, at most kMaxGrid; one sample per thread and stride.
+template <typename Loss, typename Index>
+__global__ void __launch_bounds__(kThreads)
+    observe_kernel(const Loss* __restrict__ losses, const Index* __restrict__ indices,
+                   const void* __restrict__ score, Real score_type, int64_t size, int64_t* records,
+                   int64_t num_samples, int64_t* score_sum, int64_t* counters,
+                   const uint8_t* __restrict__ weight_class, const float* __restrict__ weight_table,
+                   const int64_t* __restrict__ epoch, Loss* __restrict__ rescaled,
+                   float* __restrict__ batch_weights) {
+  const int64_t current = *epoch;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  int64_t high = 0, low = 0, seen = 0, observed = 0, nonfinite = 0, outside = 0;
+  for (int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; b < size;
+       b += stride) {
+    const int64_t index = static_cast<int64_t>(indices[b]);
+    const Loss loss = losses[b];
+    // Edge case 3, index out of range: nothing is recorded, the loss passes, end_epoch raises.
+    if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(num_samples)) {
+      rescaled[b] = loss;
+      batch_weights[b] = 1.0f;
+      ++outside;
+      atomicMin(reinterpret_cast<long long*>(counters + 3), static_cast<long long>(index));
+      continue;
+    }
+    const float weight = weight_table[weight_class[index] & (kNumClasses - 1)];
+    batch_weights[b] = weight;
+    rescaled[b] = rescale(loss, weight);
+    ++observed;
+    const uint32_t bits = float_bits(read_score(score, score_type, b));
+    if (!is_finite_bits(bits)) {  // Edge case 2: the last finite score decides
+      ++nonfinite;
+      continue;
+    }
+    // Edge case 4, the same sample twice: each winner adds its difference to what it replaced, so
+    // the sum telescopes whatever the order.
+    const int64_t fresh = make_record(current, bits_to_key(bits));
+    const int64_t old =
+        atomicMax(reinterpret_cast<long long*>(records + index), static_cast<long long>(fresh));
+    if (fresh <= old) continue;
+    const int64_t code = bits_to_code(bits);
+    high += code_high(code);
+    low += code_low(code);
+    if (old == 0) {
+      ++seen;
+    } else {
+      const int64_t old_code = score_code(key_to_float(record_key(old)));
+      high -= code_high(old_code);
+      low -= code_low(old_code);
+    }
+  }
+  const int64_t sums[6] = {high, low, seen, observed, nonfinite, outside};
+  add_block<kThreads>(sums, score_sum, counters);
+}
+
+template <typename Loss, typename Index>
+void launch(const Batch& batch, const State& state, cudaStream_t stream) {
+  const auto grid =
+      static_cast<unsigned>(std::min(kMaxGrid, num_blocks(batch.size, int64_t{kThreads})));
+  observe_kernel<Loss, Index><<<grid, kThreads, 0, stream>>>(
+      static_cast<const Loss*>(batch.losses), static_cast<const Index*>(batch.indices), batch.score,
+      batch.score_type, batch.size, state.records, state.num_samples, state.score_sum,
+      state.counters, state.weight_class, state.weight_table, state.epoch,
+      static_cast<Loss*>(batch.rescaled), batch.batch_weights);
+}
+
+template <typename Loss>
+void launch_wide(const Batch& batch, const State& state, cudaStream_t stream) {
+  if (batch.wide) {
+    launch<Loss, int64_t>(batch, state, stream);
+  } else {
+    launch<Loss, int32_t>(batch, state, stream);
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_observe(const Batch& batch, const State& state, cudaStream_t stream) {
+  if (batch.size == 0) return cudaSuccess;  // Edge case 1
+  switch (batch.loss_type) {
+    case Real::kFloat:
+      launch_wide<float>(batch, state, stream);
+      break;
+    case Real::kDouble:
+      launch_wide<double>(batch, state, stream);
+      break;
+    case Real::kHalf:
+      launch_wide<__half>(batch, state, stream);
+      break;
+    case Real::kBFloat16:
+      launch_wide<__nv_bfloat16>(batch, state, stream);
+      break;
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace cuda
+}  // namespace prune_engine

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton backend: what a GPU user without nvcc gets; needs no compiler when installed.
+
+One module per operator; ``arithmetic`` is what ``csrc/semantics.h``, ``philox.h`` and
+``bijection.h`` are to the compiled backends. Each operator is specified by the function of the same
+name in :mod:`prune_engine.backends.reference` and gives the same bits. As on any device nothing
+waits for the host, so what the reference refuses by value is answered without raising: an index out
+of range is counted, a position out of range gives -1.
+
+With ``TRITON_INTERPRET=1`` in the environment before the first import the kernels run on CPU
+tensors, slowly; that is how they are tested without a GPU.
+"""
+
+import os
+
+import torch
+
+try:
+    from prune_engine.backends.triton.audit import audit
+    from prune_engine.backends.triton.compact import compact
+    from prune_engine.backends.triton.mean_threshold import mean_threshold
+    from prune_engine.backends.triton.observe import observe
+    from prune_engine.backends.triton.order import order
+    from prune_engine.backends.triton.plan import plan
+except ModuleNotFoundError as error:
+    if error.name != "triton":
+        raise
+    raise ImportError("triton is not installed; run `pip install triton`") from error
+
+__all__ = ["audit", "compact", "mean_threshold", "observe", "order", "plan", "refusal"]
+
+CHECKS_ARGUMENTS = False
+
+
+def refusal() -> str:
+    """Say why the Triton kernels cannot run here.
+
+    Returns:
+        A phrase, or "" where they can.
+
+    Example:
+        >>> refusal() == "" or "no device" in refusal()
+        True
+    """
+    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    return "torch finds no device for it (TRITON_INTERPRET=1 runs it on CPU tensors, slowly)"

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arithmetic of the Triton kernels: keys, codes, draws and the shuffle.
+
+The same functions as ``csrc/semantics.h``, ``philox.h`` and ``bijection.h``. Integers only: a float
+is its bits, so neither contraction nor flushing of subnormals can move a decision.
+"""
+
+# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedFunctionDecorator=false
+# pyright: reportGeneralTypeIssues=false
+
+import triton
+import triton.language as tl
+
+_FLAG = 1 << 40  # makes every argument a 64-bit one
+
+
+def steady(*values: int) -> tuple[int, ...]:
+    """Encode numbers for a tuple argument so that their values never compile a kernel anew.
+
+    Triton treats an integer in a tuple as a constant if it is 1 and as aligned if 16 divides it,
+    and picks its width by its size; ``2^40 + 2 v + 1`` is odd and always takes 64 bits.
+
+    Args:
+        values: each in [0, 2^39).
+
+    Returns:
+        The tuple to pass; a kernel reads entry k as ``steady_value(values[k])``.
+
+    Example:
+        >>> steady(1, 16)
+        (1099511627779, 1099511627809)
+    """
+    return tuple(_FLAG | value << 1 | 1 for value in values)
+
+
+def seed_words(seed: int) -> tuple[int, ...]:
+    """Return the two words of a Philox key, ``steady``: the low half of a seed, then the high.
+
+    Args:
+        seed: in 0..2^63-1.
+
+    Returns:
+        The tuple to pass.
+
+    Example:
+        >>> seed_words(1 << 32) == steady(0, 1)
+        True
+    """
+    return steady(seed & 0xFFFFFFFF, seed >> 32)
+
+
+@triton.jit
+def steady_value(encoded):
+    """Decode one number of ``steady``: int64."""
+    return (encoded >> 1) & 0x7FFFFFFFFF
+
+
+@triton.jit
+def wrapping_add(a, b):
+    """The sum modulo 2^32; the plain operator stops a debug build where it wraps."""
+    return tl.add(a, b, sanitize_overflow=False)  # pyright: ignore[reportArgumentType]
+
+
+@triton.jit
+def wrapping_mul(a, b):
+    """The product modulo 2^32."""
+    return tl.mul(a, b, sanitize_overflow=False)  # pyright: ignore[reportArgumentType]
+
+
+@triton.jit
+def widen(x):
+    """Round a floating tile to float32, or widen it exactly; nan stays nan."""
+    if x.dtype == tl.bfloat16:
+        bits = x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+        return bits.to(tl.float32, bitcast=True)
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """Round a float32 tile to the dtype of a loss, to nearest even."""
+    if dtype == tl.bfloat16:
+        # In integers, because the interpreter's own conversion truncates.
+        bits = x.to(tl.uint32, bitcast=True)
+        even = (bits >> 16) & 1
+        rounded = wrapping_add(bits, even + 0x7FFF) >> 16
+        # Rounding could carry a nan into infinity; a quiet one keeps its sign.
+        quiet = (bits >> 16) | 0x0040
+        is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+        return tl.where(is_nan, quiet, rounded).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(dtype)
+
+
+@triton.jit
+def is_finite_bits(bits):
+    """Whether float32 bits (uint32) are those of a finite number."""
+    return (bits & 0x7F800000) != 0x7F800000
+
+
+@triton.jit
+def bits_to_key(bits):
+    """float32 bits -> order-preserving key, both uint32; -0.0 takes the key of +0.0."""
+    bits = tl.where(bits == 0x80000000, 0, bits).to(tl.uint32)
+    return tl.where(bits >= 0x80000000, bits ^ 0xFFFFFFFF, bits | 0x80000000).to(tl.uint32)
+
+
+@triton.jit
+def key_to_bits(key):
+    """Key -> float32 bits, both uint32."""
+    return tl.where(key >= 0x80000000, key ^ 0x80000000, key ^ 0xFFFFFFFF).to(tl.uint32)
+
+
+@triton.jit
+def code_of_key(key):
+    """Score code (int64) of a key: floor(clamp(x) * 2^40 + 0.5), see ``bits_to_code`` in C++."""
+    bits = key_to_bits(key)
+    magnitude = tl.minimum(bits & 0x7FFFFFFF, 0x4A800000)
+    exponent = (magnitude >> 23).to(tl.int32) - 110
+    mantissa = ((magnitude & 0x7FFFFF) | 0x800000).to(tl.int64)
+    up = tl.maximum(exponent, 0).to(tl.int64)
+    down = tl.minimum(tl.maximum(-exponent, 0), 40).to(tl.int64)
+    negative = (bits >> 31).to(tl.int64)
+    half = ((mantissa * 0 + 1) << down) >> 1
+    # floor(-v + 1/2) = -ceil(v - 1/2): halves of negative scores go towards zero.
+    bias = half - tl.where(half != 0, negative, 0)
+    code = ((mantissa << up) + bias) >> down
+    return tl.where(negative != 0, -code, code)
+
+
+@triton.jit
+def philox4x32(c0, c1, c2, c3, k0, k1):
+    """Philox4x32-10 of Salmon et al. (2011) on uint32 words; returns words 0 to 3."""
+    for _ in tl.static_range(10):
+        high0 = tl.umulhi(c0, 0xD2511F53)
+        high1 = tl.umulhi(c2, 0xCD9E8D57)
+        low0 = wrapping_mul(c0, 0xD2511F53)
+        low1 = wrapping_mul(c2, 0xCD9E8D57)
+        c0 = high1 ^ c1 ^ k0
+        c1 = low1
+        c2 = high0 ^ c3 ^ k1
+        c3 = low0
+        k0 = wrapping_add(k0, 0x9E3779B9)
+        k1 = wrapping_add(k1, 0xBB67AE85)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def block_draws(start, key, epoch, BLOCK: tl.constexpr):
+    """The 16-bit keep draws (int32) of samples start .. start + BLOCK - 1; 8 divides start.
+
+    ``key`` is ``seed_words``.
+    """
+    group = (start >> 3).to(tl.uint32) + tl.arange(0, BLOCK // 8).to(tl.uint32)
+    zero = group & 0  # the high word of the group and STREAM_KEEP
+    w0, w1, w2, w3 = philox4x32(
+        group,
+        zero,
+        zero,
+        zero + epoch.to(tl.uint32),
+        steady_value(key[0]).to(tl.uint32),
+        steady_value(key[1]).to(tl.uint32),
+    )
+    # Word w of group g serves samples 8 g + 2 w (low half) and 8 g + 2 w + 1 (high half).
+    words = tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
+    return tl.interleave(words & 0xFFFF, words >> 16).to(tl.int32)
+
+
+@triton.jit
+def hash32(x, key):
+    """The round function of the bijection, uint32."""
+    h = wrapping_add(x, key)
+    h = h ^ (h >> 16)
+    h = wrapping_mul(h, 0x21F0AAAD)
+    h = h ^ (h >> 15)
+    h = wrapping_mul(h, 0xD35A2D97)
+    return h ^ (h >> 15)
+
+
+@triton.jit
+def feistel(position, keys, bits, columns, ROUNDS: tl.constexpr):
+    """Permute the cells of the 2^bits x columns grid once (uint32); see ``csrc/bijection.h``."""
+    mask = ((bits * 0 + 1) << bits) - 1
+    row = position & mask
+    column = position >> bits
+    for r in tl.static_range(0, ROUNDS, 2):
+        # umulhi by 2^bits takes the top bits, and none where bits is 0.
+        shift = tl.umulhi(hash32(column, steady_value(keys[r]).to(tl.uint32)), mask + 1)
+        row = wrapping_add(row, shift) & mask
+        share = tl.umulhi(hash32(row, steady_value(keys[r + 1]).to(tl.uint32)), columns)
+        column = column + share
+        column = tl.where(column >= columns, column - columns, column)
+    return (column << bits) | row

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels on a CPU: the sources of ``csrc/cuda``, compiled against ``tests/emulator``."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+LAUNCH = re.compile(r"([\w:]+(?:<[^<>;{}]*>)?)<<<(.*?), 0, stream>>>\((.*?)\);", re.DOTALL)
+REAL = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+FLAGS = (
+    "-O2 -std=c++17 -fPIC -shared -ffp-contract=off -fno-strict-aliasing -fno-gnu-unique "
+    "-Wno-unknown-pragmas -include cuda_runtime_api.h"
+)
+
+
+def translate(source: str) -> str:
+    """Turn ``kernel<<<grid, block, 0, stream>>>(arguments);`` into a call of the emulator."""
+    return LAUNCH.sub(r"emulator::launch(\2, [&] { \1(\3); });", source)
+
+
+def compile_kernels(folder: Path, edit: Callable[[str], str] = lambda text: text) -> Emulated:
+    """Compile every kernel into one library.
+
+    Args:
+        folder: an empty folder of its own.
+        edit: changes a source first; for tests that break one on purpose.
+    """
+    sources = []
+    for path in sorted(CSRC.glob("cuda/*.cu*")):
+        text = edit(path.read_text(encoding="utf-8")).replace('"../', f'"{CSRC}/')
+        if path.suffix == ".cu":
+            text = translate(text)
+            sources.append(folder / f"{path.stem}.cpp")
+            sources[-1].write_text(text, encoding="utf-8")
+        else:
+            (folder / path.name).write_text(text, encoding="utf-8")
+    torch_headers = Path(torch.__file__).parent / "include"
+    emulator = ROOT / "tests/emulator"
+    library = folder / "libemulated.so"
+    includes = [f"-I{folder}", f"-I{emulator}", f"-I{CSRC / 'cuda'}", f"-isystem{torch_headers}"]
+    command = [os.environ.get("CXX", "g++"), *FLAGS.split(), *includes]
+    command += [str(emulator / "emulator.cpp"), *map(str, sources), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return Emulated(ctypes.CDLL(str(library)))
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _numbers(values: list[int]) -> Any:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+class Emulated:
+    """The six operators with the signatures of a backend module, on CPU tensors."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        """Wrap the compiled library."""
+        self._library = library
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        words = [ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments]
+        words = [_pointer(a) if isinstance(a, Tensor) else a for a in words]
+        getattr(self._library, f"emulated_{name}")(*words)
+
+    @contextmanager
+    def descending(self) -> Iterator[None]:
+        """Run threads and blocks from the last to the first."""
+        self._library.emulator_descending(1)
+        try:
+            yield
+        finally:
+            self._library.emulator_descending(0)
+
+    def observe(
+        self, losses, indices, score, records, score_sum, counters, weight_class, table, epoch, /
+    ):
+        scored = losses if score is None else score
+        rescaled = torch.empty_like(losses)
+        weights = torch.empty(losses.shape, dtype=torch.float32)
+        self._call(
+            "observe",
+            *(REAL[losses.dtype], losses, REAL[scored.dtype], scored),
+            *(int(indices.dtype == torch.int64), indices, losses.numel(), rescaled, weights),
+            *(records, records.numel(), score_sum, counters, weight_class, table, epoch),
+        )
+        return rescaled, weights
+
+    def mean_threshold(self, score_sum, /):
+        threshold = torch.empty(1, dtype=torch.float32)
+        self._call("mean_threshold", score_sum, threshold)
+        return threshold
+
+    def plan(
+        self, records, thresholds, cuts, classes, keep_num, keep_den, unseen, seed, epoch, out, /
+    ):
+        blocks = -(-records.numel() // 4096)
+        offsets = torch.full((blocks + 1,), -1, dtype=torch.int64)
+        rows = [_numbers(values) for values in (cuts, classes, keep_num)]
+        self._call(
+            "plan",
+            *(records, records.numel(), thresholds, len(cuts), *rows),
+            *(keep_den, unseen, seed, epoch, out, offsets),
+        )
+        return offsets
+
+    def compact(self, weight_class, block_offsets, num_kept, /):
+        kept = torch.full((num_kept,), -1, dtype=torch.int32)
+        self._call("compact", weight_class, weight_class.numel(), block_offsets, num_kept, kept)
+        return kept
+
+    def order(self, kept, positions, start, step, count, seed, epoch, /):
+        count = count if positions is None else positions.numel()
+        samples = torch.empty(count, dtype=torch.int32)
+        self._call(
+            "order",
+            *(kept, kept.numel(), _pointer(positions), start, step, count, seed, epoch, samples),
+        )
+        return samples
+
+    def audit(self, records, weight_class, epoch, /):
+        result = torch.full((6,), -1, dtype=torch.int64)
+        self._call("audit", records, weight_class, records.numel(), epoch, result)
+        return result

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Triton operators launch, found without a GPU: fake CUDA tensors and a recorded launch.
+
+A fake tensor has a shape, a dtype and a device but no numbers, so that an operator which looks at
+one on the host fails here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+PACKAGE = "prune_engine.backends.triton"
+MODULES = ("observe", "mean_threshold", "plan", "fixed", "compact", "order", "audit")
+NUM_SAMPLES = 10_001
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel, with everything that decides how it is compiled."""
+
+    label: str
+    kernel: Any
+    programs: int
+    arguments: tuple[Any, ...]
+    warps: int
+    constants: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return self.kernel.fn.__name__
+
+
+def module(name: str) -> Any:
+    """Return a module of the package; its name as an attribute is the operator."""
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def recorded(label: str, call: Callable[[], object]) -> list[Launch]:
+    """Return the launches of a call on fake CUDA tensors, in order."""
+    seen: list[Launch] = []
+
+    def launch(
+        kernel: Any, programs: int, on: torch.Tensor, *arguments: Any, warps: int, **constants: Any
+    ) -> None:
+        assert on.device.type == "cuda"
+        seen.append(Launch(label, kernel, programs, arguments, warps, constants))
+
+    with pytest.MonkeyPatch.context() as patch, FakeTensorMode():
+        for name in MODULES:
+            patch.setattr(module(name), "launch", launch)
+        call()
+    return seen
+
+
+def cuda(*shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+    """Return a tensor that claims to be on a GPU; only inside a fake mode."""
+    return torch.empty(*shape, dtype=dtype, device="cuda")
+
+
+def observe(losses: torch.dtype, indices: torch.dtype, score: torch.dtype | None) -> None:
+    """Observe a batch of 700."""
+    module("observe").observe(
+        cuda(700, dtype=losses),
+        cuda(700, dtype=indices),
+        None if score is None else cuda(700, dtype=score),
+        cuda(NUM_SAMPLES),
+        cuda(3),
+        cuda(4),
+        cuda(NUM_SAMPLES, dtype=torch.uint8),
+        cuda(8, dtype=torch.float32),
+        cuda(1),
+    )
+
+
+def plan(bands: int, *, cut: int = 32768, keep_den: int = 0) -> torch.Tensor:
+    """Plan with a number of bands."""
+    return module("plan").plan(
+        cuda(NUM_SAMPLES),
+        cuda(bands - 1, dtype=torch.float32),
+        [cut] * bands,
+        [1] * bands,
+        [1] * bands,
+        keep_den,
+        -1,
+        2**63 - 1,
+        0,
+        cuda(NUM_SAMPLES, dtype=torch.uint8),
+    )
+
+
+def compact() -> torch.Tensor:
+    """List 5000 kept samples."""
+    return module("compact").compact(cuda(NUM_SAMPLES, dtype=torch.uint8), cuda(4), 5000)
+
+
+def order(count: int, *, is_range: bool) -> torch.Tensor:
+    """Order 256 of a number of kept samples."""
+    positions = None if is_range else cuda(256)
+    kept = cuda(count, dtype=torch.int32)
+    return module("order").order(kept, positions, 0, 4, 256, 7, 1)
+
+
+def audit() -> torch.Tensor:
+    """Audit all."""
+    return module("audit").audit(cuda(NUM_SAMPLES), cuda(NUM_SAMPLES, dtype=torch.uint8), 3)
+
+
+# Label -> call, and how many launches it may take.
+CALLS: dict[str, tuple[Callable[[], object], int]] = {
+    "observe-float32": (lambda: observe(torch.float32, torch.int64, None), 1),
+    "observe-bfloat16": (lambda: observe(torch.bfloat16, torch.int32, None), 1),
+    "observe-float16": (lambda: observe(torch.float16, torch.int64, torch.float32), 1),
+    "observe-float64": (lambda: observe(torch.float64, torch.int64, torch.float64), 1),
+    "mean_threshold": (lambda: module("mean_threshold").mean_threshold(cuda(3)), 1),
+    "plan-keep-all": (lambda: plan(1, cut=0), 2),
+    "plan-mean": (lambda: plan(2), 2),
+    "plan-six-bands": (lambda: plan(6), 2),
+    "plan-fixed": (lambda: plan(2, keep_den=2), 5),
+    "plan-fixed-six-bands": (lambda: plan(6, keep_den=2), 5),
+    "compact": (compact, 1),
+    "order-positions": (lambda: order(5000, is_range=False), 1),
+    "order-range": (lambda: order(10**6, is_range=True), 1),
+    "audit": (audit, 1),
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scheduler of the emulated threads, and the launchers as C functions for Python's ctypes.
+#include <ucontext.h>
+
+#include <vector>
+
+#include "cuda_runtime_api.h"
+#include "launch.h"
+
+Dim threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+namespace {
+
+constexpr size_t kStack = 1 << 16;
+
+struct Fiber {
+  ucontext_t context;
+  bool done;
+};
+
+struct Barrier {
+  unsigned arrived;
+  unsigned round;
+};
+
+std::vector<Fiber> fibers;
+std::vector<char> stacks;
+std::vector<Barrier> warps;
+std::vector<uint64_t> slots;
+Barrier block_of_all;
+unsigned alive;
+uint64_t steps;  // barriers passed and threads ended: standing still means a deadlock
+bool descending;
+ucontext_t scheduler;
+const std::function<void()>* kernel;
+
+void run_fiber() {
+  (*kernel)();
+  fibers[threadIdx.x].done = true;
+  --alive;
+  ++steps;
+}
+
+void yield() {
+  const unsigned self = threadIdx.x;
+  swapcontext(&fibers[self].context, &scheduler);
+}
+
+void wait(Barrier* barrier, unsigned expected) {
+  const unsigned round = barrier->round;
+  if (++barrier->arrived == expected) {
+    barrier->arrived = 0;
+    ++barrier->round;
+    ++steps;
+    return;
+  }
+  while (barrier->round == round) yield();
+}
+
+void run_block() {
+  for (size_t t = 0; t < fibers.size(); ++t) {
+    Fiber& fiber = fibers[t];
+    fiber.done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = stacks.data() + t * kStack;
+    fiber.context.uc_stack.ss_size = kStack;
+    fiber.context.uc_link = &scheduler;
+    makecontext(&fiber.context, run_fiber, 0);
+  }
+  alive = static_cast<unsigned>(fibers.size());
+  block_of_all = {0, 0};
+  warps.assign(fibers.size() / 32 + 1, {0, 0});
+  while (alive > 0) {
+    const uint64_t before = steps;
+    for (size_t k = 0; k < fibers.size(); ++k) {
+      const size_t t = descending ? fibers.size() - 1 - k : k;
+      if (fibers[t].done) continue;
+      threadIdx.x = static_cast<unsigned>(t);
+      swapcontext(&scheduler, &fibers[t].context);
+    }
+    if (steps == before) {
+      std::fprintf(stderr, "a barrier that not all threads reach\n");
+      std::abort();
+    }
+  }
+}
+
+}  // namespace
+
+void block_barrier() { wait(&block_of_all, static_cast<unsigned>(fibers.size())); }
+
+uint64_t exchange(uint64_t mine, int source) {
+  const unsigned self = threadIdx.x, warp = self / 32;
+  slots[self] = mine;
+  wait(&warps[warp], 32);
+  const uint64_t theirs = slots[warp * 32 + static_cast<unsigned>(source)];
+  wait(&warps[warp], 32);
+  return theirs;
+}
+
+void launch(unsigned grid, unsigned block, const std::function<void()>& body) {
+  if (grid == 0 || block == 0 || block > 1024) std::abort();
+  fibers.resize(block);
+  stacks.resize(block * kStack);
+  slots.assign(block, 0);
+  kernel = &body;
+  gridDim.x = grid;
+  blockDim.x = block;
+  for (unsigned b = 0; b < grid; ++b) {
+    blockIdx.x = descending ? grid - 1 - b : b;
+    run_block();
+  }
+}
+
+}  // namespace emulator
+
+using namespace prune_engine;
+
+extern "C" {
+
+void emulator_descending(int on) { emulator::descending = on != 0; }
+
+void emulated_observe(int loss_type, const void* losses, int score_type, const void* score,
+                      int wide, const void* indices, int64_t size, void* rescaled,
+                      float* batch_weights, int64_t* records, int64_t num_samples,
+                      int64_t* score_sum, int64_t* counters, const uint8_t* weight_class,
+                      const float* weight_table, const int64_t* epoch) {
+  cuda::launch_observe(
+      {static_cast<cuda::Real>(loss_type), losses, static_cast<cuda::Real>(score_type), score,
+       wide != 0, indices, size, rescaled, batch_weights},
+      {records, num_samples, score_sum, counters, weight_class, weight_table, epoch}, nullptr);
+}
+
+void emulated_mean_threshold(const int64_t* score_sum, float* threshold) {
+  cuda::launch_mean_threshold(score_sum, threshold, nullptr);
+}
+
+void emulated_plan(const int64_t* records, int64_t num_samples, const float* thresholds, int bands,
+                   const int64_t* cuts, const int64_t* classes, const int64_t* keep_num,
+                   int64_t keep_den, int64_t unseen_band, int64_t seed, int64_t epoch,
+                   uint8_t* weight_class, int64_t* block_offsets) {
+  const float unread[kMaxBands - 1] = {};
+  cuda::PlanArgs args = {};
+  args.records = records;
+  args.num_samples = num_samples;
+  args.thresholds = thresholds;
+  args.rule = make_decision(unread, {cuts, cuts + bands}, {classes, classes + bands}, unseen_band,
+                            seed, epoch);
+  args.unseen_band = static_cast<int>(unseen_band);
+  for (int b = 0; b < bands; ++b) args.shares.num[b] = keep_num[b];
+  args.shares.den = keep_den;
+  args.weight_class = weight_class;
+  args.block_offsets = block_offsets;
+  const int64_t blocks = num_blocks(num_samples, kPlanBlock);
+  // Not zero: what the kernels must write before they read is wrong until then.
+  std::vector<uint32_t> histogram(static_cast<size_t>(bands * kDraws), 0xabababab);
+  std::vector<int64_t> ties(static_cast<size_t>(bands * (blocks + 1)), -7777);
+  cuda::FixedCuts fixed;
+  std::memset(&fixed, 0xab, sizeof fixed);
+  if (keep_den > 0) {
+    args.rule.draws = true;
+    args.scratch = {histogram.data(), ties.data(), &fixed};
+  }
+  cuda::launch_plan(args, nullptr);
+}
+
+void emulated_compact(const uint8_t* weight_class, int64_t num_samples,
+                      const int64_t* block_offsets, int64_t num_kept, int32_t* kept) {
+  cuda::launch_compact(weight_class, num_samples, block_offsets, num_kept, kept, nullptr);
+}
+
+void emulated_order(const int32_t* kept, int64_t n, const int64_t* positions, int64_t start,
+                    int64_t step, int64_t count, int64_t seed, int64_t epoch, int32_t* samples) {
+  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
+                                      static_cast<uint32_t>(epoch));
+  cuda::launch_order(kept, pi, {positions, start, step, count}, samples, nullptr);
+}
+
+void emulated_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
+                    int64_t epoch, int64_t* result) {
+  cuda::launch_audit(records, weight_class, num_samples, epoch, result, nullptr);
+}
+}
