@@ -44,7 +44,7 @@ class PruneEngine:
             length and pruning epochs flow through it, for frameworks that fix an epoch's length.
         seed: in 0..2^63-1; the library touches no global random state.
         device: where scores live and losses come from; default torch's default device.
-        backend: ``"auto"``, ``"cpu"`` or ``"reference"``.
+        backend: ``"auto"`` or a name of ``backends.TABLE``.
         process_group: the data-parallel group; default all ranks.
         on_nonfinite: ``"skip"`` keeps the last finite score; ``"raise"`` stops.
         coverage: ``"raise"``, ``"warn"`` or ``"ignore"`` when the samples seen in an epoch are not

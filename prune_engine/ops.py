@@ -2,7 +2,7 @@
 """The operators as typed, checked, documented functions over tensors: the functional core.
 
 Every function takes ``backend=``: ``"auto"`` (the best that serves the tensors' device),
-``"cuda"``, ``"cpu"`` or ``"reference"``; all give the same bits.
+``"cuda"``, ``"cpu"``, ``"triton"`` or ``"reference"``; all give the same bits.
 """
 
 from __future__ import annotations
