@@ -5,7 +5,7 @@ One module per operator; ``arithmetic`` is what ``csrc/semantics.h``, ``philox.h
 ``bijection.h`` are to the compiled backends. Each operator is specified by the function of the same
 name in :mod:`prune_engine.backends.reference` and gives the same bits. As on any device nothing
 waits for the host, so what the reference refuses by value is answered without raising: an index out
-of range is counted, a position out of range gives -1.
+of range is counted, a position out of range gives -2^31.
 
 With ``TRITON_INTERPRET=1`` in the environment before the first import the kernels run on CPU
 tensors, slowly; that is how they are tested without a GPU.

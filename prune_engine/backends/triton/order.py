@@ -99,7 +99,7 @@ def order_kernel(
     y = feistel(tl.where(valid, position, 0).to(tl.uint32), keys, shift, columns, ROUNDS)
     while tl.max((y >= size).to(tl.int32)) != 0:
         y = tl.where(y >= size, feistel(y, keys, shift, columns, ROUNDS), y)
-    sample = tl.load(kept + y.to(tl.int64), valid, other=-1)
+    sample = tl.load(kept + y.to(tl.int64), valid, other=-(2**31))
     tl.store(samples + place, sample, inside)
 
 
@@ -114,7 +114,7 @@ def order(
 ) -> Tensor:
     """Read the shuffled training order at any positions; see ``reference.order``.
 
-    A range is checked here; a position in a tensor that is out of range gives -1, because looking
+    A range is checked here; a position in a tensor that is out of range gives -2^31, because looking
     at it would make the host wait.
     """
     n = kept.numel()
