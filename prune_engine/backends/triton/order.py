@@ -114,8 +114,8 @@ def order(
 ) -> Tensor:
     """Read the shuffled training order at any positions; see ``reference.order``.
 
-    A range is checked here; a position in a tensor that is out of range gives -2^31, because looking
-    at it would make the host wait.
+    A range is checked here; a position in a tensor that is out of range gives -2^31, because
+    looking at it would make the host wait.
     """
     n = kept.numel()
     if positions is None:
