@@ -196,8 +196,9 @@ def test_an_op_without_its_files_is_caught() -> None:
 
 def test_the_op_table_names_no_op_that_does_not_exist() -> None:
     table = (ROOT / "csrc/README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    assert rows == declared_ops((ROOT / "csrc/ops.cpp").read_text(encoding="utf-8"))
+    declared = declared_ops((ROOT / "csrc/ops.cpp").read_text(encoding="utf-8"))
+    for part in table.split("\n## On a GPU\n"):  # each half has a table
+        assert re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) == declared
 
 
 def faults(name: str, text: str) -> list[str]:
