@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -173,7 +174,9 @@ def work(rank: int, folder: str) -> None:
     check_merges(rank)
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    # All is checked and written. Taking gloo's threads down has aborted a process once in some
+    # twenty runs ("terminate called without an active exception"), and is not under test.
+    os._exit(0)
 
 
 @pytest.fixture(scope="module")
