@@ -17,7 +17,7 @@ from prune_engine.checks import check_batch
 from prune_engine.coverage import MODES
 from prune_engine.dataset import IndexedDataset
 from prune_engine.history import History
-from prune_engine.losses import reduce_losses, refuse_nonfinite
+from prune_engine.losses import check_reduction, reduce_losses, refuse_nonfinite
 from prune_engine.plan import EpochPlan
 from prune_engine.policies import Policy
 from prune_engine.run import EpochRun
@@ -157,6 +157,7 @@ class PruneEngine:
         denom: Tensor | float | None,
     ) -> Tensor:
         run, device = self._run, self.buffer.device
+        check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
         if run.ahead or run.on_nonfinite == "raise":

@@ -9,6 +9,28 @@ from torch import Tensor
 
 from prune_engine.types import NonFiniteLossError
 
+REDUCTIONS = ("mean", "sum", "none", "weighted_mean")
+
+
+def check_reduction(reduction: str, denom: Tensor | float | None) -> None:
+    """Refuse a reduction that does not exist, before a batch is recorded.
+
+    Args:
+        reduction: must be one of ``REDUCTIONS``.
+        denom: must be None unless the reduction is ``"mean"``.
+
+    Raises:
+        ValueError: one does not fit.
+
+    Example:
+        >>> check_reduction("sum", None)
+    """
+    if reduction not in REDUCTIONS:
+        words = ", ".join(map(repr, REDUCTIONS))
+        raise ValueError(f"reduction must be one of {words}, got {reduction!r}")
+    if denom is not None and reduction != "mean":
+        raise ValueError(f"denom must not be given with reduction={reduction!r}")
+
 
 def reduce_losses(
     rescaled: Tensor, weights: Tensor, reduction: str, denom: Tensor | float | None
@@ -34,8 +56,7 @@ def reduce_losses(
         >>> reduce_losses(torch.tensor([2.0, 4.0]), torch.ones(2), "mean", None).item()
         3.0
     """
-    if denom is not None and reduction != "mean":
-        raise ValueError(f"denom must not be given with reduction={reduction!r}")
+    check_reduction(reduction, denom)
     if reduction == "mean":
         if denom is not None:
             return rescaled.sum() / denom
@@ -44,13 +65,9 @@ def reduce_losses(
         return rescaled.sum()
     if reduction == "none":
         return rescaled
-    if reduction == "weighted_mean":
-        total = weights.sum()
-        # All weights 0 (or none): the sum is 0 already, and must not become nan.
-        return rescaled.sum() / torch.where(total == 0, 1.0, total).to(rescaled.dtype)
-    raise ValueError(
-        f"reduction must be 'mean', 'sum', 'none' or 'weighted_mean', got {reduction!r}"
-    )
+    total = weights.sum()
+    # All weights 0 (or none): the sum is 0 already, and must not become nan.
+    return rescaled.sum() / torch.where(total == 0, 1.0, total).to(rescaled.dtype)
 
 
 def refuse_nonfinite(scores: Tensor, indices: Tensor) -> None:

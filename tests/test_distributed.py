@@ -174,8 +174,8 @@ def work(rank: int, folder: str) -> None:
     check_merges(rank)
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()
-    # All is checked and written. Taking gloo's threads down has aborted a process once in some
-    # twenty runs ("terminate called without an active exception"), and is not under test.
+    # All is checked and written. Once in some twenty runs a rank aborted ("terminate called without
+    # an active exception"), presumably while gloo's threads were taken down: not under test.
     os._exit(0)
 
 

@@ -251,3 +251,15 @@ def test_edge_case_12_a_scalar_loss_says_reduction_none(backend):
     with pytest.raises(ValueError, match='reduction="none"'):
         engine.observe(loss, torch.arange(4))
     assert engine.cursor == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"reduction": "avg"}, {"reduction": "sum", "denom": 3}], ids=str
+)
+def test_edge_case_10_a_reduction_that_does_not_exist_records_nothing(options):
+    engine = infobatch()
+    name = "denom" if "denom" in options else "reduction"
+    with pytest.raises(ValueError, match=name):
+        engine.observe(torch.ones(2), torch.tensor([0, 1]), **options)
+    assert not engine.buffer.records.any()
+    assert engine.cursor == 0
