@@ -53,18 +53,41 @@ PE_HD uint32_t hash32(uint32_t x, uint32_t key) {
   return h;
 }
 
+// How far an even round moves a column down: the top k bits of a hash; below 2^k.
+PE_HD uint32_t row_shift(const Bijection& pi, int round, uint32_t column) {
+  // A 64-bit shift because k may be 0.
+  const uint64_t top = static_cast<uint64_t>(hash32(column, pi.key[round])) << pi.bits;
+  return static_cast<uint32_t>(top >> 32);
+}
+
+// How far an odd round moves a row to the right; below b.
+PE_HD uint32_t column_shift(const Bijection& pi, int round, uint32_t row) {
+  const uint64_t share = static_cast<uint64_t>(hash32(row, pi.key[round])) * pi.columns;
+  return static_cast<uint32_t>(share >> 32);
+}
+
 // One pass of the network over the grid; a bijection of [0, 2^k * b).
 PE_HD uint64_t feistel(const Bijection& pi, uint64_t position) {
   uint32_t row = static_cast<uint32_t>(position) & pi.mask;
   uint32_t column = static_cast<uint32_t>(position >> pi.bits);
   const uint32_t columns = static_cast<uint32_t>(pi.columns);
   for (int round = 0; round < pi.rounds; round += 2) {
-    // The top k bits; written as a 64-bit shift because k may be 0.
-    const uint64_t top = static_cast<uint64_t>(hash32(column, pi.key[round])) << pi.bits;
-    row = (row + static_cast<uint32_t>(top >> 32)) & pi.mask;
-    const uint64_t share = static_cast<uint64_t>(hash32(row, pi.key[round + 1])) * columns;
-    column += static_cast<uint32_t>(share >> 32);
+    row = (row + row_shift(pi, round, column)) & pi.mask;
+    column += column_shift(pi, round + 1, row);
     column -= column >= columns ? columns : 0;
+  }
+  return (static_cast<uint64_t>(column) << pi.bits) | row;
+}
+
+// The position that one pass of the network takes to y.
+PE_HD uint64_t invert_feistel(const Bijection& pi, uint64_t y) {
+  uint32_t row = static_cast<uint32_t>(y) & pi.mask;
+  uint32_t column = static_cast<uint32_t>(y >> pi.bits);
+  const uint32_t columns = static_cast<uint32_t>(pi.columns);
+  for (int round = pi.rounds - 2; round >= 0; round -= 2) {
+    const uint32_t moved = column_shift(pi, round + 1, row);
+    column += column < moved ? columns - moved : 0 - moved;
+    row = (row - row_shift(pi, round, column)) & pi.mask;
   }
   return (static_cast<uint64_t>(column) << pi.bits) | row;
 }

@@ -15,7 +15,7 @@ import pytest
 import torch
 from _assertions import MAX_Z, assert_bitwise, chi_square_z, correlation_z
 from _cases import MAX_EPOCH, MAX_SEED, epochs, float32, int64, salts, seeds, threads
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import prune_engine as pe
@@ -58,6 +58,22 @@ def test_large_orders_equal_oracle_at_sampled_positions(backend, count, seed, ep
     positions = [0, 1, count - 1, *random.Random(seed).choices(range(count), k=40)]
     got = pe.ops.order(arange(count), int64(positions), seed=seed, epoch=epoch, backend=backend)
     assert_bitwise(got, oracle.order(range(count), positions, seed, epoch), "order")
+
+
+@given(count=st.integers(65_537, 300_000), seed=seeds, epoch=epochs, thread_count=threads)
+@settings(max_examples=25)
+@example(count=2**18, seed=0, epoch=0, thread_count=2)  # a full grid: no walk
+@example(count=2**18 + 1, seed=0, epoch=0, thread_count=2)  # one sample in the last column
+@example(count=66_049, seed=0, epoch=0, thread_count=1)
+def test_the_whole_order_is_the_order_of_each_position(
+    num_threads, count, seed, epoch, thread_count
+):
+    """All positions at once are made by rotating the list, one position by the network."""
+    kept = arange(count) * 7 + 3
+    with num_threads(thread_count):
+        whole = pe.ops.order(kept, range(count), seed=seed, epoch=epoch, backend="cpu")
+        each = pe.ops.order(kept, torch.arange(count), seed=seed, epoch=epoch, backend="cpu")
+    assert_bitwise(whole, each, f"the whole order of {count}")
 
 
 @given(

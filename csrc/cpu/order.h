@@ -8,6 +8,7 @@
 
 #include "../bijection.h"
 #include "dispatch.h"
+#include "rotate.h"
 
 namespace prune_engine {
 
@@ -85,6 +86,12 @@ bool order_samples(const int32_t* kept, int64_t n, const Positions& positions, i
                    int64_t seed, int64_t epoch, const Parallel& parallel, int32_t* samples) {
   const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
                                       static_cast<uint32_t>(epoch));
+  const bool all = positions.given == nullptr && positions.start == 0 && positions.step == 1 &&
+                   count == n && rotates(pi);
+  if (all) {
+    order_all(pi, kept, parallel, samples);
+    return true;
+  }
   std::atomic<bool> valid{true};
   parallel(0, count, 16384, [&](int64_t begin, int64_t end) {
     if (!order_range(pi, positions, kept, begin, end, samples)) valid = false;
