@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from prune_engine.engine import PruneEngine
     from prune_engine.history import History
     from prune_engine.plan import EpochPlan
-    from prune_engine.policies import InfoBatch, KeepAll, Policy, Progress, RandomSubset
+    from prune_engine.policies import (
+        InfoBatch,
+        KeepAll,
+        Policy,
+        PolicyMemory,
+        Progress,
+        RandomSubset,
+    )
     from prune_engine.sampler import PruneSampler
     from prune_engine.schedule import VirtualScheduler
     from prune_engine.types import (
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
         NonFiniteLossError,
         PruneEngineError,
         Rule,
+        Selection,
         StateMismatchError,
     )
 
@@ -39,6 +47,7 @@ __all__ = [
     "KeepAll",
     "NonFiniteLossError",
     "Policy",
+    "PolicyMemory",
     "Progress",
     "PruneEngine",
     "PruneEngineError",
@@ -46,6 +55,7 @@ __all__ = [
     "RandomSubset",
     "Rule",
     "ScoreBuffer",
+    "Selection",
     "StateMismatchError",
     "VirtualScheduler",
     "__version__",
@@ -68,7 +78,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "losses": (),
     "ops": (),
     "plan": ("EpochPlan",),
-    "policies": ("InfoBatch", "KeepAll", "Policy", "Progress", "RandomSubset"),
+    "policies": ("InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"),
     "sampler": ("PruneSampler",),
     "schedule": ("VirtualScheduler",),
     "types": (
@@ -78,6 +88,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "NonFiniteLossError",
         "PruneEngineError",
         "Rule",
+        "Selection",
         "StateMismatchError",
     ),
 }

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prune_engine import ops
 from prune_engine.buffer import ScoreBuffer
-from prune_engine.types import PLAN_BLOCK, Rule
+from prune_engine.checks import check_vector
+from prune_engine.types import NUM_CLASSES, PLAN_BLOCK, Rule, Selection, host_ints
 from prune_engine.weights import decode_weights
 
 PLAN_TENSORS = ("weight_class", "weight_table", "threshold")  # what a plan made ahead is saved as
@@ -89,7 +90,7 @@ class EpochPlan:
 
 
 def make_plan(
-    buffer: ScoreBuffer, rule: Rule, *, seed: int, epoch: int, ahead: bool = False
+    buffer: ScoreBuffer, rule: Rule | Selection, *, seed: int, epoch: int, ahead: bool = False
 ) -> EpochPlan:
     """Decide an epoch and list what is kept.
 
@@ -98,7 +99,7 @@ def make_plan(
 
     Args:
         buffer: the scores; unless ``ahead``, its weight classes and current epoch change.
-        rule: thresholds and bands.
+        rule: thresholds and bands, or a decision made already, which is copied.
         seed: in 0..2^63-1.
         epoch: in 0..2^31-2.
         ahead: decide into fresh storage, for an epoch that has not begun (1 byte per sample more).
@@ -106,24 +107,74 @@ def make_plan(
     Returns:
         The plan.
 
+    Raises:
+        ValueError: a selection is not for these samples, or has a class above 7.
+
     Example:
         >>> len(make_plan(ScoreBuffer(2), Rule.keep_all(torch.device("cpu")), seed=0, epoch=3))
         2
     """
-    weight_class, block_offsets = ops.plan(
-        buffer.records,
-        rule,
-        seed=seed,
-        epoch=epoch,
-        out=None if ahead else buffer.weight_class,
-        backend=buffer.backend,
-    )
     table = torch.tensor(rule.weight_table, dtype=torch.float32, device=buffer.device)
+    if isinstance(rule, Selection):
+        block_offsets, num_kept = _count_selection(rule, buffer)
+        chosen = rule.weight_class
+        weight_class = chosen.clone() if ahead else buffer.weight_class.copy_(chosen)
+    else:
+        weight_class, block_offsets = ops.plan(
+            buffer.records,
+            rule,
+            seed=seed,
+            epoch=epoch,
+            out=None if ahead else buffer.weight_class,
+            backend=buffer.backend,
+        )
+        num_kept = int(block_offsets[-1].item())
     if not ahead:
         buffer.activate(weight_class, table, epoch)
-    num_kept = int(block_offsets[-1].item())
     kept = ops.compact(weight_class, block_offsets, num_kept, backend=buffer.backend)
-    return EpochPlan(epoch, seed, weight_class, table, kept, rule.thresholds, buffer.backend)
+    thresholds = rule.thresholds.to(buffer.device)
+    return EpochPlan(epoch, seed, weight_class, table, kept, thresholds, buffer.backend)
+
+
+def _count_selection(selection: Selection, buffer: ScoreBuffer) -> tuple[Tensor, int]:
+    """Count what a selection keeps, and refuse classes that no weight table has."""
+    classes = check_vector(
+        "weight_class",
+        selection.weight_class,
+        (torch.uint8,),
+        size=buffer.num_samples,
+        device=buffer.device,
+    )
+    block_offsets = count_kept(classes)
+    # A batch looks its weight up by the class, so a wild one must not get there; the largest is
+    # read along with the count, which the host waits for anyway.
+    largest = classes.max() if classes.numel() else block_offsets[0]
+    num_kept, most = host_ints(torch.stack([block_offsets[-1], largest.to(torch.int64)]))
+    if most >= NUM_CLASSES:
+        raise ValueError(f"weight_class must be in 0..{NUM_CLASSES - 1}, got {most}")
+    return block_offsets, num_kept
+
+
+def count_kept(weight_class: Tensor) -> Tensor:
+    """Count the kept samples by block, from weight classes made elsewhere.
+
+    Args:
+        weight_class: uint8 [N].
+
+    Returns:
+        int64 [ceil(N / 4096) + 1], exclusive prefix sums, as ``ops.plan`` returns them.
+
+    Example:
+        >>> count_kept(torch.tensor([1, 0, 2], dtype=torch.uint8)).tolist()
+        [0, 2]
+    """
+    kept = weight_class != 0
+    whole = kept.shape[0] // PLAN_BLOCK * PLAN_BLOCK
+    counts = [torch.zeros(1, dtype=torch.int64, device=kept.device)]
+    counts.append(kept[:whole].view(-1, PLAN_BLOCK).sum(dim=1))
+    if whole < kept.shape[0]:
+        counts.append(kept[whole:].sum(dim=0, keepdim=True))
+    return torch.cat(counts).cumsum(0)
 
 
 def list_kept(weight_class: Tensor, backend: str) -> Tensor:
@@ -140,13 +191,7 @@ def list_kept(weight_class: Tensor, backend: str) -> Tensor:
         >>> list_kept(torch.tensor([1, 0, 2], dtype=torch.uint8), "auto").tolist()
         [0, 2]
     """
-    kept = weight_class != 0
-    whole = kept.shape[0] // PLAN_BLOCK * PLAN_BLOCK
-    counts = [torch.zeros(1, dtype=torch.int64, device=kept.device)]
-    counts.append(kept[:whole].view(-1, PLAN_BLOCK).sum(dim=1))
-    if whole < kept.shape[0]:
-        counts.append(kept[whole:].sum(dim=0, keepdim=True))
-    block_offsets = torch.cat(counts).cumsum(0)
+    block_offsets = count_kept(weight_class)
     num_kept = int(block_offsets[-1].item())
     return ops.compact(weight_class, block_offsets, num_kept, backend=backend)
 

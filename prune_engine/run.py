@@ -17,7 +17,7 @@ from prune_engine.history import History
 from prune_engine.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
 from prune_engine.policies import Policy, Progress
 from prune_engine.sampler import serve_count
-from prune_engine.types import EpochReport, NonFiniteLossError, PruneEngineError, Rule
+from prune_engine.types import EpochReport, NonFiniteLossError, PruneEngineError, Rule, Selection
 
 
 class EpochRun:
@@ -70,6 +70,7 @@ class EpochRun:
         self._steps = 0
         self._align = self._shards = 1
         self.ahead: list[EpochPlan] = []
+        self.memory = policy.memory(buffer, seed)
         self._begin_epoch(0)
         began = self.now()
         plan = make_plan(self.buffer, self._rule(0), seed=seed, epoch=0)
@@ -116,6 +117,7 @@ class EpochRun:
         distributed.merge_records(self.buffer.records, self.process_group)
         draft = self._report()
         enforce_coverage(draft, self.coverage)
+        self._remember()
         # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
         upcoming = self.epoch + 1
         rule = self._rule(upcoming)
@@ -141,6 +143,8 @@ class EpochRun:
         self.history = History.from_state(saved["history"])
         self._begin_epoch(int(saved["epoch"]))
         self._steps = int(saved["steps"])
+        if self.memory is not None:
+            self.memory.load_state_dict(saved["memory"])
         thresholds = saved["threshold"].to(self.buffer.device)
         self._plan = restore_plan(self.buffer, thresholds, seed=self.seed, epoch=self.epoch)
         self.ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
@@ -207,9 +211,17 @@ class EpochRun:
         """Batches observed in the run."""
         return self._steps
 
-    def _rule(self, epoch: int) -> Rule:
+    def _rule(self, epoch: int) -> Rule | Selection:
         done = self._steps if self.mode == "steps" else epoch
-        return self.policy.rule(self.buffer, Progress(epoch, done, self.total))
+        progress = Progress(epoch, done, self.total)
+        if self.memory is None:
+            return self.policy.rule(self.buffer, progress)
+        return self.policy.rule(self.buffer, progress, self.memory)
+
+    def _remember(self) -> None:
+        """Tell the policy's memory of the epoch that ends: merged, audited and found whole."""
+        if self.memory is not None:
+            self.memory.end_epoch(self.buffer, self.epoch)
 
     def _threshold(self) -> float:
         threshold = self.plan.threshold
@@ -247,6 +259,7 @@ class EpochRun:
         distributed.merge_records(self.buffer.records, self.process_group)
         draft = self._report()
         enforce_coverage(draft, self.coverage)
+        self._remember()
         self._plan = self.ahead.pop(0)
         self.buffer.activate(self._plan.weight_class, self._plan.weight_table, self._plan.epoch)
         self._enter(self._plan.epoch, draft)

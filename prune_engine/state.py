@@ -12,10 +12,10 @@ from torch import Tensor
 from prune_engine.buffer import ScoreBuffer
 from prune_engine.history import History
 from prune_engine.plan import PLAN_TENSORS
-from prune_engine.policies import Policy
+from prune_engine.policies import Policy, PolicyMemory
 from prune_engine.types import EpochReport, StateMismatchError
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
 PLAN_FIELDS = ("epoch", *PLAN_TENSORS)
 
@@ -32,6 +32,7 @@ class Run(Protocol):
     epoch: int
     history: History
     buffer: ScoreBuffer
+    memory: PolicyMemory | None
 
     @property
     def cursor(self) -> int:
@@ -158,6 +159,7 @@ def save(
         "history": run.history.state(),
         "ahead": ahead,
         "buffer": buffer,
+        "memory": None if run.memory is None else run.memory.state_dict(),
     }
 
 
@@ -192,6 +194,15 @@ def check(run: Run, saved: Mapping[str, Any]) -> None:
             differences.append(f"{name}: expected at least 0, got {saved[name]}")
     if isinstance(saved.get("buffer"), Mapping):
         differences += run.buffer.state_problems(saved["buffer"])
+    memory = saved.get("memory")
+    if run.memory is None:
+        if memory is not None:
+            differences.append(f"memory: expected None, got {type(memory).__name__}")
+    elif isinstance(memory, Mapping):
+        problems = run.memory.state_problems(cast(Mapping[str, Any], memory))
+        differences += [f"memory.{problem}" for problem in problems]
+    else:
+        differences.append(f"memory: expected dict, got {type(memory).__name__}")
     for name, expected_fields in (("history", REPORT_FIELDS), ("ahead", PLAN_FIELDS)):
         for at, row in enumerate(rows(saved.get(name))):
             missing = [field for field in expected_fields if field not in row]

@@ -137,10 +137,7 @@ class Rule:
                 f"bands must have {self.thresholds.numel() + 1} entries (at most {MAX_BANDS}), "
                 f"got {len(self.bands)}"
             )
-        if len(self.weight_table) != NUM_CLASSES or self.weight_table[:2] != (0.0, 1.0):
-            raise ValueError(
-                f"weight_table must have 8 entries that start 0.0, 1.0, got {self.weight_table}"
-            )
+        check_weight_table(self.weight_table)
         if not -1 <= self.unseen_band < len(self.bands):
             raise ValueError(
                 f"unseen_band must be in -1..{len(self.bands) - 1}, got {self.unseen_band}"
@@ -169,6 +166,50 @@ class Rule:
         return Rule(empty, (Band(0, 1),), weight_table())
 
 
+def _no_thresholds() -> Tensor:
+    import torch
+
+    return torch.empty(0, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One epoch's decision made already, where no rule of bands can say it: a class per sample.
+
+    What a policy returns that ranks its samples (``UCB``) or keeps whole groups of them. A plan
+    copies the classes, so the same selection may serve many epochs.
+
+    Args:
+        weight_class: uint8 [N] on the device of the records, 0..7; 0 = dropped.
+        weight_table: 8 floats; entry k is the weight of class k; entry 0 is 0, entry 1 is 1.
+        thresholds: float32 [T], what the report calls the thresholds; default none.
+
+    Raises:
+        ValueError: a shape or size does not fit.
+        TypeError: a dtype does not fit.
+
+    Example:
+        >>> import torch
+        >>> Selection(torch.tensor([1, 0], dtype=torch.uint8), weight_table()).thresholds.tolist()
+        []
+    """
+
+    weight_class: Tensor
+    weight_table: tuple[float, ...]
+    thresholds: Tensor = field(default_factory=_no_thresholds)
+
+    def __post_init__(self) -> None:
+        import torch
+
+        for name, dtype in (("weight_class", torch.uint8), ("thresholds", torch.float32)):
+            came: Tensor = getattr(self, name)
+            if came.dim() != 1:
+                raise ValueError(f"{name} must be a vector, got shape {tuple(came.shape)}")
+            if came.dtype != dtype:
+                raise TypeError(f"{name} must be {dtype}, got {came.dtype}")
+        check_weight_table(self.weight_table)
+
+
 def host_ints(tensor: Tensor) -> list[int]:
     """Read an integer vector; on a device this is where the host waits.
 
@@ -184,6 +225,22 @@ def host_ints(tensor: Tensor) -> list[int]:
         [1, 2]
     """
     return cast("list[int]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+def check_weight_table(table: tuple[float, ...]) -> None:
+    """Refuse a table that does not weigh the dropped 0 and the kept of class 1 one.
+
+    Args:
+        table: must be 8 floats that start 0.0, 1.0.
+
+    Raises:
+        ValueError: it is not.
+
+    Example:
+        >>> check_weight_table(weight_table(2.0))
+    """
+    if len(table) != NUM_CLASSES or table[:2] != (0.0, 1.0):
+        raise ValueError(f"weight_table must have 8 entries that start 0.0, 1.0, got {table}")
 
 
 def weight_table(*weights: float) -> tuple[float, ...]:

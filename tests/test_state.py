@@ -227,7 +227,7 @@ def damaged(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("version", 2, "version: expected 1, got 2"),
+        ("version", 1, "version: expected 2, got 1"),
         ("seed", None, "seed: expected 0, got None"),
         ("epoch", "1", "epoch: expected int"),
         ("cursor", None, "cursor: expected int"),

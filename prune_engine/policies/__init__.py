@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of policies: one row each. A new one is a file, a row, and inherits its tests."""
 
-from prune_engine.policies.base import Policy, Progress
+from prune_engine.policies.base import Policy, PolicyMemory, Progress
 from prune_engine.policies.baseline import KeepAll, RandomSubset
 from prune_engine.policies.infobatch import InfoBatch
 
@@ -11,4 +11,4 @@ TABLE: dict[str, type[Policy]] = {
     "full": KeepAll,
 }
 
-__all__ = ["TABLE", "InfoBatch", "KeepAll", "Policy", "Progress", "RandomSubset"]
+__all__ = ["TABLE", "InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"]

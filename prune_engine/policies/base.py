@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from prune_engine.types import Band, Rule, decimal_fraction
+from prune_engine.types import Band, Rule, Selection, decimal_fraction
 
 if TYPE_CHECKING:  # it brings torch, and host.py uses the arithmetic below without torch
     from prune_engine.buffer import ScoreBuffer
@@ -33,6 +34,57 @@ class Progress:
     total: int | None
 
 
+class PolicyMemory(Protocol):
+    """What a policy remembers of earlier epochs, where the last score is not enough.
+
+    The run owns it: it calls ``end_epoch`` once per epoch, saves and restores it with the engine's
+    state, and hands it to ``rule``. On several ranks it must be a function of the merged records.
+
+    Example:
+        >>> class Ended:
+        ...     count = 0
+        ...     def end_epoch(self, buffer, epoch): self.count += 1
+        ...     def state_dict(self): return {"count": self.count}
+        ...     def state_problems(self, state): return [] if "count" in state else ["no count"]
+        ...     def load_state_dict(self, state): self.count = state["count"]
+        >>> memory: PolicyMemory = Ended()
+        >>> memory.state_problems({})
+        ['no count']
+    """
+
+    def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
+        """Take in an epoch that ended: merged and audited, before the next rule.
+
+        Args:
+            buffer: the scores and the weight classes of the epoch; not changed.
+            epoch: the epoch.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of everything as tensors on the cpu, numbers, strings and lists."""
+        ...
+
+    def state_problems(self, state: Mapping[str, Any]) -> list[str]:
+        """List what does not fit in a state, before anything is loaded.
+
+        Args:
+            state: what ``state_dict`` should have returned.
+
+        Returns:
+            One phrase per difference.
+        """
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state in which ``state_problems`` found nothing.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
+        ...
+
+
 class Policy(ABC):
     """A policy sees the score buffer and the progress, and returns a rule; never a kernel."""
 
@@ -41,13 +93,28 @@ class Policy(ABC):
         """Whether the length of the run must be known."""
         return False
 
+    def memory(self, buffer: ScoreBuffer, seed: int) -> PolicyMemory | None:
+        """Return fresh memory for one run, or None where the last scores are all it needs.
+
+        Args:
+            buffer: says how many samples there are and where tensors live.
+            seed: the run's.
+
+        Returns:
+            What the run keeps, and passes to ``rule``.
+        """
+        return None
+
     @abstractmethod
-    def rule(self, buffer: ScoreBuffer, progress: Progress) -> Rule:
-        """Return the rule of one epoch.
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> Rule | Selection:
+        """Return the rule of one epoch, or the decision itself.
 
         Args:
             buffer: the scores; not changed.
             progress: where the run is.
+            memory: what ``memory`` returned; not passed where that was None.
 
         Returns:
             The rule; nothing in it makes the host wait.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prune_engine.policies.base import (
     Policy,
+    PolicyMemory,
     Progress,
     annealing,
     check_fraction,
@@ -30,12 +31,15 @@ class KeepAll(Policy):
         {'policy': 'KeepAll'}
     """
 
-    def rule(self, buffer: ScoreBuffer, progress: Progress) -> Rule:
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> Rule:
         """Return the rule that drops nothing.
 
         Args:
             buffer: the scores; not used.
             progress: not used.
+            memory: there is none.
 
         Returns:
             The same rule in every epoch.
@@ -80,12 +84,15 @@ class RandomSubset(Policy):
         """True unless it prunes to the end."""
         return self.delta < 1
 
-    def rule(self, buffer: ScoreBuffer, progress: Progress) -> Rule:
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> Rule:
         """Return one band for all samples, seen or not.
 
         Args:
             buffer: the scores; not used.
             progress: where the run is.
+            memory: there is none.
 
         Returns:
             The rule of the epoch.

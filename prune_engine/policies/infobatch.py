@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from prune_engine.policies.base import (
     Policy,
+    PolicyMemory,
     Progress,
     annealing,
     check_fraction,
@@ -57,12 +58,15 @@ class InfoBatch(Policy):
         """True unless it prunes to the end."""
         return self.delta < 1
 
-    def rule(self, buffer: ScoreBuffer, progress: Progress) -> Rule:
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> Rule:
         """Return two bands around the mean, or keep all when annealing.
 
         Args:
             buffer: the scores.
             progress: where the run is.
+            memory: there is none.
 
         Returns:
             The rule of the epoch.
