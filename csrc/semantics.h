@@ -62,8 +62,14 @@ PE_HD uint32_t bits_to_key(uint32_t bits) {
   return (bits & 0x80000000u) ? ~bits : (bits | 0x80000000u);
 }
 
+// The bits of the score with a key, in 64 bits for loops that go on in those.
+PE_HD uint64_t bits_of_key(uint64_t key) {
+  const uint64_t positive = 0 - (key >> 31);
+  return (key ^ ~positive ^ (positive & 0x80000000u)) & 0xffffffffu;
+}
+
 PE_HD float key_to_float(uint32_t key) {
-  return bits_float((key & 0x80000000u) ? (key & 0x7fffffffu) : ~key);
+  return bits_float(static_cast<uint32_t>(bits_of_key(key)));
 }
 
 PE_HD int64_t make_record(int64_t epoch, uint32_t key) {
@@ -75,23 +81,31 @@ PE_HD int64_t record_epoch(int64_t record) { return (record >> 32) - 1; }
 PE_HD uint32_t record_key(int64_t record) { return static_cast<uint32_t>(record); }
 
 // code(x) = floor(x * 2^40 + 0.5) with x clamped to [-2^22, 2^22], from the bits of x: with x =
-// m * 2^(e - 150) the code is m shifted by e - 110, rounded half up. Only 64-bit shifts and adds,
-// so it vectorises everywhere and no rounding mode or denormal flushing can touch it.
-PE_HD int64_t bits_to_code(uint32_t bits) {
-  constexpr uint32_t kLimit = 0x4a800000u;  // the bits of 2^22
-  const uint32_t magnitude_bits = bits & 0x7fffffffu;
-  const uint32_t magnitude = magnitude_bits < kLimit ? magnitude_bits : kLimit;
-  const int32_t exponent = static_cast<int32_t>(magnitude >> 23) - 110;
+// m * 2^(e - 150) the code is m shifted by e - 110, rounded half up. Only 64-bit integer work, so
+// no rounding mode or denormal flushing can touch it. Without branches, and with no constant
+// shifted by a variable: compilers then vectorise it (a mask is all ones where a difference is
+// negative).
+PE_HD uint64_t code_of_bits(uint64_t bits) {
+  constexpr uint64_t kLimit = 0x4a800000u;  // the bits of 2^22
+  const uint64_t unsigned_bits = bits & 0x7fffffffu;
+  const uint64_t small = 0 - ((unsigned_bits - kLimit) >> 63);
+  const uint64_t magnitude = (unsigned_bits & small) | (kLimit & ~small);
   const uint64_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;  // e = 0 shifts out anyway
-  const uint64_t up = static_cast<uint64_t>(exponent > 0 ? exponent : 0);
-  const uint64_t down = static_cast<uint64_t>(exponent < 0 ? (exponent > -40 ? -exponent : 40) : 0);
+  const uint64_t exponent = magnitude >> 23;
+  const uint64_t is_down = 0 - ((exponent - 110) >> 63);
+  const uint64_t up = (exponent - 110) & ~is_down;
+  const uint64_t is_far = 0 - ((exponent - 70) >> 63);  // every bit goes: 40 is as good as more
+  const uint64_t down = (((110 - exponent) & ~is_far) | (40 & is_far)) & is_down;
+  // Half up in two shifts: all but the last place, then one more after adding 1. Halves of negative
+  // scores go towards zero: floor(-v + 1/2) = -ceil(v - 1/2).
   const uint64_t negative = bits >> 31;
-  const uint64_t half = (1ull << down) >> 1;
-  // floor(-v + 1/2) = -ceil(v - 1/2): halves of negative scores go towards zero.
-  const uint64_t bias = half - (negative & static_cast<uint64_t>(half != 0));
-  const int64_t code = static_cast<int64_t>(((mantissa << up) + bias) >> down);
-  return negative != 0 ? -code : code;
+  const uint64_t last = is_down & 1;
+  const uint64_t doubled = ((mantissa << up) - (negative & last)) >> (down - last);
+  const uint64_t code = (doubled + last) >> last;
+  return (code ^ (0 - negative)) + negative;
 }
+
+PE_HD int64_t bits_to_code(uint32_t bits) { return static_cast<int64_t>(code_of_bits(bits)); }
 
 PE_HD int64_t score_code(float score) { return bits_to_code(float_bits(score)); }
 

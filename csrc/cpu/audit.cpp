@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // audit on the CPU: one read of the records recomputes the exact sum and compares what was seen
 // with what was planned.
+#include <cstring>
 #include <mutex>
 
 #include "../check.h"
-#include "../semantics.h"
 #include "dispatch.h"
 
 namespace prune_engine {
@@ -19,21 +19,25 @@ struct Audit {
 
 PE_CLONES void audit_range(const int64_t* records, const uint8_t* weight_class, int64_t begin,
                            int64_t end, int64_t epoch, Audit* out) {
-  int64_t high = 0, low = 0, seen = 0, planned_seen = 0, missing = 0, extra = 0;
+  const auto this_epoch = static_cast<uint64_t>(epoch + 1);
+  uint64_t high = 0, low = 0, seen = 0, planned_seen = 0, missing = 0, extra = 0;
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t record = records[i];
-    const int64_t is_seen = record != 0;
-    const int64_t now = record_epoch(record) == epoch;
-    const int64_t planned = weight_class[i] != 0;
-    const int64_t code = is_seen ? score_code(key_to_float(record_key(record))) : 0;
-    high += code_high(code);
-    low += code_low(code);
+    const auto record = static_cast<uint64_t>(records[i]);
+    const uint64_t is_seen = record != 0 ? 1 : 0;
+    const uint64_t now = (record >> 32) == this_epoch ? 1 : 0;
+    const uint64_t planned = weight_class[i] != 0 ? 1 : 0;
+    const uint64_t code = code_of_bits(bits_of_key(record & 0xffffffffu)) & (0 - is_seen);
+    high += (code >> 32) | ((0 - (code >> 63)) << 32);  // a signed shift
+    low += code & 0xffffffffu;
     seen += is_seen;
     planned_seen += planned & now;
     missing += planned & (now ^ 1);
     extra += (planned ^ 1) & now;
   }
-  *out = {{high, low, seen}, planned_seen, missing, extra};
+  *out = {{int64_t(high), int64_t(low), int64_t(seen)},
+          int64_t(planned_seen),
+          int64_t(missing),
+          int64_t(extra)};
 }
 
 }  // namespace

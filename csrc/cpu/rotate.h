@@ -15,16 +15,16 @@
 #include <vector>
 
 #include "../bijection.h"
-#include "dispatch.h"
 
 namespace prune_engine {
 
 constexpr uint32_t kPanel = 32;      // rows: 128 bytes of a column, a panel of 10M samples in L2
-constexpr uint32_t kTile = 8;        // columns transposed together
+constexpr uint32_t kTile = 4;        // columns transposed together
 constexpr uint32_t kLookAhead = 24;  // columns whose cache lines are asked for beforehand
 
-using Lanes = int32_t __attribute__((vector_size(32)));
-using UnalignedLanes = int32_t __attribute__((vector_size(32), aligned(4), may_alias));
+// Sixteen bytes: every 64-bit processor has such vectors, so nothing is chosen at run time.
+using Lanes = int32_t __attribute__((vector_size(16)));
+using UnalignedLanes = int32_t __attribute__((vector_size(16), aligned(4), may_alias));
 
 #if defined(__clang__)
 #define PE_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -34,21 +34,14 @@ using UnalignedLanes = int32_t __attribute__((vector_size(32), aligned(4), may_a
 
 // tile[i][j] <-> tile[j][i].
 inline __attribute__((always_inline)) void transpose(Lanes* tile) {
-  Lanes pair[kTile], quad[kTile];
-  for (uint32_t i = 0; i < kTile; i += 2) {
-    pair[i] = PE_SHUFFLE(tile[i], tile[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-    pair[i + 1] = PE_SHUFFLE(tile[i], tile[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-  }
-  for (uint32_t i = 0; i < kTile; i += 4) {
-    for (uint32_t j = 0; j < 2; ++j) {
-      quad[i + 2 * j] = PE_SHUFFLE(pair[i + j], pair[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-      quad[i + 2 * j + 1] = PE_SHUFFLE(pair[i + j], pair[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-  }
-  for (uint32_t i = 0; i < 4; ++i) {
-    tile[i] = PE_SHUFFLE(quad[i], quad[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-    tile[i + 4] = PE_SHUFFLE(quad[i], quad[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-  }
+  const Lanes low01 = PE_SHUFFLE(tile[0], tile[1], 0, 4, 1, 5);
+  const Lanes high01 = PE_SHUFFLE(tile[0], tile[1], 2, 6, 3, 7);
+  const Lanes low23 = PE_SHUFFLE(tile[2], tile[3], 0, 4, 1, 5);
+  const Lanes high23 = PE_SHUFFLE(tile[2], tile[3], 2, 6, 3, 7);
+  tile[0] = PE_SHUFFLE(low01, low23, 0, 1, 4, 5);
+  tile[1] = PE_SHUFFLE(low01, low23, 2, 3, 6, 7);
+  tile[2] = PE_SHUFFLE(high01, high23, 0, 1, 4, 5);
+  tile[3] = PE_SHUFFLE(high01, high23, 2, 3, 6, 7);
 }
 
 // A list as columns of the grid. The last column has storage of its own, for the list ends in it.
@@ -75,8 +68,8 @@ inline size_t panel_stride(uint32_t columns) { return size_t{columns} + 2 * kTil
 
 // Rows first_row..first_row + kPanel - 1 of all columns -> scratch, one row after the other, each
 // with its first columns once more behind its end, so that a rotated read need not wrap.
-inline PE_CLONES void read_panel(const Shape& grid, const Columns& from, uint32_t first_row,
-                                 int32_t* scratch) {
+inline void read_panel(const Shape& grid, const Columns& from, uint32_t first_row,
+                       int32_t* scratch) {
   const size_t stride = panel_stride(grid.columns);
   const uint32_t rows = grid.mask + 1, last = grid.columns - 1;
   int32_t joined[kTile][kPanel];
@@ -116,8 +109,8 @@ inline PE_CLONES void read_panel(const Shape& grid, const Columns& from, uint32_
 }
 
 // The panel back, row r from column (c + shift[r]) mod the number of columns.
-inline PE_CLONES void write_panel(const Shape& grid, const Columns& into, uint32_t first_row,
-                                  const uint32_t* shift, const int32_t* scratch) {
+inline void write_panel(const Shape& grid, const Columns& into, uint32_t first_row,
+                        const uint32_t* shift, const int32_t* scratch) {
   const size_t stride = panel_stride(grid.columns);
   const uint32_t rows = grid.mask + 1;
   int32_t joined[kTile][kPanel];
