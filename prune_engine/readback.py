@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prune_engine.plan import EpochPlan
+from prune_engine.plan import CHUNK, EpochPlan
 from prune_engine.types import host_ints
 
 
@@ -108,8 +108,11 @@ class SideStream:
         """Queue a computation and the copy of its result into pinned memory."""
         with torch.cuda.stream(self._stream):
             made = make()
-            # torch keeps pinned blocks that were set free: after the first few nothing is pinned.
-            pinned = torch.empty(made.shape, dtype=made.dtype, device="cpu", pin_memory=True)
+            # To pin memory anew may stop the device. torch keeps pinned blocks that were set free
+            # by their size, so with one size for all, the first two serve for ever.
+            size = max(CHUNK, made.shape[0])
+            room = torch.empty(size, dtype=made.dtype, device="cpu", pin_memory=True)
+            pinned = room[: made.shape[0]]
             pinned.copy_(made, non_blocking=True)
             return pinned, self._stream.record_event()
 
