@@ -2,6 +2,7 @@
 # build: environment and libraries   test: the tests   check: what pre-commit checks
 # demo: train with and without pruning   bench: the benchmarks   soak: the long tests
 # wheel: one wheel in dist/   clean: remove what was built
+# nvcc: find a CUDA compiler or take one from PyPI's packages, as CI does before its tests
 # gpu: on a GPU machine, build with its own python, run the GPU tests, benchmarks and sanitizers
 # sanitize: the sanitizers alone
 SHELL := /bin/bash
@@ -18,7 +19,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null \
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
 
-.PHONY: build test check demo bench soak wheel clean gpu sanitize
+.PHONY: build test check demo bench soak wheel clean nvcc gpu gpu-build gpu-tests gpu-bench sanitize
 .PHONY: check-text check-python check-types check-native check-spelling
 
 build: prune_engine/_ops.so
@@ -32,12 +33,26 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	touch $@
 
 # ninja compiles only what changed; both libraries come from this one command.
-prune_engine/_ops.so: $(VENV)/.installed $(SOURCES)
+prune_engine/_ops.so: $(VENV)/.installed $(wildcard $(VENV)/.nvcc) $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
 test: build
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -rs
+
+# setup.py's own search; what it prints is why there is none.
+FIND_NVCC := $(BIN)/python -c 'import runpy, sys; \
+  found = runpy.run_path("setup.py", run_name="setup")["find_toolkit"](); \
+  sys.exit(found if isinstance(found, str) else 0)'
+
+nvcc: $(VENV)/.nvcc
+
+# The library is built again when this file appears. Without a compiler it does not, and the tests
+# that need one say so.
+$(VENV)/.nvcc: $(VENV)/.installed
+	@if $(FIND_NVCC) || { echo "taking nvcc from PyPI's packages" && \
+	  $(PIP) --no-build-isolation --editable '.[nvcc]' && $(FIND_NVCC); }; then touch $@; \
+	else echo "no nvcc, installed or as packages: no CUDA kernel is built or judged"; fi
 
 soak: build
 	$(BIN)/python -m pytest -q -m "slow or soak"

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from prune_engine import backends, host, losses, ops
     from prune_engine.buffer import ScoreBuffer
     from prune_engine.dataset import IndexedDataset
+    from prune_engine.device_loader import DeviceLoader
     from prune_engine.engine import PruneEngine
     from prune_engine.history import History
     from prune_engine.plan import EpochPlan
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Band",
     "CoverageError",
+    "DeviceLoader",
     "EpochPlan",
     "EpochReport",
     "History",
@@ -72,6 +74,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "backends": (),
     "buffer": ("ScoreBuffer",),
     "dataset": ("IndexedDataset",),
+    "device_loader": ("DeviceLoader",),
     "engine": ("PruneEngine",),
     "history": ("History",),
     "host": (),

@@ -108,6 +108,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     more("--device", help="such as cpu or cuda (default: cpu)")
     more("--backend", help="of the engine (default: auto)")
     more("--num-workers", type=int, help="of the loader (default 0: data is in memory)")
+    more(
+        "--resident",
+        action=argparse.BooleanOptionalAction,
+        help="data on the device, batches made there (default: a DataLoader)",
+    )
     add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
     add("--no-pictures", action="store_true", help="table only")
     add("--limit", type=int, help=argparse.SUPPRESS)
@@ -126,6 +131,7 @@ TRAIN_FIELDS = (
     "device",
     "backend",
     "num_workers",
+    "resident",
 )
 
 

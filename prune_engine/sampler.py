@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Protocol
@@ -10,8 +11,9 @@ from typing import Any, Protocol
 from torch.utils.data.distributed import DistributedSampler
 
 from prune_engine.distributed import Shard, resolve_shard
-from prune_engine.plan import EpochPlan
-from prune_engine.types import PruneEngineError, host_ints
+from prune_engine.plan import CHUNK, EpochPlan
+from prune_engine.readback import Pending, Reader, reader_for
+from prune_engine.types import PruneEngineError
 
 
 class Feed(Protocol):
@@ -20,6 +22,11 @@ class Feed(Protocol):
     num_samples: int
     epoch: int
     process_group: Any
+
+    @property
+    def plan(self) -> EpochPlan:
+        """The current epoch's plan."""
+        ...
 
     @property
     def constant_length(self) -> bool:
@@ -54,9 +61,6 @@ class Feed(Protocol):
     def seek(self, cursor: int) -> None:
         """Continue the epoch at a consumed cursor."""
         ...
-
-
-CHUNK = 16384  # positions turned into ints at a time: never a list of length N
 
 
 def serve_count(num_kept: int, align: int, size: int, start: int = 0) -> int:
@@ -124,6 +128,7 @@ class PruneSampler(DistributedSampler[int]):
         self.align = align
         self.shuffle = True
         self.drop_last = True
+        self.reader: Reader = reader_for(engine.plan.kept.device)
 
     @property
     def rank(self) -> int:  # type: ignore[override]
@@ -178,21 +183,26 @@ class PruneSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         """Yield this rank's samples in the order of the epoch, as ints."""
         # Lists of a chunk each, chained in C: two thirds of the time of a generator of ints.
-        chunks = self._steps() if self.engine.constant_length else self._epoch()
-        return chain.from_iterable(chunks)
+        return chain.from_iterable(self._chunks())
 
-    def _epoch(self) -> Iterator[list[int]]:
+    def spans(self) -> Iterator[tuple[EpochPlan, range]]:
+        """Return which positions iterating now serves, and of which plans.
+
+        Returns:
+            (plan, positions of this rank), in order; one pair, but where ``mode="steps"`` flows
+            from one plan into the next: that one is made when it is asked for.
+
+        Raises:
+            PruneEngineError: an epoch keeps too few samples to go on with (``mode="steps"``).
+        """
+        rank, size = resolve_shard(self.shard, self.engine.process_group)
+        self.engine.drew(self.align, size)
         plan, start = self.engine.drawing_plan()
-        rank, size = resolve_shard(self.shard, self.engine.process_group)
-        self.engine.drew(self.align, size)
-        served = serve_count(plan.num_kept, self.align, size, start)
-        yield from self._positions(plan, range(start + rank, served, size))
-
-    def _steps(self) -> Iterator[list[int]]:
-        rank, size = resolve_shard(self.shard, self.engine.process_group)
-        self.engine.drew(self.align, size)
+        if not self.engine.constant_length:
+            served = serve_count(plan.num_kept, self.align, size, start)
+            yield plan, range(start + rank, served, size)
+            return
         wanted = self.total_size
-        plan, start = self.engine.drawing_plan()
         while wanted > 0:
             served = serve_count(plan.num_kept, self.align, size, start)
             if served == 0:
@@ -200,19 +210,31 @@ class PruneSampler(DistributedSampler[int]):
                     f"epoch {plan.epoch} keeps {plan.num_kept} samples, too few to go on with"
                 )
             stop = min(served, start + wanted)
-            yield from self._positions(plan, range(start + rank, stop, size))
+            yield plan, range(start + rank, stop, size)
             wanted -= stop - start
             start = stop
             if start == served and wanted > 0:
                 plan, start = self.engine.next_plan(plan), 0
 
-    def _positions(self, plan: EpochPlan, positions: range) -> Iterator[list[int]]:
-        for at in range(0, len(positions), CHUNK):
+    def _chunks(self) -> Iterator[list[int]]:
+        for plan, positions in self.spans():
             began = self.engine.now()
-            samples = plan.order(positions[at : at + CHUNK])
-            chunk = host_ints(samples)
+            self.reader.begin(plan)
             self.engine.add_seconds(began)
-            yield chunk
+            ahead: deque[Pending] = deque()
+            for at in range(0, len(positions), CHUNK):
+                began = self.engine.now()
+                chunk = positions[at : at + CHUNK]
+                ahead.append(self.reader.start(plan, chunk))
+                ready = ahead.popleft().ints() if len(ahead) > self.reader.ahead else None
+                self.engine.add_seconds(began)
+                if ready is not None:
+                    yield ready
+            while ahead:
+                began = self.engine.now()
+                ready = ahead.popleft().ints()
+                self.engine.add_seconds(began)
+                yield ready
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the consumed cursor: what was trained, not what was drawn."""

@@ -51,7 +51,7 @@ def test_every_policy_trains_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str
 ) -> None:
     arguments = [*TRAIN, "--policy", policy, "--seed", "7", "--no-pictures"]
-    assert main([*arguments, "--amp", "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--amp", "--resident", "--out", str(tmp_path)]) == 0
     assert "seed 7  epoch   4/4" in capsys.readouterr().out
     assert not (tmp_path / "pruned.png").exists()
 
@@ -65,6 +65,7 @@ def test_every_policy_trains_by_itself(
         (["train", "--prune-ratio", "1.5"], "prune_ratio must be in [0, 1), got 1.5"),
         (["train", "--seeds", "0"], "--seeds"),
         (["train", "--threads", "0"], "--threads"),
+        (["train", "--resident", "--num-workers", "1"], "num_workers: expected 0"),
         (["train", "--lr", "-1"], "lr: expected more than 0"),
         (["train", "--device", "nowhere"], "--device nowhere"),
         (["train", "--device", "meta"], "--device meta --backend auto"),

@@ -23,6 +23,8 @@ HEIGHTS = {
     "run": 4,
     "policies": 4,
     "sampler": 4,
+    "readback": 4,
+    "device_loader": 4,
     "schedule": 4,
     "monitor": 4,
     "distributed": 4,

@@ -71,6 +71,11 @@ def test_a_configuration_out_of_range_is_refused(field: str, value: object) -> N
         replace(TINY, **{field: value})
 
 
+def test_resident_data_have_no_workers() -> None:
+    with pytest.raises(ValueError, match="num_workers: expected 0 for resident data, got 2"):
+        replace(TINY, resident=True, num_workers=2)
+
+
 def test_the_score_of_a_smoothed_loss_is_the_plain_one() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(50, 10, generator=generator, requires_grad=True)
@@ -120,6 +125,19 @@ def test_the_same_seed_trains_the_same_and_another_does_not(digits: data.ImageDa
     assert losses_of(one) == losses_of(two)
     assert one.histogram == two.histogram
     assert losses_of(one) != losses_of(other)
+
+
+def test_resident_data_train_the_same(digits: data.ImageData) -> None:
+    arm = Arm("infobatch", pe.InfoBatch())
+    plain = train_arm(digits, TINY, arm, 3)
+    resident = train_arm(digits, replace(TINY, resident=True), arm, 3)
+    assert losses_of(resident) == losses_of(plain)
+    assert resident.histogram == plain.histogram
+    augmented = replace(TINY, resident=True, augment=True)
+    one, two, other = (train_arm(digits, augmented, arm, seed) for seed in (3, 3, 4))
+    assert losses_of(one) == losses_of(two)
+    assert losses_of(one) != losses_of(other)
+    assert losses_of(one) != losses_of(plain), "the images were moved"
 
 
 def test_arms_differ_in_their_policy_alone(digits: data.ImageData) -> None:

@@ -141,7 +141,7 @@ def train_arm(
         # An arm that stops within an epoch leaves planned samples unseen, and knows it.
         coverage="raise" if budget is None else "ignore",
     )
-    loader = trainer.loader(engine.sampler(align=config.batch_size))
+    loader = trainer.loader(engine)
     full_steps = config.epochs * (data.num_samples // config.batch_size)
     schedule = _schedule(trainer, engine, full_steps, budget)
     result = ArmResult()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from prune_engine.device_loader import Batch, DeviceLoader
+from prune_engine.engine import PruneEngine
 from prune_engine.losses import cross_entropy
 from prune_engine.recipes import augment, models
 from prune_engine.recipes.data import Gather, ImageData, Positions
@@ -32,6 +34,7 @@ class TrainConfig:
         device: such as ``"cpu"`` or ``"cuda"``.
         backend: of the engine.
         num_workers: of the loader; 0 is best for data in memory.
+        resident: keep the data on the device and make the batches there, without a ``DataLoader``.
         progress: draw a bar on stderr.
     """
 
@@ -47,6 +50,7 @@ class TrainConfig:
     device: str = "cpu"
     backend: str = "auto"
     num_workers: int = 0
+    resident: bool = False
     progress: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +64,11 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not self.lr > 0:
             raise ValueError(f"lr: expected more than 0, got {self.lr}")
+        if self.resident and self.num_workers:
+            raise ValueError(
+                f"num_workers: expected 0 for resident data, got {self.num_workers}: no worker "
+                "shares the device"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: expected [0, 1), got {self.label_smoothing}")
 
@@ -93,20 +102,30 @@ class Trainer:
                 self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
             )
 
-    def loader(self, sampler: Any) -> DataLoader[Any]:
-        """A plain ``DataLoader`` over positions; one gather serves a batch."""
+    def loader(self, engine: PruneEngine) -> DataLoader[Any] | DeviceLoader:
+        """Batches of (images, labels, indices), all of them full: one gather serves a batch."""
+        size = self.config.batch_size
+        if self.config.resident:
+            augmented = self.augment if self.config.augment else None
+            data = (self.data.train_images, self.data.train_labels)
+            return engine.device_loader(data, size, augment=augmented)
         # Workers are other processes: they get the data on the host. Without workers it can lie on
         # the device, and a batch never crosses.
         home = self.device if self.config.num_workers == 0 else torch.device("cpu")
         return DataLoader(
             Positions(self.data.num_samples),
-            batch_size=self.config.batch_size,
-            sampler=sampler,
+            batch_size=size,
+            sampler=engine.sampler(align=size),
             collate_fn=Gather(self.data.train_images.to(home), self.data.train_labels.to(home)),
             num_workers=self.config.num_workers,
             persistent_workers=self.config.num_workers > 0,
             generator=self.generator,
         )
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Crop and flip the images of a batch; what comes after them stays."""
+        padding = min(4, self.data.shape[1] // 8)
+        return (augment.crop_and_flip(batch[0], generator, padding=padding), *batch[1:])
 
     def logits(self, images: Tensor) -> Tensor:
         """Normalise uint8 images [B, C, H, W] and apply the model."""
@@ -117,9 +136,8 @@ class Trainer:
 
     def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Augment, run forward and return per-sample losses and their score."""
-        if self.config.augment:
-            padding = min(4, self.data.shape[1] // 8)
-            images = augment.crop_and_flip(images, self.generator, padding=padding)
+        if self.config.augment and not self.config.resident:  # whose loader has done it
+            (images,) = self.augment((images,), self.generator)
         labels = labels.to(self.device)
         logits = self.logits(images).float()
         return cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
