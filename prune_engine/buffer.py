@@ -54,8 +54,11 @@ class Counters:
 def _filled(count: int, value: int, dtype: type[np.generic], device: torch.device) -> Tensor:
     # Batches touch records all over N. NumPy asks Linux for huge pages where torch does not, and
     # a scattered access then costs one cache miss instead of one and a walk of the page table.
-    filled = torch.from_numpy(np.full(count, value, dtype))  # pyright: ignore[reportUnknownMemberType]
-    return filled.to(device)
+    here = count if device.type == "cpu" else 0  # a device fills its own memory
+    filled = torch.from_numpy(np.full(here, value, dtype))  # pyright: ignore[reportUnknownMemberType]
+    if device.type == "cpu":
+        return filled
+    return torch.full((count,), value, dtype=filled.dtype, device=device)
 
 
 class ScoreBuffer:
@@ -103,7 +106,7 @@ class ScoreBuffer:
         self.weight_class = _filled(num_samples, 1, np.uint8, self.device)
         self.weight_table = torch.zeros(NUM_CLASSES, dtype=torch.float32, device=self.device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.weight_table[1] = 1.0
+        self.weight_table.select(0, 1).fill_(1.0)
         self.reset_counters()
         # The tensors stay the same for life, so what each batch needs is put together once.
         self._kernels = backends.load(self.backend)
@@ -148,9 +151,12 @@ class ScoreBuffer:
         Raises:
             IndexError: an index is out of range (on the cpu).
         """
+        kernels: Any = self._kernels
+        if torch.compiler.is_compiling() and self.backend == "triton":
+            kernels = torch.ops.prune_engine  # a graph names operators, not functions that launch
         # These tensors are the buffer's own: none of them is ever saved for a backward pass.
         return ops.observe_state(
-            losses, indices, score, self.observe_arguments, self._kernels, checks=self._checks
+            losses, indices, score, self.observe_arguments, kernels, checks=self._checks
         )
 
     def mean_threshold(self) -> Tensor:
@@ -201,7 +207,7 @@ class ScoreBuffer:
     def reset_counters(self) -> None:
         """Start counting anew."""
         self.counters.zero_()
-        self.counters[3] = INT64_MAX
+        self.counters.select(0, 3).fill_(INT64_MAX)
 
     def mean(self) -> float:
         """Return the exact mean of the scores as a float64, nan before the first."""

@@ -29,7 +29,8 @@ from prune_engine.weights import rescale
 def _kernels(backend: str, tensor: Tensor) -> backends.Kernels:
     if torch.compiler.is_compiling() and backend != "reference":
         # Dynamo can trace neither an import nor a cache, but an operator it can see by name; the
-        # dispatcher then finds the device's kernel or says that there is none.
+        # dispatcher then finds the device's kernel (for CUDA tensors the library's, or Triton's
+        # where that has none and the backend was loaded) or says that there is none.
         traced: Any = torch.ops.prune_engine
         return traced
     return backends.load(backends.resolve(backend, tensor.device.type))

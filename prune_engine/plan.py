@@ -162,7 +162,8 @@ class PlanBatches:
         for at in range(0, len(self.positions), chunk):
             samples = self._order(self.positions[at : at + chunk])
             for first in range(0, samples.shape[0], self.batch_size):
-                yield samples[first : first + self.batch_size]
+                size = min(self.batch_size, samples.shape[0] - first)
+                yield samples.narrow(0, first, size)
 
     def _order(self, positions: range) -> Tensor:
         return self.plan.order(positions).to(self.dtype)

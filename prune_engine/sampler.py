@@ -128,7 +128,7 @@ class PruneSampler(DistributedSampler[int]):
         self.align = align
         self.shuffle = True
         self.drop_last = True
-        self.reader: Reader = reader_for(engine.plan.kept.device)
+        self.reader: Reader | None = None  # of the plan's device, from the first iteration on
 
     @property
     def rank(self) -> int:  # type: ignore[override]
@@ -219,14 +219,17 @@ class PruneSampler(DistributedSampler[int]):
     def _chunks(self) -> Iterator[list[int]]:
         for plan, positions in self.spans():
             began = self.engine.now()
-            self.reader.begin(plan)
+            if self.reader is None:
+                self.reader = reader_for(plan.kept.device)
+            reader = self.reader
+            reader.begin(plan)
             self.engine.add_seconds(began)
             ahead: deque[Pending] = deque()
             for at in range(0, len(positions), CHUNK):
                 began = self.engine.now()
                 chunk = positions[at : at + CHUNK]
-                ahead.append(self.reader.start(plan, chunk))
-                ready = ahead.popleft().ints() if len(ahead) > self.reader.ahead else None
+                ahead.append(reader.start(plan, chunk))
+                ready = ahead.popleft().ints() if len(ahead) > reader.ahead else None
                 self.engine.add_seconds(began)
                 if ready is not None:
                     yield ready

@@ -154,8 +154,8 @@ def test_steps_flow_through_plans_by_either_road():
 
 
 def test_a_cpu_engine_reads_directly():
-    assert isinstance(infobatch().sampler().reader, DirectReader)
     engine = infobatch()
     epochs(engine, 1)
-    stream = iter(engine.sampler())
-    assert next(stream) == engine.plan.indices[0]
+    sampler = engine.sampler()
+    assert next(iter(sampler)) == engine.plan.indices[0]
+    assert isinstance(sampler.reader, DirectReader)

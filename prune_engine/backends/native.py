@@ -33,6 +33,14 @@ _register_fake = cast(
 )
 
 
+has_kernel = cast(
+    "Callable[[str, str], bool]",
+    torch._C._dispatch_has_kernel_for_dispatch_key,  # pyright: ignore
+)
+# Asked now, for the Triton backend may register its kernels for CUDA tensors later.
+BUILT_WITH_CUDA = has_kernel("prune_engine::observe", "CUDA")
+
+
 def cuda_refusal() -> str:
     """Say why the CUDA kernels cannot serve here.
 
@@ -43,11 +51,7 @@ def cuda_refusal() -> str:
         >>> torch.cuda.is_available() or cuda_refusal() != ""
         True
     """
-    has_kernel = cast(
-        "Callable[[str, str], bool]",
-        torch._C._dispatch_has_kernel_for_dispatch_key,  # pyright: ignore
-    )
-    if not has_kernel("prune_engine::observe", "CUDA"):
+    if not BUILT_WITH_CUDA:
         return f"{LIBRARY.name} was built without CUDA, for want of nvcc; see PE_CUDA in setup.py"
     if torch.version.cuda is None:  # also ROCm, whose tensors call themselves cuda
         return f"torch {torch.__version__} is built without CUDA"

@@ -7,6 +7,9 @@ name in :mod:`prune_engine.backends.reference` and gives the same bits. As on an
 waits for the host, so what the reference refuses by value is answered without raising: an index out
 of range is counted, a position out of range gives -2^31.
 
+Traced code (``torch.compile``) calls the operators by name; where the compiled library has no CUDA
+kernels, the dispatcher finds these (:mod:`~prune_engine.backends.triton.dispatch`).
+
 With ``TRITON_INTERPRET=1`` in the environment before the first import the kernels run on CPU
 tensors, slowly; that is how they are tested without a GPU.
 """
@@ -18,6 +21,7 @@ import torch
 try:
     from prune_engine.backends.triton.audit import audit
     from prune_engine.backends.triton.compact import compact
+    from prune_engine.backends.triton.dispatch import register
     from prune_engine.backends.triton.mean_threshold import mean_threshold
     from prune_engine.backends.triton.observe import observe
     from prune_engine.backends.triton.order import order
@@ -27,9 +31,18 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("triton is not installed; run `pip install triton`") from error
 
-__all__ = ["audit", "compact", "mean_threshold", "observe", "order", "plan", "refusal"]
+__all__ = ["OPERATORS", "audit", "compact", "mean_threshold", "observe", "order", "plan", "refusal"]
 
 CHECKS_ARGUMENTS = False
+OPERATORS = {
+    "audit": audit,
+    "compact": compact,
+    "mean_threshold": mean_threshold,
+    "observe": observe,
+    "order": order,
+    "plan": plan,
+}
+REGISTERED = register(OPERATORS)  # lives as long as this module
 
 
 def refusal() -> str:
