@@ -173,7 +173,8 @@ def _exchange_pairs(block: Tensor, counts: list[int], floor: int, group: Any) ->
     """Merge a block by (sample << 32 | key) pairs: the high half of a record is known to all."""
     where = torch.nonzero(block >= floor).squeeze(1)
     mine = where.new_zeros(max(counts))
-    mine[: where.shape[0]] = (where << 32) | (block[where] & KEY_MASK)
+    keys = block.index_select(0, where).bitwise_and_(KEY_MASK)
+    torch.bitwise_or(where << 32, keys, out=mine[: where.shape[0]])
     for row, count in zip(_gather(mine, group), counts, strict=True):
-        samples, news = row[:count] >> 32, (row[:count] & KEY_MASK) | floor
-        block[samples] = torch.maximum(block[samples], news)
+        news = (row[:count] & KEY_MASK).bitwise_or_(floor)
+        block.scatter_reduce_(0, row[:count] >> 32, news, "amax")
