@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prune_engine import backends, host, losses, ops
     from prune_engine.buffer import ScoreBuffer
+    from prune_engine.checkpoint import load_state, save_state
     from prune_engine.dataset import IndexedDataset
     from prune_engine.device_loader import DeviceLoader
     from prune_engine.engine import PruneEngine
@@ -63,8 +64,10 @@ __all__ = [
     "__version__",
     "backends",
     "host",
+    "load_state",
     "losses",
     "ops",
+    "save_state",
 ]
 
 # Public module -> the public names that live in it. They are imported when first asked for (PEP
@@ -73,6 +76,7 @@ __all__ = [
 _HOMES: dict[str, tuple[str, ...]] = {
     "backends": (),
     "buffer": ("ScoreBuffer",),
+    "checkpoint": ("load_state", "save_state"),
     "dataset": ("IndexedDataset",),
     "device_loader": ("DeviceLoader",),
     "engine": ("PruneEngine",),

@@ -192,6 +192,12 @@ class ScoreBuffer:
         _, _, seen, planned_seen, missing, extra = host_ints(result)
         return Audit(seen, planned_seen, missing, extra)
 
+    def refresh_sum(self) -> None:
+        """Recompute the exact sum from the records: after records came from elsewhere."""
+        self.score_sum.copy_(
+            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
+        )
+
     def read_counters(self, counters: Tensor | None = None) -> Counters:
         """Read the counters from the device.
 
@@ -262,6 +268,4 @@ class ScoreBuffer:
         for name in ("records", "counters", "weight_class", "weight_table"):
             getattr(self, name).copy_(state[name])
         self.epoch.fill_(int(state["epoch"]))
-        self.score_sum.copy_(
-            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
-        )
+        self.refresh_sum()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from prune_engine import distributed
-from prune_engine.sampler import Feed, PruneSampler
+from prune_engine.sampler import PruneSampler
 from prune_engine.state import check_count
+from prune_engine.walk import Feed
 
 Batch = tuple[Tensor, ...]
 Augment = Callable[[Batch, torch.Generator], Sequence[Tensor]]

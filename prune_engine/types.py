@@ -243,6 +243,23 @@ def check_weight_table(table: tuple[float, ...]) -> None:
         raise ValueError(f"weight_table must have 8 entries that start 0.0, 1.0, got {table}")
 
 
+def host_floats(tensor: Tensor) -> list[float]:
+    """Read a floating vector; on a device this is where the host waits.
+
+    Args:
+        tensor: [M] of a floating dtype.
+
+    Returns:
+        Python floats in the same order, exactly the tensor's.
+
+    Example:
+        >>> import torch
+        >>> host_floats(torch.tensor([0.5, 1.0]))
+        [0.5, 1.0]
+    """
+    return cast("list[float]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
 def weight_table(*weights: float) -> tuple[float, ...]:
     """Return the 8-entry table whose classes 2, 3, ... carry the given weights.
 

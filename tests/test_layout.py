@@ -25,11 +25,13 @@ HEIGHTS = {
     "sampler": 4,
     "readback": 4,
     "device_loader": 4,
+    "walk": 4,
     "schedule": 4,
     "monitor": 4,
     "distributed": 4,
     "plan": 4,
     "dataset": 4,
+    "checkpoint": 4,
     "coverage": 4,
     "state": 4,
     "history": 4,  # records of what happened: beside the engine's parts, which they serve
