@@ -25,4 +25,8 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
       "int epoch) -> Tensor");
   // records [N], weight_class [N] -> [sum high, sum low, seen, planned seen, missing, extra].
   m.def("audit(Tensor records, Tensor weight_class, int epoch) -> Tensor");
+  // Scores or records [N] -> the scores at ranks ceil((seen - 1) * share / den) + offset, float32.
+  m.def("select(Tensor values, int[] offsets, int[] shares, int den) -> Tensor");
+  // Scores or records [N] -> 1 for the k largest, ties to the smaller index, else 0: uint8 [N].
+  m.def("top(Tensor values, int k) -> Tensor");
 }

@@ -66,7 +66,7 @@ def _numbers(values: list[int]) -> Any:
 
 
 class Emulated:
-    """The six operators with the signatures of a backend module, on CPU tensors."""
+    """The operators with the signatures of a backend module, on CPU tensors."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         """Wrap the compiled library."""
@@ -136,3 +136,21 @@ class Emulated:
         result = torch.full((6,), -1, dtype=torch.int64)
         self._call("audit", records, weight_class, records.numel(), epoch, result)
         return result
+
+    def select(self, values, offsets, shares, den, /):
+        found = torch.full((len(offsets),), torch.nan)
+        self._call(
+            "select",
+            *(int(values.dtype == torch.int64), values, values.numel(), len(offsets)),
+            *(_numbers(offsets), _numbers(shares), den, 0, found, _pointer(None)),
+        )
+        return found
+
+    def top(self, values, k, /):
+        mask = torch.full(values.shape, 7, dtype=torch.uint8)
+        self._call(
+            "select",
+            *(int(values.dtype == torch.int64), values, values.numel(), 0),
+            *(_numbers([]), _numbers([]), 1, k, _pointer(None), mask),
+        )
+        return mask

@@ -16,6 +16,7 @@ from pathlib import Path
 
 # Kernels whose time is that of reading something of length N: they must read 16 bytes a load.
 STREAMING = {"plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"}
+STREAMING |= {"digit_kernel", "tie_kernel", "mask_kernel"}
 # Those with more than one such load in a thread's work, or with 16-byte stores: how many of each.
 WIDE = {
     "audit_kernel": (4, 0),

@@ -17,7 +17,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 PACKAGE = "prune_engine.backends.triton"
-MODULES = ("observe", "mean_threshold", "plan", "fixed", "compact", "order", "audit")
+MODULES = (
+    "observe",
+    "mean_threshold",
+    "plan",
+    "fixed",
+    "compact",
+    "order",
+    "audit",
+    "select",
+    "top",
+)
 NUM_SAMPLES = 10_001
 
 
@@ -113,6 +123,17 @@ def audit() -> torch.Tensor:
     return module("audit").audit(cuda(NUM_SAMPLES), cuda(NUM_SAMPLES, dtype=torch.uint8), 3)
 
 
+def select(dtype: torch.dtype, ranks: int) -> torch.Tensor:
+    """Find some ranks."""
+    offsets = list(range(-1, ranks - 1))
+    return module("select").select(cuda(NUM_SAMPLES, dtype=dtype), offsets, [1] * ranks, 4)
+
+
+def top(dtype: torch.dtype) -> torch.Tensor:
+    """Mark the 5000 largest."""
+    return module("top").top(cuda(NUM_SAMPLES, dtype=dtype), 5000)
+
+
 # Label -> call, and how many launches it may take.
 CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "observe-float32": (lambda: observe(torch.float32, torch.int64, None), 1),
@@ -129,4 +150,6 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "order-positions": (lambda: order(5000, is_range=False), 1),
     "order-range": (lambda: order(10**6, is_range=True), 1),
     "audit": (audit, 1),
+    "select-records": (lambda: select(torch.int64, 2), 6),
+    "top-scores": (lambda: top(torch.float32), 13),
 }

@@ -20,7 +20,7 @@ from prune_engine.backends import reference
 pytestmark = pytest.mark.triton
 
 TESTS = Path(__file__).resolve().parent
-OPS = ("observe", "mean_threshold", "plan", "compact", "order", "audit")
+OPS = ("observe", "mean_threshold", "plan", "compact", "order", "audit", "select", "top")
 
 
 @pytest.fixture

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from prune_engine.backends import surroundings
-from prune_engine.backends.surroundings import LIBRARY, has_kernel
 from prune_engine.types import PLAN_BLOCK
 
 CHECKS_ARGUMENTS = True  # before anything is written, so ops.py need not
+LIBRARY = Path(__file__).resolve().parent.parent / "_ops.so"
 
 
 def _load() -> Any:
@@ -21,12 +21,7 @@ def _load() -> Any:
     if not hasattr(torch.ops.prune_engine, "observe"):
         if not LIBRARY.exists():
             raise ImportError(f"{LIBRARY.name} is not built; run `pip install .` with a compiler")
-        if reason := surroundings.torch_refusal(surroundings.Surroundings(torch.__version__)):
-            raise ImportError(reason)
-        try:
-            torch.ops.load_library(str(LIBRARY))  # pyright: ignore[reportUnknownMemberType]
-        except OSError as error:
-            raise ImportError(surroundings.load_refusal(str(error))) from error
+        torch.ops.load_library(str(LIBRARY))  # pyright: ignore[reportUnknownMemberType]
     return torch.ops.prune_engine
 
 
@@ -38,8 +33,12 @@ _register_fake = cast(
 )
 
 
+has_kernel = cast(
+    "Callable[[str, str], bool]",
+    torch._C._dispatch_has_kernel_for_dispatch_key,  # pyright: ignore
+)
 # Asked now, for the Triton backend may register its kernels for CUDA tensors later.
-BUILT_WITH_CUDA = has_kernel("observe", "CUDA")
+BUILT_WITH_CUDA = has_kernel("prune_engine::observe", "CUDA")
 
 
 def cuda_refusal() -> str:
@@ -52,7 +51,13 @@ def cuda_refusal() -> str:
         >>> torch.cuda.is_available() or cuda_refusal() != ""
         True
     """
-    return surroundings.cuda_refusal(surroundings.read(kernels=BUILT_WITH_CUDA))
+    if not BUILT_WITH_CUDA:
+        return f"{LIBRARY.name} was built without CUDA, for want of nvcc; see PE_CUDA in setup.py"
+    if torch.version.cuda is None:  # also ROCm, whose tensors call themselves cuda
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return ""
 
 
 observe = _ops.observe.default
@@ -61,6 +66,8 @@ plan = _ops.plan.default
 compact = _ops.compact.default
 order = _ops.order.default
 audit = _ops.audit.default
+select = _ops.select.default
+top = _ops.top.default
 
 
 @_register_fake("prune_engine::observe")
@@ -121,3 +128,13 @@ def _(
 @_register_fake("prune_engine::audit")
 def _(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:
     return records.new_empty(6, dtype=torch.int64)
+
+
+@_register_fake("prune_engine::select")
+def _(values: Tensor, offsets: list[int], shares: list[int], den: int) -> Tensor:
+    return values.new_empty(len(offsets), dtype=torch.float32)
+
+
+@_register_fake("prune_engine::top")
+def _(values: Tensor, k: int) -> Tensor:
+    return values.new_empty(values.numel(), dtype=torch.uint8)

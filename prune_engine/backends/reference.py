@@ -41,6 +41,7 @@ from prune_engine.backends.reference_arithmetic import (
     philox4x32,
     score_code,
 )
+from prune_engine.backends.reference_ranking import select, top
 from prune_engine.types import PLAN_BLOCK
 
 __all__ = [
@@ -57,6 +58,8 @@ __all__ = [
     "philox4x32",
     "plan",
     "score_code",
+    "select",
+    "top",
 ]
 
 CHECKS_ARGUMENTS = False

@@ -26,12 +26,25 @@ try:
     from prune_engine.backends.triton.observe import observe
     from prune_engine.backends.triton.order import order
     from prune_engine.backends.triton.plan import plan
+    from prune_engine.backends.triton.select import select
+    from prune_engine.backends.triton.top import top
 except ModuleNotFoundError as error:
     if error.name != "triton":
         raise
     raise ImportError("triton is not installed; run `pip install triton`") from error
 
-__all__ = ["OPERATORS", "audit", "compact", "mean_threshold", "observe", "order", "plan", "refusal"]
+__all__ = [
+    "OPERATORS",
+    "audit",
+    "compact",
+    "mean_threshold",
+    "observe",
+    "order",
+    "plan",
+    "refusal",
+    "select",
+    "top",
+]
 
 CHECKS_ARGUMENTS = False
 OPERATORS = {
@@ -41,6 +54,8 @@ OPERATORS = {
     "observe": observe,
     "order": order,
     "plan": plan,
+    "select": select,
+    "top": top,
 }
 REGISTERED = register(OPERATORS)  # lives as long as this module
 

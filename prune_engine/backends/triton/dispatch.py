@@ -33,7 +33,7 @@ def register(operators: Mapping[str, Callable[..., Any]], key: str = "CUDA") -> 
         from prune_engine.backends import native  # declares the operators
     except (ImportError, OSError):
         return None  # eager calls come to these functions directly; backends.load says the rest
-    if native.has_kernel("observe", key):
+    if native.has_kernel(f"{NAMESPACE}::observe", key):
         return None
     library = Library(NAMESPACE, "IMPL")
     for name, function in operators.items():
