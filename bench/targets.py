@@ -37,6 +37,7 @@ class Target:
 
 
 _ORDER = ("pe plan, whole order", 2)
+_SELECT = ("pe percentiles", 2)
 _OBSERVE = ("engine.observe(losses, indices)", 1)
 
 TARGETS = (
@@ -47,6 +48,8 @@ TARGETS = (
     Target("plan", _ORDER, 20, "vectorised torch planner", n=IMAGENET_22K),
     Target("observe", _OBSERVE, 15, items=256),
     Target("observe", _OBSERVE, 5, "published update", items=256),
+    Target("select", _SELECT, 10, "np.percentile", n=IMAGENET_22K),
+    Target("select", _SELECT, 2, "np.partition", n=IMAGENET_22K),
     Target("sampler", ("engine.sampler()", 1), 15),
 )
 
