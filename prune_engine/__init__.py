@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from prune_engine.history import History
     from prune_engine.plan import EpochPlan
     from prune_engine.policies import (
+        UCB,
+        Budget,
+        EpsilonGreedy,
         InfoBatch,
+        InfoBatchQuantile,
         KeepAll,
         Policy,
         PolicyMemory,
@@ -39,14 +43,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "UCB",
     "Band",
+    "Budget",
     "CoverageError",
     "DeviceLoader",
     "EpochPlan",
     "EpochReport",
+    "EpsilonGreedy",
     "History",
     "IndexedDataset",
     "InfoBatch",
+    "InfoBatchQuantile",
     "KeepAll",
     "NonFiniteLossError",
     "Policy",
@@ -85,7 +93,18 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "losses": (),
     "ops": (),
     "plan": ("EpochPlan",),
-    "policies": ("InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"),
+    "policies": (
+        "UCB",
+        "Budget",
+        "EpsilonGreedy",
+        "InfoBatch",
+        "InfoBatchQuantile",
+        "KeepAll",
+        "Policy",
+        "PolicyMemory",
+        "Progress",
+        "RandomSubset",
+    ),
     "sampler": ("PruneSampler",),
     "schedule": ("VirtualScheduler",),
     "types": (
