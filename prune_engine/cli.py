@@ -21,10 +21,10 @@ from prune_engine.recipes import (
     inspection,
     models,
     pictures,
-    selftest,
 )
+from prune_engine.recipes.arms import POLICIES
 from prune_engine.recipes.data import DATA_SETS
-from prune_engine.report import FOOTNOTE, Report
+from prune_engine.report import ALL, FOOTNOTE, Report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,9 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="versions, devices, backends")
     info.add_argument("--json", action="store_true", help="print JSON")
-    info.add_argument(
-        "--check", action="store_true", help="a self-test of every operator, in seconds"
-    )
+    info.add_argument("--check", action="store_true", help="compare every backend with the spec")
     info.set_defaults(run=_info)
 
     inspect = commands.add_parser("inspect", help="what a saved engine state holds")
@@ -86,9 +84,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
     add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
-    add("--policy", choices=compare.POLICIES, default="infobatch")
+    add("--policy", choices=(*POLICIES, ALL), default="infobatch")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
+    add(
+        "--target-savings",
+        type=float,
+        metavar="S",
+        help="make the policy save this share of the run (--policy all: 0.4)",
+    )
     add("--sampling", choices=("bernoulli", "fixed"), default="bernoulli")
     add("--compare", action="store_true", help="also full training, cut training and the control")
     seeds = parser.add_mutually_exclusive_group()
@@ -161,6 +165,7 @@ def _train(arguments: argparse.Namespace) -> int:
         sampling=arguments.sampling,
         seeds=seeds,
         compare=arguments.compare,
+        target_savings=arguments.target_savings,
         limit=arguments.limit,
     )
     _check_device(config.device, config.backend)
@@ -218,7 +223,7 @@ def _info(arguments: argparse.Namespace) -> int:
     facts = diagnostics.info()
     faults: list[str] = []
     if arguments.check:
-        facts["check"] = [check.as_dict() for check in selftest.check()]
+        facts["check"] = [check.as_dict() for check in diagnostics.check()]
         faults = [check["name"] for check in facts["check"] if not check["ok"]]
     if arguments.json:
         print(json.dumps(facts, indent=2))
