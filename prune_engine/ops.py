@@ -7,8 +7,6 @@ Every function takes ``backend=``: ``"auto"`` (the best that serves the tensors'
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -22,20 +20,15 @@ from prune_engine.checks import (
     raise_index_error,
 )
 from prune_engine.gradient import differentiable_observe
+from prune_engine.statistics import activation_std as activation_std
+from prune_engine.statistics import gelu_moments as gelu_moments
+from prune_engine.statistics import merge_moments as merge_moments
+from prune_engine.statistics import moments as moments
+from prune_engine.statistics import relu_moments as relu_moments
 from prune_engine.types import PLAN_BLOCK, Rule
 from prune_engine.weights import rescale
 
-
-def _kernels(backend: str, tensor: Tensor) -> backends.Kernels:
-    if torch.compiler.is_compiling() and backend != "reference":
-        # Dynamo can trace neither an import nor a cache, but an operator it can see by name; the
-        # dispatcher then finds the device's kernel (for CUDA tensors the library's, or Triton's
-        # where that has none and the backend was loaded) or says that there is none.
-        traced: Any = torch.ops.prune_engine
-        return traced
-    return backends.load(backends.resolve(backend, tensor.device.type))
-
-
+_kernels = backends.kernels_for
 ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 

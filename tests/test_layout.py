@@ -39,6 +39,7 @@ HEIGHTS = {
     "host": 4,  # plans over NumPy arrays, by the arithmetic of the policies
     "buffer": 3,
     "ops": 3,
+    "statistics": 3,
     "losses": 3,
     "checks": 2,
     "weights": 2,
@@ -52,7 +53,10 @@ HEIGHTS = {
 }
 FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts cli
 # A policy never sees a kernel; nor does anything between the engine and the operators.
-SEES_BACKENDS = ("cli", "recipes", "integrations", "engine", "buffer", "ops", "backends")
+SEES_BACKENDS = (
+    *("cli", "recipes", "integrations", "engine", "buffer", "ops", "statistics", "gradient"),
+    "backends",
+)
 
 CODE = {".py", ".cpp", ".h", ".cu", ".cuh"}
 PROSE_OR_DATA = ("LICENSE", "CHANGELOG.md", "bench/results/")

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor
 
 
 class Kernels(Protocol):
-    """The six operators that every backend module defines (schemas: ``csrc/ops.cpp``)."""
+    """The operators that every backend module defines (schemas: ``csrc/ops.cpp``)."""
 
     CHECKS_ARGUMENTS: bool
 
@@ -76,6 +78,34 @@ class Kernels(Protocol):
         """Recompute the sum and compare what was seen with what was planned."""
         ...
 
+    def moments(self, tensors: Sequence[Tensor], sample: int, /) -> Tensor:
+        """Count, mean and sum of squared deviations of each tensor."""
+        ...
+
+    def activation_std(
+        self,
+        tensors: Sequence[Tensor],
+        out: Tensor,
+        slot: Tensor | None,
+        unbiased: bool,
+        sample: int,
+        /,
+    ) -> None:
+        """Write the mean over the tensors of their standard deviations into one slot."""
+        ...
+
+    def relu_moments(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
+        """ReLU, and the moments of the result."""
+        ...
+
+    def relu_moments_(self, x: Tensor, /) -> Tensor:
+        """ReLU in place, and the moments of the result."""
+        ...
+
+    def gelu_moments(self, x: Tensor, tanh: bool, /) -> tuple[Tensor, Tensor]:
+        """GELU, and the moments of the result."""
+        ...
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -83,7 +113,7 @@ class Backend:
 
     Args:
         name: the public word.
-        module: where its six functions are.
+        module: where its functions are.
         devices: device types it serves; empty means every one.
         automatic: whether ``"auto"`` may choose it.
         summary: one line for ``prune-engine info``.
@@ -123,7 +153,7 @@ def load(name: str) -> Kernels:
         name: a name of ``TABLE``.
 
     Returns:
-        The module with the six operators.
+        The module with the operators.
 
     Raises:
         ValueError: no such backend.
@@ -191,6 +221,33 @@ def resolve(name: str, device_type: str) -> str:
         f"backend 'auto' found none for {device_type} tensors ({'; '.join(refused)}); "
         "name backend='reference' to use the slow specification"
     )
+
+
+def kernels_for(name: str, tensor: Tensor) -> Kernels:
+    """Return the operators that serve a tensor.
+
+    Args:
+        name: ``"auto"`` or a name of ``TABLE``.
+        tensor: of the device to be served.
+
+    Returns:
+        A module with the operators.
+
+    Raises:
+        ValueError: no such backend, or it does not serve this device.
+        RuntimeError: none can be loaded.
+
+    Example:
+        >>> kernels_for("reference", torch.zeros(1)).CHECKS_ARGUMENTS
+        False
+    """
+    if torch.compiler.is_compiling() and name != "reference":
+        # Dynamo can trace neither an import nor a cache, but an operator it can see by name; the
+        # dispatcher then finds the device's kernel (for CUDA tensors the library's, or Triton's
+        # where that has none and the backend was loaded) or says that there is none.
+        traced: Any = torch.ops.prune_engine
+        return traced
+    return load(resolve(name, tensor.device.type))
 
 
 @dataclass(frozen=True)
