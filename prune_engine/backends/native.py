@@ -66,6 +66,11 @@ plan = _ops.plan.default
 compact = _ops.compact.default
 order = _ops.order.default
 audit = _ops.audit.default
+moments = _ops.moments.default
+activation_std = _ops.activation_std.default
+relu_moments = _ops.relu_moments.default
+relu_moments_ = _ops.relu_moments_.default
+gelu_moments = _ops.gelu_moments.default
 
 
 @_register_fake("prune_engine::observe")
@@ -126,3 +131,30 @@ def _(
 @_register_fake("prune_engine::audit")
 def _(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:
     return records.new_empty(6, dtype=torch.int64)
+
+
+@_register_fake("prune_engine::moments")
+def _(tensors: list[Tensor], sample: int) -> Tensor:
+    return tensors[0].new_empty((len(tensors), 3), dtype=torch.float64)
+
+
+@_register_fake("prune_engine::activation_std")
+def _(
+    tensors: list[Tensor], out: Tensor, slot: Tensor | None, unbiased: bool, sample: int
+) -> None:
+    return None
+
+
+@_register_fake("prune_engine::relu_moments")
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(3, dtype=torch.float64)
+
+
+@_register_fake("prune_engine::relu_moments_")
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(3, dtype=torch.float64)
+
+
+@_register_fake("prune_engine::gelu_moments")
+def _(x: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(3, dtype=torch.float64)
