@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from torch.nn.functional import gelu as torch_gelu
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SHAPES = (
@@ -79,3 +80,22 @@ def assert_moments(got: torch.Tensor, want: tuple[float, float, float], label: s
     assert abs(mean - want[1]) <= ACCURACY * scale, f"{label}: mean {mean}, expected {want[1]}"
     std, right = np.sqrt(squares), np.sqrt(want[2])
     assert abs(std - right) <= ACCURACY * right, f"{label}: root {std}, expected {right}"
+
+
+# Of the argument's size (at least 1): both are float32 inside, where 1 + erf cancels, and round
+# once to the dtype.
+GELU_TOLERANCE = {
+    torch.float64: 1e-15,
+    torch.float32: 5e-7,
+    torch.bfloat16: 2**-8,
+    torch.float16: 2**-10,
+}
+
+
+def assert_gelu(y: torch.Tensor, x: torch.Tensor, approximate: str) -> None:
+    """Fail unless y is torch's GELU of x within a rounding."""
+    want = torch_gelu(x, approximate=approximate)
+    assert y.dtype == want.dtype
+    allowed = GELU_TOLERANCE[want.dtype] * x.double().abs().clamp(min=1.0)
+    worst = ((y.double() - want.double()).abs() / allowed).amax() if y.numel() else 0.0
+    assert float(worst) <= 1.0, f"{worst} times what is allowed"

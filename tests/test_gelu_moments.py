@@ -5,7 +5,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from _activations import DTYPES, activation, assert_moments, dtypes, layouts, shapes, two_pass
+from _activations import (
+    DTYPES,
+    activation,
+    assert_gelu,
+    assert_moments,
+    dtypes,
+    layouts,
+    shapes,
+    two_pass,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import gelu as torch_gelu
@@ -14,22 +23,6 @@ import prune_engine as pe
 
 gelu = pe.ops.gelu_moments
 approximations = st.sampled_from(["none", "tanh"])
-# Of the argument's size (at least 1): both are float32 inside, where 1 + erf cancels, and round
-# once to the dtype.
-TOLERANCE = {
-    torch.float64: 1e-15,
-    torch.float32: 5e-7,
-    torch.bfloat16: 2**-8,
-    torch.float16: 2**-10,
-}
-
-
-def assert_gelu(y: torch.Tensor, x: torch.Tensor, approximate: str) -> None:
-    want = torch_gelu(x, approximate=approximate)
-    assert y.dtype == want.dtype
-    allowed = TOLERANCE[want.dtype] * x.double().abs().clamp(min=1.0)
-    worst = ((y.double() - want.double()).abs() / allowed).max()
-    assert float(worst) <= 1.0, f"{worst} times what is allowed"
 
 
 @given(

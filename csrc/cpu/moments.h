@@ -5,11 +5,12 @@
 // are merged in their order inside a span and spans in theirs, all in double; contraction is off.
 // So neither the number of threads nor the instruction set changes a bit.
 //
-// Accuracy. float32 and float64: each element's distance from the block's first is taken in double,
-// so what cancels is at most the block's own length, 2^12 of 2^53. Half precision: distances from
-// the mean of the block before, a float32, and sums of four in float32, each rounded to 2^-24; the
-// squared jumps between the means of neighbours are at most four times the sum of squares, which
-// bounds the relative error of the std by 7e-7 (4e-8 is the largest that was measured).
+// Accuracy. A block is seen from the mean of the block before, a float32; sums of four are taken in
+// float32, each operation within 2^-24, and added up in double. The squared jumps between the means
+// of neighbours are at most four times the sum of squares, which bounds the relative error of the
+// std by 7e-7; measured it is far smaller, for roundings have no direction. The first block of a
+// span, float64 and what float32 squares cannot hold are seen from their own first element, in
+// double: what cancels is at most the block's length, 2^12 of 2^53.
 #pragma once
 
 #include <algorithm>
@@ -27,6 +28,17 @@ constexpr int64_t kMomentBlock = 4096;
 constexpr int64_t kSpanBlocks = 32;
 constexpr int64_t kSpan = kMomentBlock * kSpanBlocks;
 constexpr int kLanes = 16;
+
+// Asks for lines well before they are read: without, this much arithmetic leaves a third of the
+// bandwidth unused. The distances were found by trying.
+template <int elements, typename T>
+PE_INLINE void prefetch(const T* x) {
+  constexpr size_t kAhead = sizeof(T) == 2 ? 3072 : 1536;
+#pragma GCC unroll 4
+  for (size_t line = 0; line < elements * sizeof(T); line += 64) {
+    __builtin_prefetch(reinterpret_cast<const char*>(x) + kAhead + line);
+  }
+}
 
 struct Sums {
   double sum[kLanes];
@@ -84,6 +96,7 @@ PE_INLINE Moments block_in_double(const T* x, T* y, int64_t n) {
   Double sum[kParts] = {}, square[kParts] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
+    prefetch<kLanes>(x + i);
 #pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) {
       const int64_t at = i + part * W;
@@ -100,7 +113,7 @@ PE_INLINE Moments block_in_double(const T* x, T* y, int64_t n) {
   return finish(&sums, centre, n);
 }
 
-// One block of half precision around a centre nearby: four elements of a lane are added in float32.
+// One block around a centre nearby: four elements of a lane are added in float32.
 template <typename Act, int W, typename T>
 PE_INLINE Moments block_in_fours(const T* x, T* y, int64_t n, float centre) {
   using Double = typename Vec<W>::Double;
@@ -109,6 +122,7 @@ PE_INLINE Moments block_in_fours(const T* x, T* y, int64_t n, float centre) {
   Double sum[kParts] = {}, square[kParts] = {};
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    prefetch<4 * kLanes>(x + i);
 #pragma GCC unroll 4
     for (int part = 0; part < kParts; ++part) {
       const T* from = x + i + part * W;
@@ -129,9 +143,9 @@ PE_INLINE Moments block_in_fours(const T* x, T* y, int64_t n, float centre) {
 }
 
 template <typename T>
-constexpr bool kHalfPrecision = sizeof(T) == 2;
+constexpr bool kInFours = sizeof(T) < sizeof(double);
 
-// Where float32 squares neither overflow nor lose what they sum up to (bfloat16 has its range).
+// Where float32 squares neither overflow nor lose what they sum up to.
 PE_INLINE bool in_range(const Moments& m) {
   return m.squares > 1e-24 * m.count && m.squares < 1e34;
 }
@@ -157,7 +171,7 @@ PE_INLINE Moments span_moments(const Span<T>& span) {
     const int64_t begin = size * (span.sample == 1 ? k : sampled_block(k, span.sample, blocks));
     const int64_t n = std::min(size, span.numel - begin);
     Moments block;
-    if constexpr (kHalfPrecision<T>) {
+    if constexpr (kInFours<T>) {
       // The first block has none before it.
       if (k > span.first) {
         block = block_in_fours<Act, W>(span.x + begin, span.y + begin, n, centre);
@@ -179,7 +193,7 @@ PE_INLINE Moments span_moments(const Span<T>& span) {
 #if defined(__x86_64__) && defined(__GNUC__)
 template <typename Act, typename T>
 __attribute__((target("avx512f,avx512bw"))) Moments span_avx512(const Span<T>& span) {
-  return span_moments<Act, kHalfPrecision<T> ? 16 : 8>(span);
+  return span_moments<Act, kInFours<T> ? 16 : 8>(span);
 }
 template <typename Act, typename T>
 __attribute__((target("avx2"))) Moments span_avx2(const Span<T>& span) {

@@ -139,9 +139,7 @@ def _(tensors: list[Tensor], sample: int) -> Tensor:
 
 
 @_register_fake("prune_engine::activation_std")
-def _(
-    tensors: list[Tensor], out: Tensor, slot: Tensor | None, unbiased: bool, sample: int
-) -> None:
+def _(tensors: list[Tensor], out: Tensor, slot: Tensor | None, unbiased: bool, sample: int) -> None:
     return None
 
 
