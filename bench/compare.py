@@ -24,6 +24,7 @@ from typing import Any
 # Before the first `import torch`: a spinning OpenMP barrier collapses when a core is taken away.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import bench_activation_std
 import bench_memory
 import bench_observe
 import bench_order
@@ -46,7 +47,9 @@ ROUNDS = {
     "sampler": (15, 15),
     "select": (25, 9),
 }
-TABLES = (*ROUNDS, "memory")
+TABLES = (*ROUNDS, "memory")  # of a run that is asked for none
+ACTIVATIONS = bench_activation_std.TABLE  # knows no N, so it is a run of its own
+ACTIVATION_ROUNDS = 15
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 
@@ -129,6 +132,14 @@ def run(arguments: argparse.Namespace) -> int:
             document["sections"].append(run_section(module, made, n, rounds, flush))
             del made
             gc.collect()
+    for dtype in bench_activation_std.DTYPES if ACTIVATIONS in arguments.tables else ():
+        _say(f"{ACTIVATIONS}, {dtype} ({time.monotonic() - started:.0f} s)")
+        made = bench_activation_std.ActivationData(dtype)
+        rounds = arguments.rounds or ACTIVATION_ROUNDS
+        section = run_section(bench_activation_std, made, made.items, rounds, flush)
+        document["sections"].append(section)
+        del made
+        gc.collect()
     # The processes of this table need the memory, and nothing is timed in them.
     flush = harness.ColdCaches(0)
     for n in arguments.samples if "memory" in arguments.tables else ():
@@ -160,17 +171,18 @@ def load(path: Path) -> dict[str, Any]:
     return document
 
 
-def insert(page: str, text: str) -> str:
+def insert(page: str, text: str, mark: str = "table") -> str:
     """Puts `text` between the two markers of a page.
 
     Raises:
         ValueError: the page does not have both markers, in order.
     """
-    head, found_begin, rest = page.partition(BEGIN)
-    _, found_end, tail = rest.partition(END)
+    begin, end = (marker.replace("table", mark) for marker in (BEGIN, END))
+    head, found_begin, rest = page.partition(begin)
+    _, found_end, tail = rest.partition(end)
     if not (found_begin and found_end):
-        raise ValueError(f"page: expected {BEGIN} and then {END}")
-    return f"{head}{BEGIN}\n{text.rstrip()}\n{END}{tail}"
+        raise ValueError(f"page: expected {begin} and then {end}")
+    return f"{head}{begin}\n{text.rstrip()}\n{end}{tail}"
 
 
 def table(arguments: argparse.Namespace) -> int:
@@ -179,7 +191,7 @@ def table(arguments: argparse.Namespace) -> int:
     if arguments.into is None:
         print(text, end="")
     else:
-        arguments.into.write_text(insert(arguments.into.read_text(), text))
+        arguments.into.write_text(insert(arguments.into.read_text(), text, arguments.mark))
     return 0
 
 
@@ -204,13 +216,14 @@ def main(argv: Sequence[str]) -> int:
     one = commands.add_parser("run", help="measure and write the JSON")
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--samples", type=int, nargs="+", default=list(data.SAMPLES))
-    one.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    one.add_argument("--tables", nargs="+", choices=(*TABLES, ACTIVATIONS), default=list(TABLES))
     one.add_argument("--rounds", type=int, help="for every table (default: 9 to 31, by table)")
     one.add_argument("--flush-mib", type=int, default=harness.default_flush_mib())
     one.set_defaults(action=run, command_line=" ".join(("python bench/compare.py", *argv)))
     two = commands.add_parser("table", help="print the Markdown tables of a run")
     two.add_argument("file", type=Path)
     two.add_argument("--into", type=Path, help="a page with the two table markers")
+    two.add_argument("--mark", default="table", help="the word in those markers")
     two.set_defaults(action=table)
     three = commands.add_parser("check", help="compare a run with the design's targets")
     three.add_argument("file", type=Path)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # imported where used: host.py serves workers that have no to
     from torch import Tensor
 
 PLAN_BLOCK = 4096  # samples per entry of block_offsets, on every backend
+SAMPLE_BLOCK = 256  # neighbouring elements that a sampled statistic takes or leaves together
 NUM_CLASSES = 8  # entries of a weight table; class 0 is "dropped", class 1 is "kept, weight 1"
 MAX_BANDS = 6  # classes 2..7 can carry a weight of their own
 STREAM_KEEP = 0  # Philox counter word 2 of the keep draw

@@ -18,15 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 PACKAGE = "prune_engine.backends.triton"
 MODULES = (
-    "observe",
-    "mean_threshold",
-    "plan",
-    "fixed",
-    "compact",
-    "order",
-    "audit",
-    "select",
-    "top",
+    *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "audit"),
+    *("moments", "activation_std", "select", "top"),
 )
 NUM_SAMPLES = 10_001
 
@@ -134,6 +127,18 @@ def top(dtype: torch.dtype) -> torch.Tensor:
     return module("top").top(cuda(NUM_SAMPLES, dtype=dtype), 5000)
 
 
+def activations(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Three activations of a dtype."""
+    return [cuda(20_001, dtype=dtype) for _ in range(3)]
+
+
+def activation_std(*, with_slot: bool) -> None:
+    """Measure three activations."""
+    out = cuda(5, dtype=torch.float64)
+    slot = cuda(1) if with_slot else None
+    module("activation_std").activation_std(activations(), out, slot, with_slot, 1)
+
+
 # Label -> call, and how many launches it may take.
 CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "observe-float32": (lambda: observe(torch.float32, torch.int64, None), 1),
@@ -152,4 +157,24 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "audit": (audit, 1),
     "select-records": (lambda: select(torch.int64, 2), 6),
     "top-scores": (lambda: top(torch.float32), 13),
+    **{
+        f"moments-{str(dtype).removeprefix('torch.')}": (
+            lambda dtype=dtype: module("moments").moments(activations(dtype), 1),
+            4,
+        )
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    },
+    "moments-sampled": (lambda: module("moments").moments(activations(), 8), 4),
+    "activation_std": (lambda: activation_std(with_slot=True), 5),
+    "activation_std-slot": (lambda: activation_std(with_slot=False), 5),
+    "relu_moments": (lambda: module("relu_moments").relu_moments(activations()[0]), 2),
+    "relu_moments-inplace": (
+        lambda: module("relu_moments").relu_moments_(activations(torch.bfloat16)[0]),
+        2,
+    ),
+    "gelu_moments": (lambda: module("gelu_moments").gelu_moments(activations()[0], False), 2),
+    "gelu_moments-tanh": (
+        lambda: module("gelu_moments").gelu_moments(activations(torch.float16)[0], True),
+        2,
+    ),
 }

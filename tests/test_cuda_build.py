@@ -141,7 +141,7 @@ def test_a_spilled_kernel_is_caught(setup_module: dict[str, Any], tmp_path: Path
     assert any("stack" in fault for fault in faults)
 
 
-@pytest.mark.parametrize("kernel", ["plan", "audit", "compact"])
+@pytest.mark.parametrize("kernel", ["plan", "audit", "compact", "moments", "relu_moments"])
 def test_a_scalar_load_is_caught(setup_module: dict[str, Any], tmp_path: Path, kernel: str) -> None:
     found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
     source = edited(tmp_path, r"if \(vector\b( &&[^)]*)?\)", "if (false)") / f"{kernel}.cu"

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.triton
 CAPABILITIES = (80, 90, 100, 120)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # Those that stream over all samples must load 16 bytes at a time.
-WIDE = ("plan_kernel", "compact_kernel", "audit_kernel")
+WIDE = ("plan_kernel", "compact_kernel", "audit_kernel", "moments_kernel")
 POINTERS = {
     torch.int64: "*i64",
     torch.int32: "*i32",
@@ -140,7 +140,7 @@ def test_a_spill_is_caught(tmp_path: Path) -> None:
     assert any(fault.startswith("STACK") for fault in faults(cubin, tmp_path, wide=True))
 
 
-@pytest.mark.parametrize("label", ["plan-mean", "compact", "audit"])
+@pytest.mark.parametrize("label", ["plan-mean", "compact", "audit", "moments-float32"])
 def test_a_narrow_load_is_caught(label: str, tmp_path: Path) -> None:
     name = f"{label.partition('-')[0]}_kernel"
     cubin = compiled(find(label, name), 90, aligned=False)

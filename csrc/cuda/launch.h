@@ -102,6 +102,41 @@ struct SelectArgs {
   float* out;          // [num_ranks]
 };
 
+constexpr int kMomentTable = 96;        // tensors of one launch
+constexpr int64_t kMomentParts = 8448;  // at least the blocks of any launch
+
+// A tensor to be read, in the order of its storage.
+struct Activation {
+  const void* x;
+  int64_t numel;
+  Real type;
+};
+
+// Scratch of one launch, uninitialised; the ticket is set to zero before.
+struct MomentScratch {
+  double* parts;     // [kMomentParts][2]
+  unsigned* ticket;  // [launches]
+};
+
+struct StdTarget {
+  double* out;          // [num_batches]
+  const int64_t* slot;  // [1], or null: 0
+  int64_t num_batches;
+  double* rows;  // [layers][3], scratch
+  int layers;
+  bool unbiased;
+};
+
+// An activation to be written and measured.
+struct Activated {
+  const void* x;
+  void* y;  // or x itself
+  int64_t numel;
+  Real type;
+  MomentScratch scratch;
+  double* row;  // [3]
+};
+
 cudaError_t launch_observe(const Batch& batch, const State& state, cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
@@ -114,6 +149,13 @@ cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, in
                          int64_t epoch, int64_t* result, cudaStream_t stream);
 cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);
 cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream);
+cudaError_t launch_moments(const Activation* tensors, int count, int64_t sample, double* rows,
+                           const MomentScratch& scratch, cudaStream_t stream);
+cudaError_t launch_activation_std(const Activation* tensors, int64_t sample,
+                                  const StdTarget& target, const MomentScratch& scratch,
+                                  cudaStream_t stream);
+cudaError_t launch_relu_moments(const Activated& job, cudaStream_t stream);
+cudaError_t launch_gelu_moments(const Activated& job, bool tanh, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace prune_engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
@@ -83,6 +84,34 @@ class Kernels(Protocol):
 
     def top(self, values: Tensor, k: int, /) -> Tensor:
         """Mark the k largest scores."""
+        ...
+
+    def moments(self, tensors: Sequence[Tensor], sample: int, /) -> Tensor:
+        """Count, mean and sum of squared deviations of each tensor."""
+        ...
+
+    def activation_std(
+        self,
+        tensors: Sequence[Tensor],
+        out: Tensor,
+        slot: Tensor | None,
+        unbiased: bool,
+        sample: int,
+        /,
+    ) -> None:
+        """Write the mean over the tensors of their standard deviations into one slot."""
+        ...
+
+    def relu_moments(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
+        """ReLU, and the moments of the result."""
+        ...
+
+    def relu_moments_(self, x: Tensor, /) -> Tensor:
+        """ReLU in place, and the moments of the result."""
+        ...
+
+    def gelu_moments(self, x: Tensor, tanh: bool, /) -> tuple[Tensor, Tensor]:
+        """GELU, and the moments of the result."""
         ...
 
 

@@ -68,6 +68,11 @@ order = _ops.order.default
 audit = _ops.audit.default
 select = _ops.select.default
 top = _ops.top.default
+moments = _ops.moments.default
+activation_std = _ops.activation_std.default
+relu_moments = _ops.relu_moments.default
+relu_moments_ = _ops.relu_moments_.default
+gelu_moments = _ops.gelu_moments.default
 
 
 @_register_fake("prune_engine::observe")
@@ -138,3 +143,28 @@ def _(values: Tensor, offsets: list[int], shares: list[int], den: int) -> Tensor
 @_register_fake("prune_engine::top")
 def _(values: Tensor, k: int) -> Tensor:
     return values.new_empty(values.numel(), dtype=torch.uint8)
+
+
+@_register_fake("prune_engine::moments")
+def _(tensors: list[Tensor], sample: int) -> Tensor:
+    return tensors[0].new_empty((len(tensors), 3), dtype=torch.float64)
+
+
+@_register_fake("prune_engine::activation_std")
+def _(tensors: list[Tensor], out: Tensor, slot: Tensor | None, unbiased: bool, sample: int) -> None:
+    return None
+
+
+@_register_fake("prune_engine::relu_moments")
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(3, dtype=torch.float64)
+
+
+@_register_fake("prune_engine::relu_moments_")
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(3, dtype=torch.float64)
+
+
+@_register_fake("prune_engine::gelu_moments")
+def _(x: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(3, dtype=torch.float64)

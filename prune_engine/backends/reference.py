@@ -42,21 +42,33 @@ from prune_engine.backends.reference_arithmetic import (
     score_code,
 )
 from prune_engine.backends.reference_ranking import select, top
+from prune_engine.backends.reference_statistics import (
+    activation_std,
+    gelu_moments,
+    moments,
+    relu_moments,
+    relu_moments_,
+)
 from prune_engine.types import PLAN_BLOCK
 
 __all__ = [
+    "activation_std",
     "audit",
     "bijection",
     "compact",
     "float_to_key",
+    "gelu_moments",
     "hash32",
     "keep_draw",
     "key_to_float",
     "mean_threshold",
+    "moments",
     "observe",
     "order",
     "philox4x32",
     "plan",
+    "relu_moments",
+    "relu_moments_",
     "score_code",
     "select",
     "top",

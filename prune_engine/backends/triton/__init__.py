@@ -19,13 +19,17 @@ import os
 import torch
 
 try:
+    from prune_engine.backends.triton.activation_std import activation_std
     from prune_engine.backends.triton.audit import audit
     from prune_engine.backends.triton.compact import compact
     from prune_engine.backends.triton.dispatch import register
+    from prune_engine.backends.triton.gelu_moments import gelu_moments
     from prune_engine.backends.triton.mean_threshold import mean_threshold
+    from prune_engine.backends.triton.moments import moments
     from prune_engine.backends.triton.observe import observe
     from prune_engine.backends.triton.order import order
     from prune_engine.backends.triton.plan import plan
+    from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
     from prune_engine.backends.triton.select import select
     from prune_engine.backends.triton.top import top
 except ModuleNotFoundError as error:
@@ -35,25 +39,35 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "OPERATORS",
+    "activation_std",
     "audit",
     "compact",
+    "gelu_moments",
     "mean_threshold",
+    "moments",
     "observe",
     "order",
     "plan",
     "refusal",
+    "relu_moments",
+    "relu_moments_",
     "select",
     "top",
 ]
 
 CHECKS_ARGUMENTS = False
 OPERATORS = {
+    "activation_std": activation_std,
     "audit": audit,
     "compact": compact,
+    "gelu_moments": gelu_moments,
     "mean_threshold": mean_threshold,
+    "moments": moments,
     "observe": observe,
     "order": order,
     "plan": plan,
+    "relu_moments": relu_moments,
+    "relu_moments_": relu_moments_,
     "select": select,
     "top": top,
 }
