@@ -70,6 +70,21 @@ kept = same("compact", (classes, offsets, int(offsets[-1])))
 same("order", (kept, None, 3, 2, 99, 7, 5))
 same("order", (kept, torch.arange(50), 0, 1, 0, 7, 5))
 same("audit", (records, classes, 4))
+
+# What measures activations owes the reference closeness and not bits (DESIGN 3.9).
+def close(got, want):
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+reference, x = backends.load("reference"), torch.randn(3, 700, generator=generator)
+out = torch.zeros(2, dtype=torch.float64)
+call("activation_std", [x, losses], out, torch.tensor([1]), True, 1)
+close(out[1], (x.double().std() + losses.double().std()) / 2)
+close(call("moments", [x, losses], 2), reference.moments([x, losses], 2))
+close(call("relu_moments", x), reference.relu_moments(x))
+close(call("gelu_moments", x, True), reference.gelu_moments(x, True))
+over = x.clone()
+close(call("relu_moments_", over), reference.relu_moments(x)[1])
+close(over, x.relu())
 library._destroy()
 assert not any(has_kernel(name) for name in names)
 print("served", *names)
@@ -87,7 +102,8 @@ def test_the_dispatcher_reaches_the_kernels_with_the_bits_of_the_reference():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        *("served", "audit", "compact", "mean_threshold", "observe", "order", "plan"),
+        *("served", "activation_std", "audit", "compact", "gelu_moments", "mean_threshold"),
+        *("moments", "observe", "order", "plan", "relu_moments", "relu_moments_"),
     ]
 
 
