@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # build: environment and libraries   test: the tests   check: what pre-commit checks
 # demo: train with and without pruning   bench: the benchmarks   soak: the long tests
-# wheel: one wheel in dist/   clean: remove what was built
+# wheel: what is released, in dist/   clean: remove what was built
 # nvcc: find a CUDA compiler or take one from PyPI's packages, as CI does before its tests
 # gpu: on a GPU machine, build with its own python, run the GPU tests, benchmarks and sanitizers
 # sanitize: the sanitizers alone
@@ -86,13 +86,14 @@ sanitize:
 	    $(GPU_TESTS) -k '$(SANITIZED)' tests/test_cuda.py; \
 	done
 
-wheel: $(VENV)/.installed
-	rm -rf build/lib* build/bdist*
-	$(BIN)/python -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps \
-	  --wheel-dir dist .
+# PYTHONS="python3.12 python3.13" chooses the Pythons of the wheels with the NumPy module; PYTHONS=
+# builds the wheel for every Python alone.
+wheel: $(VENV)/.dev
+	$(BIN)/python .ci/wheels.py $(if $(filter undefined,$(origin PYTHONS)),,--python $(PYTHONS))
 
 clean:
-	rm -rf build dist runs prune_engine.egg-info prune_engine/*.so $(VENV)/.installed $(VENV)/.dev
+	rm -rf build dist runs prune_engine.egg-info prune_engine/*.so \
+	  prune_engine/_build_info.json $(VENV)/.installed $(VENV)/.dev
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.dev: $(VENV)/.installed
