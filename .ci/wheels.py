@@ -139,14 +139,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if headers is None:
         sys.exit("no torch headers found: install torch or set PE_TORCH_INCLUDE")
     environ = {"SOURCE_DATE_EPOCH": epoch(), "PE_TORCH_INCLUDE": str(headers)}
+    named = arguments.python
+    pythons = list(at_hand()) if named is None else [Path(shutil.which(p) or p) for p in named]
+    builders = [builder(python) for python in pythons]
     for folder in (dist, dist / "cpython"):
         for old in (*folder.glob("*.whl"), *folder.glob("*.tar.gz")):
             old.unlink()
-    named = arguments.python
-    pythons = list(at_hand()) if named is None else [Path(shutil.which(p) or p) for p in named]
     wheels = [build_wheel(Path(sys.executable), dist, PE_HOST="0", **environ)]
-    for python in pythons:
-        wheels.append(build_wheel(builder(python), dist / "cpython", PE_HOST="1", **environ))
+    for python in builders:
+        wheels.append(build_wheel(python, dist / "cpython", PE_HOST="1", **environ))
     run([sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", dist], **environ)
     print(f"SOURCE_DATE_EPOCH={environ['SOURCE_DATE_EPOCH']}")
     for path in (*wheels, *dist.glob("*.tar.gz")):
