@@ -117,6 +117,8 @@ check-text: $(VENV)/.dev
 	$(BIN)/check-added-large-files --enforce-all --maxkb=300 $(FILES)
 	$(BIN)/check-yaml $(filter %.yaml %.yml,$(FILES) .pre-commit-config.yaml)
 	$(BIN)/check-toml $(filter %.toml,$(FILES))
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*)
+	$(BIN)/hadolint .ci/Dockerfile
 
 check-python: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -24,7 +24,9 @@ FILES = ("Makefile", "LICENSE", "pyproject.toml", "setup.py", "MANIFEST.in", "co
 OF_THE_TREE = ("test_layout.py", "test_cuda_build.py", "test_wheel.py", "test_wheels.py")
 # A py3-none wheel has no NumPy module: what is about it cannot pass.
 OF_THE_HOST = ("test_host.py", "test_host_workers.py", "test_docs.py")
-NAMED_HOST = "host or readme_has_python_blocks"
+NAMED_HOST = (
+    "host or readme_has_python_blocks or python_symbols or name_no_folder_of_the_build_machine"
+)
 SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 WHERE = "import prune_engine; print(prune_engine.__file__)"
 
