@@ -194,6 +194,17 @@ def _audit(operators: Any, backend: str, device: torch.device) -> Iterator[Tenso
         yield operators.audit(records, classes, epoch=epoch, backend=backend)
 
 
+def _select(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    for values in (_scores().to(device), _records().to(device)):
+        yield operators.select(values, [0, 0, -3, 7], [20, 85, 100, 0], 100, backend=backend)
+
+
+def _top(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    tied = (_scores() * 8).round().to(device)  # equal scores go to the smaller index
+    for values in (tied, _records().to(device)):
+        yield operators.top(values, NUM_SAMPLES // 3, backend=backend)
+
+
 Case = Callable[[Any, str, torch.device], Iterator[Tensor]]
 CASES: dict[str, Case] = {
     "observe": _observe,
@@ -202,4 +213,6 @@ CASES: dict[str, Case] = {
     "compact": _compact,
     "order": _order,
     "audit": _audit,
+    "select": _select,
+    "top": _top,
 }
