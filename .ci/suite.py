@@ -21,7 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("tests", "csrc", "bench", ".ci", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 FILES = ("Makefile", "LICENSE", "pyproject.toml", "setup.py", "MANIFEST.in", "constraints.txt")
 # These judge the source tree or build from it; nothing of an installed wheel is in them.
-OF_THE_TREE = ("test_layout.py", "test_cuda_build.py", "test_wheel.py", "test_wheels.py")
+OF_THE_TREE = (
+    "test_layout.py",
+    "test_cuda_build.py",
+    "test_release.py",
+    "test_wheel.py",
+    "test_wheels.py",
+)
 # A py3-none wheel has no NumPy module: what is about it cannot pass.
 OF_THE_HOST = ("test_host.py", "test_host_workers.py", "test_docs.py")
 NAMED_HOST = (
