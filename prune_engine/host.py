@@ -7,12 +7,21 @@ torch. Arrays that are passed are never changed.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if importlib.util.find_spec("prune_engine._host") is None:
+    # Torch operators in its place would defeat its purpose: workers that import no torch.
+    raise ImportError(
+        "prune_engine.host is not in this wheel: a py3-none wheel serves every Python and leaves "
+        "out the compiled NumPy module; install the wheel of your Python (cp3xx), or build from "
+        "source"
+    )
 
 from prune_engine import _host
 from prune_engine.arrays import (

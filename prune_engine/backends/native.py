@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from prune_engine.backends import surroundings
+from prune_engine.backends.surroundings import LIBRARY
 from prune_engine.types import PLAN_BLOCK
 
 CHECKS_ARGUMENTS = True  # before anything is written, so ops.py need not
-LIBRARY = Path(__file__).resolve().parent.parent / "_ops.so"
 
 
 def _load() -> Any:
@@ -21,7 +22,12 @@ def _load() -> Any:
     if not hasattr(torch.ops.prune_engine, "observe"):
         if not LIBRARY.exists():
             raise ImportError(f"{LIBRARY.name} is not built; run `pip install .` with a compiler")
-        torch.ops.load_library(str(LIBRARY))  # pyright: ignore[reportUnknownMemberType]
+        if reason := surroundings.torch_refusal(surroundings.Surroundings(torch.__version__)):
+            raise ImportError(reason)
+        try:
+            torch.ops.load_library(str(LIBRARY))  # pyright: ignore[reportUnknownMemberType]
+        except OSError as error:
+            raise ImportError(surroundings.load_refusal(str(error))) from error
     return torch.ops.prune_engine
 
 
@@ -51,13 +57,8 @@ def cuda_refusal() -> str:
         >>> torch.cuda.is_available() or cuda_refusal() != ""
         True
     """
-    if not BUILT_WITH_CUDA:
-        return f"{LIBRARY.name} was built without CUDA, for want of nvcc; see PE_CUDA in setup.py"
-    if torch.version.cuda is None:  # also ROCm, whose tensors call themselves cuda
-        return f"torch {torch.__version__} is built without CUDA"
-    if not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    return ""
+    here = surroundings.read()
+    return surroundings.cuda_refusal(replace(here, kernels=BUILT_WITH_CUDA))
 
 
 observe = _ops.observe.default
