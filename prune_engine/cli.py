@@ -21,6 +21,7 @@ from prune_engine.recipes import (
     inspection,
     models,
     pictures,
+    ranks,
     selftest,
 )
 from prune_engine.recipes.arms import POLICIES
@@ -183,9 +184,13 @@ def _train(arguments: argparse.Namespace) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        report = compare.run(options, lambda line: print(line, flush=True))
+        with ranks.joined(config.device) as device:
+            options = replace(options, train=replace(config, device=device))
+            report = compare.run(options, lambda line: print(line, flush=True))
     finally:
         torch.set_num_threads(before)
+    if report is None:  # another rank's to print
+        return 0
     return _finish(out, report, drawn=not arguments.no_pictures)
 
 

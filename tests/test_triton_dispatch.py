@@ -70,6 +70,8 @@ kept = same("compact", (classes, offsets, int(offsets[-1])))
 same("order", (kept, None, 3, 2, 99, 7, 5))
 same("order", (kept, torch.arange(50), 0, 1, 0, 7, 5))
 same("audit", (records, classes, 4))
+same("select", (records, [0, 3], [1, 0], 4))
+same("top", (records, 99))
 
 # What measures activations owes the reference closeness and not bits (DESIGN 3.9).
 def close(got, want):
@@ -104,6 +106,7 @@ def test_the_dispatcher_reaches_the_kernels_with_the_bits_of_the_reference():
     assert done.stdout.split() == [
         *("served", "activation_std", "audit", "compact", "gelu_moments", "mean_threshold"),
         *("moments", "observe", "order", "plan", "relu_moments", "relu_moments_"),
+        *("select", "top"),
     ]
 
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prune_engine.distributed import world
 from prune_engine.policies import KeepAll, RandomSubset
-from prune_engine.recipes import environment, files
+from prune_engine.recipes import environment, files, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
     POLICIES,
@@ -154,15 +155,17 @@ def control_ratio(
     return max(0.0, 1.0 - kept / num_samples)
 
 
-def run(options: RunOptions, say: Callable[[str], None]) -> Report:
+def run(options: RunOptions, say: Callable[[str], None]) -> Report | None:
     """Train every arm of every seed, and write the files of the run as they come.
+
+    Under torchrun every rank calls it; the first writes and says.
 
     Args:
         options: what to train.
         say: receives one line per epoch.
 
     Returns:
-        The report over all trainings.
+        The report over all trainings; None on all ranks but the first.
 
     Raises:
         ValueError: an argument that does not fit.
@@ -176,20 +179,22 @@ def run(options: RunOptions, say: Callable[[str], None]) -> Report:
         for number, seed in enumerate(options.seeds)
         for name in options.names(number)
     ]
-    for name in planned:  # an earlier run in the same folder must not be mixed in
-        for file in ("metrics.jsonl", "losses.json"):
-            (options.out / name / file).unlink(missing_ok=True)
-    files.write_json(options.out / "config.json", _config(options, data, planned))
+    first = ranks.is_first()
+    if first:
+        for name in planned:  # an earlier run in the same folder must not be mixed in
+            for file in ("metrics.jsonl", "losses.json"):
+                (options.out / name / file).unlink(missing_ok=True)
+        files.write_json(options.out / "config.json", _config(options, data, planned))
     warm_up(data, options.train)
     for number, seed in enumerate(options.seeds):
         policy_samples = 0
         for name in options.names(number):
             arm = _arm(options, name, data, policy_samples)
-            result = train_arm(data, options.train, arm, seed, _writer(options, arm, seed, say))
+            writer = _writer(options, arm, seed, say) if first else None
+            result = train_arm(data, options.train, arm, seed, writer)
             if options.policy != ALL and name == options.arm().name:
                 policy_samples = result.served
-    report, _ = files.load_run(options.out)
-    return report
+    return files.load_run(options.out)[0] if first else None
 
 
 def _arm(options: RunOptions, name: str, data: ImageData, policy_samples: int) -> Arm:
@@ -246,5 +251,6 @@ def _config(options: RunOptions, data: ImageData, planned: list[str]) -> dict[st
         "runs": planned,
         "num_samples": data.num_samples,
         "num_test": len(data.test_labels),
+        "world_size": world()[1],
         **environment.describe(),
     }
