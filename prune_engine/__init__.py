@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prune_engine.device_loader import DeviceLoader
     from prune_engine.engine import PruneEngine
     from prune_engine.history import History
+    from prune_engine.monitor import ActivationMonitor
     from prune_engine.plan import EpochPlan
     from prune_engine.policies import (
         InfoBatch,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivationMonitor",
     "Band",
     "CoverageError",
     "DeviceLoader",
@@ -83,6 +85,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "history": ("History",),
     "host": (),
     "losses": (),
+    "monitor": ("ActivationMonitor",),
     "ops": (),
     "plan": ("EpochPlan",),
     "policies": ("InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"),
