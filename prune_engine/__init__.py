@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from prune_engine.monitor import ActivationMonitor
     from prune_engine.plan import EpochPlan
     from prune_engine.policies import (
+        BPAS,
         InfoBatch,
         KeepAll,
         Policy,
         PolicyMemory,
         Progress,
+        RandomBatches,
         RandomSubset,
     )
     from prune_engine.sampler import PruneSampler
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BPAS",
     "ActivationMonitor",
     "Band",
     "CoverageError",
@@ -57,6 +60,7 @@ __all__ = [
     "PruneEngine",
     "PruneEngineError",
     "PruneSampler",
+    "RandomBatches",
     "RandomSubset",
     "Rule",
     "ScoreBuffer",
@@ -88,7 +92,16 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "monitor": ("ActivationMonitor",),
     "ops": (),
     "plan": ("EpochPlan",),
-    "policies": ("InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"),
+    "policies": (
+        "BPAS",
+        "InfoBatch",
+        "KeepAll",
+        "Policy",
+        "PolicyMemory",
+        "Progress",
+        "RandomBatches",
+        "RandomSubset",
+    ),
     "sampler": ("PruneSampler",),
     "schedule": ("VirtualScheduler",),
     "types": (

@@ -3,12 +3,26 @@
 
 from prune_engine.policies.base import Policy, PolicyMemory, Progress
 from prune_engine.policies.baseline import KeepAll, RandomSubset
+from prune_engine.policies.batchwise import RandomBatches
+from prune_engine.policies.bpas import BPAS
 from prune_engine.policies.infobatch import InfoBatch
 
 TABLE: dict[str, type[Policy]] = {
     "infobatch": InfoBatch,
     "random": RandomSubset,
     "full": KeepAll,
+    "bpas": BPAS,
+    "random_batches": RandomBatches,
 }
 
-__all__ = ["TABLE", "InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"]
+__all__ = [
+    "BPAS",
+    "TABLE",
+    "InfoBatch",
+    "KeepAll",
+    "Policy",
+    "PolicyMemory",
+    "Progress",
+    "RandomBatches",
+    "RandomSubset",
+]
