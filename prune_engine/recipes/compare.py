@@ -5,26 +5,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prune_engine.policies import InfoBatch, KeepAll, RandomSubset
+from prune_engine.policies import BPAS, InfoBatch, KeepAll, RandomBatches, RandomSubset
 from prune_engine.recipes import environment, files
 from prune_engine.recipes.data import ImageData, load
+from prune_engine.recipes.text import TextData
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
 from prune_engine.recipes.trainer import TrainConfig, warm_up
-from prune_engine.report import FULL, FULL_CUT, RANDOM, SCHEMA, Report
+from prune_engine.report import ACCURACY, FULL, FULL_CUT, RANDOM, SCHEMA, Report, metric_of
 from prune_engine.types import decimal_fraction
 
-POLICIES = ("infobatch", "random", "random_rescale", "full")
+POLICIES = ("infobatch", "bpas", "random", "random_rescale", "full")
 
 DEFAULTS: dict[str, TrainConfig] = {
     "digits": TrainConfig(model="mlp", epochs=30, batch_size=32, lr=0.05),
     "fashion_mnist": TrainConfig(model="cnn", epochs=12, batch_size=256, lr=0.2),
     "cifar10": TrainConfig(model="resnet18", epochs=30, batch_size=128, lr=0.1, augment=True),
     "cifar100": TrainConfig(model="resnet18", epochs=30, batch_size=128, lr=0.1, augment=True),
+    "tinyshakespeare": TrainConfig(
+        model="gpt2", epochs=8, batch_size=32, lr=3e-3, optimizer="adamw", layers="gpt2_blocks"
+    ),
+    "gsm8k": TrainConfig(
+        model="gpt2", epochs=8, batch_size=32, lr=3e-3, optimizer="adamw", layers="gpt2_blocks"
+    ),
 }
+
+# B-PAS's saving where no delta is given: the published 1e-6 to 5e-5 are for runs of 200 epochs, in
+# which batches change a thousand times less than in these.
+TARGET_DSI = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,11 @@ class RunOptions:
         compare: also train ``full``, ``full_cut`` and the random control.
         data_root: the folder of the files.
         limit: first training samples only.
+        delta_ranges: (delta_start, delta_end) of ``bpas``; those after the first are trained
+            beside it, without controls.
+        target_dsi: of ``bpas``, in place of delta.
+        noise_floor: of ``bpas``.
+        shuffle_batches: of ``bpas``.
     """
 
     data: str
@@ -56,6 +72,10 @@ class RunOptions:
     compare: bool = False
     data_root: str | None = None
     limit: int | None = None
+    delta_ranges: tuple[tuple[float, float], ...] = ()
+    target_dsi: float | None = None
+    noise_floor: float | None = None
+    shuffle_batches: bool = False
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -64,17 +84,47 @@ class RunOptions:
             raise ValueError("policy: full is what the others are compared with; drop --compare")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different seeds, at least one, got {self.seeds}")
+        if self.policy != "bpas":
+            for name in ("delta_ranges", "target_dsi", "noise_floor", "shuffle_batches"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: expected with policy bpas only, got {self.policy}")
+        if self.target_dsi is not None and self.delta_ranges:
+            raise ValueError("target_dsi: expected without delta_ranges, which it replaces")
 
     def arm(self) -> Arm:
         """The policy under test, as an arm."""
         if self.policy == "full":
             return Arm(FULL, KeepAll())
+        if self.policy == "bpas":
+            return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
         ratio, delta = self.prune_ratio, self.delta
         if self.policy == "infobatch":
             return Arm("infobatch", InfoBatch(ratio, delta, sampling=self.sampling))
         rescale = self.policy == "random_rescale"
         name = "random_rescale" if rescale else "random_no_rescale"
         return Arm(name, RandomSubset(ratio, rescale=rescale, delta=delta, sampling=self.sampling))
+
+    def _bpas(self, *deltas: tuple[float, float]) -> BPAS:
+        # Every batch is full in all arms.
+        policy = BPAS(
+            self.train.batch_size,
+            drop_last=True,
+            noise_floor=self.noise_floor,
+            shuffle_batches=self.shuffle_batches,
+        )
+        for start, end in deltas:
+            return replace(policy, delta_start=start, delta_end=end)
+        target = TARGET_DSI if self.target_dsi is None else self.target_dsi
+        return replace(policy, target_dsi=target)
+
+    def others(self) -> list[Arm]:
+        """The same policy under other settings, for the picture of batches per epoch."""
+        if self.policy != "bpas":
+            return []
+        return [
+            Arm(f"bpas_{start:g}_{end:g}", self._bpas((start, end)))
+            for start, end in self.delta_ranges[1:]
+        ]
 
     def names(self, seed_number: int) -> list[str]:
         """The arms of one seed, in the order they are trained.
@@ -90,12 +140,13 @@ class RunOptions:
             Names of arms, each once.
         """
         policy = self.arm().name
+        others = [arm.name for arm in self.others()]
         if not self.compare:
-            return [policy]
+            return [policy, *others]
         controls = [RANDOM, FULL_CUT] if self.policy != "random_rescale" else [FULL_CUT]
         if seed_number % 2:
-            return [policy, FULL, *reversed(controls)]
-        return [FULL, policy, *controls]
+            return [policy, FULL, *reversed(controls), *others]
+        return [FULL, policy, *controls, *others]
 
 
 def control_ratio(
@@ -163,30 +214,42 @@ def run(options: RunOptions, say: Callable[[str], None]) -> Report:
     files.write_json(options.out / "config.json", _config(options, data, planned))
     warm_up(data, options.train)
     for number, seed in enumerate(options.seeds):
-        policy_samples = 0
+        tested = ArmResult()
         for name in options.names(number):
-            arm = _arm(options, name, data, policy_samples)
+            arm = _arm(options, name, data, tested)
             result = train_arm(data, options.train, arm, seed, _writer(options, arm, seed, say))
             if name == options.arm().name:
-                policy_samples = result.served
+                tested = result
     report, _ = files.load_run(options.out)
     return report
 
 
-def _arm(options: RunOptions, name: str, data: ImageData, policy_samples: int) -> Arm:
+def _arm(options: RunOptions, name: str, data: ImageData | TextData, tested: ArmResult) -> Arm:
     """An arm by its name; the last two are made from what the policy trained."""
     if name == FULL:
         return Arm(FULL, KeepAll())
     if name == FULL_CUT:
-        return Arm(FULL_CUT, KeepAll(), samples=policy_samples)
+        return Arm(FULL_CUT, KeepAll(), samples=tested.served)
+    if name == RANDOM and options.policy == "bpas":
+        kept = tuple(row["batches"] for row in tested.rows)
+        if len(kept) < options.train.epochs:
+            kept += (0,)  # the policy had dropped everything by then
+        batches = RandomBatches(
+            options.train.batch_size,
+            kept=kept,
+            drop_last=True,
+            shuffle_batches=options.shuffle_batches,
+        )
+        return Arm(RANDOM, batches)
     if name == RANDOM:
         train = options.train
         ratio = control_ratio(
-            data.num_samples, train.batch_size, train.epochs, options.delta, policy_samples
+            data.num_samples, train.batch_size, train.epochs, options.delta, tested.served
         )
         policy = RandomSubset(ratio, rescale=True, delta=options.delta)
         return Arm(RANDOM, policy)
-    return options.arm()
+    arms = {arm.name: arm for arm in (options.arm(), *options.others())}
+    return arms[name]
 
 
 def _writer(
@@ -200,16 +263,18 @@ def _writer(
             files.write_json(folder / "losses.json", result.histogram)
         row = result.rows[-1]
         loss = "nan" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
+        metric, value = metric_of(row)
+        tested = f"{100 * value:.2f}%" if metric == ACCURACY else f"{metric} {value:.3f}"
         say(
             f"{arm.name:<14} seed {seed}  epoch {row['epoch'] + 1:>3}/{row['num_epochs']}  "
-            f"loss {loss}  test {100 * row['test_accuracy']:.2f}%  "
+            f"loss {loss}  test {tested}  "
             f"trained {row['served']}/{row['num_samples']}  {row['seconds']:.2f} s"
         )
 
     return on_row
 
 
-def _config(options: RunOptions, data: ImageData, planned: list[str]) -> dict[str, Any]:
+def _config(options: RunOptions, data: ImageData | TextData, planned: list[str]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "arguments": {
@@ -220,6 +285,6 @@ def _config(options: RunOptions, data: ImageData, planned: list[str]) -> dict[st
         "policy_arm": options.arm().name,
         "runs": planned,
         "num_samples": data.num_samples,
-        "num_test": len(data.test_labels),
+        "num_test": data.num_test,
         **environment.describe(),
     }
