@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import prune_engine as pe
 from prune_engine.policies import stability
-from prune_engine.policies.budget import delta_at, planned_count
+from prune_engine.policies.pacing import delta_at, planned_count
 
 
 @pytest.fixture(scope="module", autouse=True)

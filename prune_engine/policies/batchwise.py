@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from prune_engine.policies.base import Policy, PolicyMemory, Progress, check_fraction
-from prune_engine.policies.budget import planned_count
+from prune_engine.policies.pacing import planned_count
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
     from prune_engine.batches import FixedBatches

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prune_engine.policies.base import PolicyMemory, Progress, check_fraction
 from prune_engine.policies.batchwise import BatchPolicy, check_batches
-from prune_engine.policies.budget import delta_at, planned_count
+from prune_engine.policies.pacing import delta_at, planned_count
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
     from torch import Tensor
