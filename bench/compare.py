@@ -30,6 +30,7 @@ import bench_observe
 import bench_order
 import bench_plan
 import bench_sampler
+import bench_select
 import data
 import environment
 import harness
@@ -39,7 +40,13 @@ import targets
 FORMAT = 1
 LARGE = 4_000_000
 # table: (rounds up to LARGE samples, rounds above)
-ROUNDS = {"plan": (31, 21), "order": (15, 9), "observe": (31, 31), "sampler": (15, 15)}
+ROUNDS = {
+    "plan": (31, 21),
+    "order": (15, 9),
+    "observe": (31, 31),
+    "sampler": (15, 15),
+    "select": (25, 9),
+}
 TABLES = (*ROUNDS, "memory")  # of a run that is asked for none
 ACTIVATIONS = bench_activation_std.TABLE  # knows no N, so it is a run of its own
 ACTIVATION_ROUNDS = 15
@@ -99,6 +106,8 @@ def _jobs(names: Sequence[str], n: int) -> list[tuple[Any, Any]]:
             jobs.append((bench_observe, lambda b=batch: bench_observe.ObserveData(n, b)))
     if "sampler" in names:
         jobs.append((bench_sampler, lambda: bench_sampler.SamplerData(n)))
+    if "select" in names:
+        jobs.append((bench_select, lambda: bench_select.SelectData(n)))
     return jobs
 
 

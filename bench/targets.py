@@ -40,6 +40,7 @@ class Target:
 
 
 _ORDER = ("pe plan, whole order", 2)
+_SELECT = ("pe percentiles", 2)
 _OBSERVE = ("engine.observe(losses, indices)", 1)
 _STD, _FUSED = ("pe activation_std", 2), ("pe relu_moments, in place", 2)
 _READ = "read of the same bytes"
@@ -53,6 +54,8 @@ TARGETS = (
     Target("plan", _ORDER, 20, "vectorised torch planner", n=IMAGENET_22K),
     Target("observe", _OBSERVE, 15, items=256),
     Target("observe", _OBSERVE, 5, "published update", items=256),
+    Target("select", _SELECT, 10, "np.percentile", n=IMAGENET_22K),
+    Target("select", _SELECT, 2, "np.partition", n=IMAGENET_22K),
     Target("sampler", ("engine.sampler()", 1), 15),
     Target("activation_std", _STD, 1 / 1.3, _READ, facts=_FLOAT32),
     Target("activation_std", _STD, 4, "torch.std loop", facts=_FLOAT32),

@@ -35,4 +35,8 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   m.def("relu_moments(Tensor x) -> (Tensor, Tensor)");
   m.def("relu_moments_(Tensor(a!) x) -> Tensor");
   m.def("gelu_moments(Tensor x, bool tanh) -> (Tensor, Tensor)");
+  // Scores or records [N] -> the scores at ranks ceil((seen - 1) * share / den) + offset, float32.
+  m.def("select(Tensor values, int[] offsets, int[] shares, int den) -> Tensor");
+  // Scores or records [N] -> 1 for the k largest, ties to the smaller index, else 0: uint8 [N].
+  m.def("top(Tensor values, int k) -> Tensor");
 }

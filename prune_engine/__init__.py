@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from prune_engine.plan import EpochPlan
     from prune_engine.policies import (
         BPAS,
+        UCB,
+        Budget,
+        EpsilonGreedy,
         InfoBatch,
+        InfoBatchQuantile,
         KeepAll,
         Policy,
         PolicyMemory,
@@ -43,15 +47,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BPAS",
+    "UCB",
     "ActivationMonitor",
     "Band",
+    "Budget",
     "CoverageError",
     "DeviceLoader",
     "EpochPlan",
     "EpochReport",
+    "EpsilonGreedy",
     "History",
     "IndexedDataset",
     "InfoBatch",
+    "InfoBatchQuantile",
     "KeepAll",
     "NonFiniteLossError",
     "Policy",
@@ -94,7 +102,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "plan": ("EpochPlan",),
     "policies": (
         "BPAS",
+        "UCB",
+        "Budget",
+        "EpsilonGreedy",
         "InfoBatch",
+        "InfoBatchQuantile",
         "KeepAll",
         "Policy",
         "PolicyMemory",

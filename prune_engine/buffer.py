@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,29 @@ class ScoreBuffer:
     def mean_threshold(self) -> Tensor:
         """Return the mean threshold, float32 [1] on the device (``ops.mean_threshold``)."""
         return ops.mean_threshold(self.score_sum, backend=self.backend)
+
+    def percentiles(self, percents: Sequence[float]) -> Tensor:
+        """Return exact percentiles of the seen scores, float32 [R] (``ops.percentiles``).
+
+        Args:
+            percents: each in [0, 100].
+
+        Returns:
+            On the device, in the order of ``percents``.
+        """
+        return ops.percentiles(self.records, percents, backend=self.backend)
+
+    def top(self, values: Tensor, k: int) -> Tensor:
+        """Mark the k largest of some scores by this buffer's kernels, uint8 [N] (``ops.top``).
+
+        Args:
+            values: [N] float32.
+            k: how many.
+
+        Returns:
+            1 = among the k largest, ties to the smaller index.
+        """
+        return ops.top(values, k, backend=self.backend)
 
     def activate(self, weight_class: Tensor, weight_table: Tensor, epoch: int) -> None:
         """Make an epoch's decision the current one.

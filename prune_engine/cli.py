@@ -83,9 +83,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
     add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
-    add("--policy", choices=compare.POLICIES, default="infobatch")
+    add("--policy", choices=compare.NAMES, default="infobatch")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
+    add(
+        "--target-savings",
+        type=float,
+        metavar="S",
+        help="make the policy save this share of the run (--policy all: 0.4)",
+    )
     add("--sampling", choices=("bernoulli", "fixed"), default="bernoulli")
     add(
         "--delta-range",
@@ -94,7 +100,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="START:END",
         help="of bpas; more of them are trained beside the first and drawn in batches.png",
     )
-    add("--target-dsi", type=float, metavar="D", help="of bpas: choose delta so that D is saved")
     add("--noise-floor", type=float, metavar="Z", help="of bpas, in standard deviations of noise")
     add("--shuffle-batches", action="store_true", help="of bpas: another order every epoch")
     add("--compare", action="store_true", help="also full training, cut training and the control")
@@ -180,9 +185,9 @@ def _train(arguments: argparse.Namespace) -> int:
         sampling=arguments.sampling,
         seeds=seeds,
         compare=arguments.compare,
+        target_savings=arguments.target_savings,
         limit=arguments.limit,
         delta_ranges=tuple(arguments.delta_range or ()),
-        target_dsi=arguments.target_dsi,
         noise_floor=arguments.noise_floor,
         shuffle_batches=arguments.shuffle_batches,
     )

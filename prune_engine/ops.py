@@ -20,6 +20,10 @@ from prune_engine.checks import (
     raise_index_error,
 )
 from prune_engine.gradient import differentiable_observe
+from prune_engine.ranking import kth as kth
+from prune_engine.ranking import percentiles as percentiles
+from prune_engine.ranking import select as select
+from prune_engine.ranking import top as top
 from prune_engine.statistics import activation_std as activation_std
 from prune_engine.statistics import gelu_moments as gelu_moments
 from prune_engine.statistics import merge_moments as merge_moments

@@ -288,7 +288,7 @@ class EpochRun:
 
     def _rule(self, epoch: int) -> Rule | Selection:
         done = self._steps if self.mode == "steps" else epoch
-        progress = Progress(epoch, done, self.total)
+        progress = Progress(epoch, done, self.total, self.seed)
         if self.memory is None:
             return self.policy.rule(self.buffer, progress)
         return self.policy.rule(self.buffer, progress, self.memory)

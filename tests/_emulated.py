@@ -175,3 +175,21 @@ class Emulated:
         kinds = ctypes.c_int(REAL[x.dtype]), ctypes.c_int(tanh)
         self._call("gelu_moments", x, y, x.numel(), *kinds, row)
         return y, row
+
+    def select(self, values, offsets, shares, den, /):
+        found = torch.full((len(offsets),), torch.nan)
+        self._call(
+            "select",
+            *(int(values.dtype == torch.int64), values, values.numel(), len(offsets)),
+            *(_numbers(offsets), _numbers(shares), den, 0, found, _pointer(None)),
+        )
+        return found
+
+    def top(self, values, k, /):
+        mask = torch.full(values.shape, 7, dtype=torch.uint8)
+        self._call(
+            "select",
+            *(int(values.dtype == torch.int64), values, values.numel(), 0),
+            *(_numbers([]), _numbers([]), 1, k, _pointer(None), mask),
+        )
+        return mask

@@ -19,6 +19,7 @@ STREAMING = {
     *("plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"),
     *("moments_kernel", "activation_std_kernel", "relu_moments_kernel", "gelu_moments_kernel"),
 }
+STREAMING |= {"digit_kernel", "tie_kernel", "mask_kernel"}
 # Those with more than one such load in a thread's work, or with 16-byte stores: how many of each.
 WIDE = {
     "activation_std_kernel": (16, 0),  # four for each of four dtypes

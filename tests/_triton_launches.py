@@ -20,6 +20,7 @@ PACKAGE = "prune_engine.backends.triton"
 MODULES = (
     *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "audit"),
     *("moments", "activation_std"),
+    *("select", "top"),
 )
 NUM_SAMPLES = 10_001
 
@@ -128,6 +129,17 @@ def activation_std(*, with_slot: bool) -> None:
     module("activation_std").activation_std(activations(), out, slot, with_slot, 1)
 
 
+def select(dtype: torch.dtype, ranks: int) -> torch.Tensor:
+    """Find some ranks."""
+    offsets = list(range(-1, ranks - 1))
+    return module("select").select(cuda(NUM_SAMPLES, dtype=dtype), offsets, [1] * ranks, 4)
+
+
+def top(dtype: torch.dtype) -> torch.Tensor:
+    """Mark the 5000 largest."""
+    return module("top").top(cuda(NUM_SAMPLES, dtype=dtype), 5000)
+
+
 # Label -> call, and how many launches it may take.
 CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "observe-float32": (lambda: observe(torch.float32, torch.int64, None), 1),
@@ -164,4 +176,6 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
         lambda: module("gelu_moments").gelu_moments(activations(torch.float16)[0], True),
         2,
     ),
+    "select-records": (lambda: select(torch.int64, 2), 6),
+    "top-scores": (lambda: top(torch.float32), 13),
 }

@@ -270,7 +270,14 @@ def test_run_writes_a_file_that_becomes_tables(
     printed = capsys.readouterr().out
     assert "published planner" in printed and "engine.sampler()" in printed
     sections = bench.compare.load(out)["sections"]
-    assert [s["table"] for s in sections] == ["plan", "order", "observe", "observe", "sampler"]
+    assert [s["table"] for s in sections] == [
+        "plan",
+        "order",
+        "observe",
+        "observe",
+        "sampler",
+        "select",
+    ]
     assert all(len(r["wall_ns"]) == 1 for s in sections for r in s["rows"])
 
 

@@ -77,7 +77,7 @@ def test_every_policy_trains_by_itself(
         (["train", "--prune-ratio", "1.5"], "prune_ratio must be in [0, 1), got 1.5"),
         (["train", "--seeds", "0"], "--seeds"),
         (["train", "--policy", "bpas", "--layers", "none"], "layers must match a module"),
-        (["train", "--policy", "bpas", "--target-dsi", "1"], "target_dsi must be in [0, 1)"),
+        (["train", "--policy", "bpas", "--target-savings", "1"], "target_dsi must be in [0, 1)"),
         (["train", "--noise-floor", "2"], "noise_floor: expected with policy bpas only"),
         (["train", "--threads", "0"], "--threads"),
         (["train", "--resident", "--num-workers", "1"], "num_workers: expected 0"),

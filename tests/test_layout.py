@@ -40,6 +40,7 @@ HEIGHTS = {
     "buffer": 3,
     "ops": 3,
     "statistics": 3,
+    "ranking": 3,
     "losses": 3,
     "checks": 2,
     "weights": 2,
@@ -54,8 +55,8 @@ HEIGHTS = {
 FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts cli
 # A policy never sees a kernel; nor does anything between the engine and the operators.
 SEES_BACKENDS = (
-    *("cli", "recipes", "integrations", "engine", "buffer", "ops", "statistics", "gradient"),
-    "backends",
+    *("cli", "recipes", "integrations", "engine", "buffer", "ops", "ranking", "statistics"),
+    *("gradient", "backends"),
 )
 
 CODE = {".py", ".cpp", ".h", ".cu", ".cuh"}

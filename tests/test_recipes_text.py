@@ -148,7 +148,7 @@ def test_a_comparison_of_batch_pruning_on_text_ends_in_perplexities(folder, tmp_
         out=tmp_path / "run",
         train=CONFIG,
         policy="bpas",
-        target_dsi=0.2,
+        target_savings=0.2,
         compare=True,
     )
     said: list[str] = []

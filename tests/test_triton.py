@@ -23,6 +23,7 @@ TESTS = Path(__file__).resolve().parent
 OPS = (
     *("observe", "mean_threshold", "plan", "compact", "order", "audit"),
     *("moments", "activation_std", "relu_moments", "gelu_moments"),
+    *("select", "top"),
 )
 
 

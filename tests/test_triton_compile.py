@@ -46,6 +46,17 @@ LAUNCHES = list({(launch.name, str(launch.constants), str(launch.arguments)): la
                  for launch in RECORDED}.values())  # fmt: skip
 
 
+# The last digit differs from the one before in nothing but the numbers of its shifts.
+PARAMETERS = [
+    pytest.param(
+        launch,
+        marks=[pytest.mark.slow] * (launch.constants.get("LEVEL") == 2),
+        id=f"{launch.label}:{launch.name}",
+    )
+    for launch in LAUNCHES
+]
+
+
 def compiled(launch: Launch, capability: int, *, aligned: bool = True, **options: Any) -> bytes:
     """Return the cubin of a launch for one generation of devices.
 
@@ -116,7 +127,7 @@ def own_cache(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("launch", LAUNCHES, ids=lambda launch: f"{launch.label}:{launch.name}")
+@pytest.mark.parametrize("launch", PARAMETERS)
 def test_a_kernel_keeps_to_its_registers_and_loads_wide(
     launch: Launch, capability: int, tmp_path: Path
 ) -> None:

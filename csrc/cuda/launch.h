@@ -10,6 +10,7 @@
 
 #include "../bijection.h"
 #include "../decide.h"
+#include "../select.h"
 
 namespace prune_engine {
 namespace cuda {
@@ -112,6 +113,30 @@ struct Activated {
   double* row;  // [3]
 };
 
+// What a selection has come to, on the device.
+struct SelectState {
+  int64_t rank[kMaxRanks];  // among the samples that share the digits so far
+  int64_t ties[kMaxRanks];  // how many those are
+  int64_t tie_rank;         // top: the same for the last tie that stays, by index
+  uint32_t key[kMaxRanks];  // the digits so far
+  uint32_t last_index;
+};
+
+// Three digits of each rank's key, and three of a tie's index.
+constexpr int64_t kSelectCounts = (3 * kMaxRanks + 3) * int64_t{kBins};
+
+struct SelectArgs {
+  bool records;        // values are int64 records, else float32 scores
+  const void* values;  // [num_samples]
+  int64_t num_samples;
+  int num_ranks;
+  Rank rank[kMaxRanks];
+  int64_t den;
+  uint32_t* counts;    // [kSelectCounts], uninitialised
+  SelectState* state;  // [1], uninitialised
+  float* out;          // [num_ranks]
+};
+
 cudaError_t launch_observe(const Batch& batch, const State& state, cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
@@ -129,6 +154,8 @@ cudaError_t launch_activation_std(const Activation* tensors, int64_t sample,
                                   cudaStream_t stream);
 cudaError_t launch_relu_moments(const Activated& job, cudaStream_t stream);
 cudaError_t launch_gelu_moments(const Activated& job, bool tanh, cudaStream_t stream);
+cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);
+cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace prune_engine

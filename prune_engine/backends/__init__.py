@@ -106,6 +106,14 @@ class Kernels(Protocol):
         """GELU, and the moments of the result."""
         ...
 
+    def select(self, values: Tensor, offsets: list[int], shares: list[int], den: int, /) -> Tensor:
+        """Find the scores at some ranks."""
+        ...
+
+    def top(self, values: Tensor, k: int, /) -> Tensor:
+        """Mark the k largest scores."""
+        ...
+
 
 @dataclass(frozen=True)
 class Backend:

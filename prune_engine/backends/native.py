@@ -71,6 +71,8 @@ activation_std = _ops.activation_std.default
 relu_moments = _ops.relu_moments.default
 relu_moments_ = _ops.relu_moments_.default
 gelu_moments = _ops.gelu_moments.default
+select = _ops.select.default
+top = _ops.top.default
 
 
 @_register_fake("prune_engine::observe")
@@ -156,3 +158,13 @@ def _(x: Tensor) -> Tensor:
 @_register_fake("prune_engine::gelu_moments")
 def _(x: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), x.new_empty(3, dtype=torch.float64)
+
+
+@_register_fake("prune_engine::select")
+def _(values: Tensor, offsets: list[int], shares: list[int], den: int) -> Tensor:
+    return values.new_empty(len(offsets), dtype=torch.float32)
+
+
+@_register_fake("prune_engine::top")
+def _(values: Tensor, k: int) -> Tensor:
+    return values.new_empty(values.numel(), dtype=torch.uint8)

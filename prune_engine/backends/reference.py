@@ -41,6 +41,7 @@ from prune_engine.backends.reference_arithmetic import (
     philox4x32,
     score_code,
 )
+from prune_engine.backends.reference_ranking import select, top
 from prune_engine.backends.reference_statistics import (
     activation_std,
     gelu_moments,
@@ -69,6 +70,8 @@ __all__ = [
     "relu_moments",
     "relu_moments_",
     "score_code",
+    "select",
+    "top",
 ]
 
 CHECKS_ARGUMENTS = False

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of policies: one row each. A new one is a file, a row, and inherits its tests."""
 
+from prune_engine.policies.bandit import UCB, EpsilonGreedy
 from prune_engine.policies.base import Policy, PolicyMemory, Progress
 from prune_engine.policies.baseline import KeepAll, RandomSubset
 from prune_engine.policies.batchwise import RandomBatches
 from prune_engine.policies.bpas import BPAS
+from prune_engine.policies.budget import Budget
 from prune_engine.policies.infobatch import InfoBatch
+from prune_engine.policies.quantile import InfoBatchQuantile
 
 TABLE: dict[str, type[Policy]] = {
     "infobatch": InfoBatch,
+    "infobatch_quantile": InfoBatchQuantile,
+    "budget": Budget,
+    "ucb": UCB,
+    "epsilon_greedy": EpsilonGreedy,
     "random": RandomSubset,
     "full": KeepAll,
     "bpas": BPAS,
@@ -18,7 +25,11 @@ TABLE: dict[str, type[Policy]] = {
 __all__ = [
     "BPAS",
     "TABLE",
+    "UCB",
+    "Budget",
+    "EpsilonGreedy",
     "InfoBatch",
+    "InfoBatchQuantile",
     "KeepAll",
     "Policy",
     "PolicyMemory",

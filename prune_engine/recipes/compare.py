@@ -9,16 +9,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prune_engine.policies import BPAS, InfoBatch, KeepAll, RandomBatches, RandomSubset
+from prune_engine.policies import BPAS, KeepAll, RandomBatches, RandomSubset
 from prune_engine.recipes import environment, files
+from prune_engine.recipes.arms import (
+    EQUAL,
+    POLICIES,
+    TARGET_SAVINGS,
+    Choice,
+    arm_name,
+    equal,
+    make,
+)
 from prune_engine.recipes.data import ImageData, load
 from prune_engine.recipes.text import TextData
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
 from prune_engine.recipes.trainer import TrainConfig, warm_up
-from prune_engine.report import ACCURACY, FULL, FULL_CUT, RANDOM, SCHEMA, Report, metric_of
+from prune_engine.report import ACCURACY, ALL, FULL, FULL_CUT, RANDOM, SCHEMA, Report, metric_of
 from prune_engine.types import decimal_fraction
 
-POLICIES = ("infobatch", "bpas", "random", "random_rescale", "full")
+NAMES = (*POLICIES, "bpas", ALL)
 
 DEFAULTS: dict[str, TrainConfig] = {
     "digits": TrainConfig(model="mlp", epochs=30, batch_size=32, lr=0.05),
@@ -46,17 +55,19 @@ class RunOptions:
         data: a name of ``data.DATA_SETS``.
         out: the run folder.
         train: shared by all arms.
-        policy: a name of ``POLICIES``.
-        prune_ratio: share of the low samples that is dropped, in [0, 1).
+        policy: a name of ``arms.POLICIES``, or ``"all"``: every policy whose saving can be set.
+        prune_ratio: share of the low samples that is dropped, in [0, 1); of all, for ``ucb``,
+            ``epsilon_greedy`` and the random ones.
         delta: share of the epochs before annealing, in (0, 1].
         sampling: ``"bernoulli"`` or ``"fixed"``.
         seeds: one training per arm and seed.
         compare: also train ``full``, ``full_cut`` and the random control.
+        target_savings: share of the run's samples that the policy is made to save, in (0, 1); None:
+            what its parameters save, and 0.4 for ``"all"``.
         data_root: the folder of the files.
         limit: first training samples only.
         delta_ranges: (delta_start, delta_end) of ``bpas``; those after the first are trained
             beside it, without controls.
-        target_dsi: of ``bpas``, in place of delta.
         noise_floor: of ``bpas``.
         shuffle_batches: of ``bpas``.
     """
@@ -70,39 +81,41 @@ class RunOptions:
     sampling: str = "bernoulli"
     seeds: tuple[int, ...] = (0,)
     compare: bool = False
+    target_savings: float | None = None
     data_root: str | None = None
     limit: int | None = None
     delta_ranges: tuple[tuple[float, float], ...] = ()
-    target_dsi: float | None = None
     noise_floor: float | None = None
     shuffle_batches: bool = False
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {self.policy!r}")
+        if self.policy not in NAMES:
+            names = ", ".join(NAMES)
+            raise ValueError(f"policy: expected one of {names}, got {self.policy!r}")
+        if self.policy == ALL and not self.compare:
+            raise ValueError("policy: all is a comparison; add --compare")
         if self.compare and self.policy == "full":
             raise ValueError("policy: full is what the others are compared with; drop --compare")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different seeds, at least one, got {self.seeds}")
         if self.policy != "bpas":
-            for name in ("delta_ranges", "target_dsi", "noise_floor", "shuffle_batches"):
+            for name in ("delta_ranges", "noise_floor", "shuffle_batches"):
                 if getattr(self, name):
                     raise ValueError(f"{name}: expected with policy bpas only, got {self.policy}")
-        if self.target_dsi is not None and self.delta_ranges:
-            raise ValueError("target_dsi: expected without delta_ranges, which it replaces")
+        if self.target_savings is not None and self.delta_ranges:
+            raise ValueError("target_savings: expected without delta_ranges, which it replaces")
+
+    @property
+    def target(self) -> float:
+        """What the arms of ``"all"`` save."""
+        return TARGET_SAVINGS if self.target_savings is None else self.target_savings
 
     def arm(self) -> Arm:
         """The policy under test, as an arm."""
-        if self.policy == "full":
-            return Arm(FULL, KeepAll())
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
-        ratio, delta = self.prune_ratio, self.delta
-        if self.policy == "infobatch":
-            return Arm("infobatch", InfoBatch(ratio, delta, sampling=self.sampling))
-        rescale = self.policy == "random_rescale"
-        name = "random_rescale" if rescale else "random_no_rescale"
-        return Arm(name, RandomSubset(ratio, rescale=rescale, delta=delta, sampling=self.sampling))
+        choice = Choice(self.prune_ratio, self.delta, self.sampling, self.target_savings)
+        return Arm(arm_name(self.policy), make(self.policy, choice, self.train.epochs))
 
     def _bpas(self, *deltas: tuple[float, float]) -> BPAS:
         # Every batch is full in all arms.
@@ -114,7 +127,7 @@ class RunOptions:
         )
         for start, end in deltas:
             return replace(policy, delta_start=start, delta_end=end)
-        target = TARGET_DSI if self.target_dsi is None else self.target_dsi
+        target = TARGET_DSI if self.target_savings is None else self.target_savings
         return replace(policy, target_dsi=target)
 
     def others(self) -> list[Arm]:
@@ -139,6 +152,10 @@ class RunOptions:
         Returns:
             Names of arms, each once.
         """
+        if self.policy == ALL:
+            # Every arm is first, second, ... in turn.
+            names = [FULL, FULL_CUT, *EQUAL]
+            return names[seed_number % len(names) :] + names[: seed_number % len(names)]
         policy = self.arm().name
         others = [arm.name for arm in self.others()]
         if not self.compare:
@@ -203,6 +220,8 @@ def run(options: RunOptions, say: Callable[[str], None]) -> Report:
         FileNotFoundError: a data file is missing.
     """
     data = load(options.data, options.data_root, limit=options.limit)
+    for name in options.names(0):  # what cannot save the target says so before anything is trained
+        _arm(options, name, data, options.train.batch_size)
     planned = [
         f"{name}-seed{seed}"
         for number, seed in enumerate(options.seeds)
@@ -218,7 +237,7 @@ def run(options: RunOptions, say: Callable[[str], None]) -> Report:
         for name in options.names(number):
             arm = _arm(options, name, data, tested)
             result = train_arm(data, options.train, arm, seed, _writer(options, arm, seed, say))
-            if name == options.arm().name:
+            if options.policy != ALL and name == options.arm().name:
                 tested = result
     report, _ = files.load_run(options.out)
     return report
@@ -228,6 +247,12 @@ def _arm(options: RunOptions, name: str, data: ImageData | TextData, tested: Arm
     """An arm by its name; the last two are made from what the policy trained."""
     if name == FULL:
         return Arm(FULL, KeepAll())
+    if options.policy == ALL:
+        epochs, batch = options.train.epochs, options.train.batch_size
+        if name == FULL_CUT:
+            steps = round((1 - options.target) * epochs * (data.num_samples // batch))
+            return Arm(FULL_CUT, KeepAll(), samples=max(1, steps) * batch)
+        return Arm(name, equal(name, options.target, options.delta, epochs, options.sampling))
     if name == FULL_CUT:
         return Arm(FULL_CUT, KeepAll(), samples=tested.served)
     if name == RANDOM and options.policy == "bpas":
@@ -282,7 +307,7 @@ def _config(options: RunOptions, data: ImageData | TextData, planned: list[str])
             "out": str(options.out),
             "data_root": None if options.data_root is None else str(options.data_root),
         },
-        "policy_arm": options.arm().name,
+        "policy_arm": ALL if options.policy == ALL else options.arm().name,
         "runs": planned,
         "num_samples": data.num_samples,
         "num_test": data.num_test,

@@ -228,4 +228,28 @@ void emulated_gelu_moments(const void* x, void* y, int64_t numel, int type, int 
   cuda::launch_gelu_moments({x, y, numel, one.table[0].type, one.scratch(), row}, tanh != 0,
                             nullptr);
 }
+
+void emulated_select(int is_records, const void* values, int64_t num_samples, int64_t ranks,
+                        const int64_t* offsets, const int64_t* shares, int64_t den, int64_t k,
+                        float* out, uint8_t* mask) {
+  // Not zero: what the kernels must write before they read is wrong until then.
+  std::vector<uint32_t> counts(cuda::kSelectCounts, 0xabababab);
+  cuda::SelectState state;
+  std::memset(&state, 0xab, sizeof state);
+  cuda::SelectArgs args = {};
+  args.records = is_records != 0;
+  args.values = values;
+  args.num_samples = num_samples;
+  args.num_ranks = static_cast<int>(ranks);
+  for (int64_t r = 0; r < ranks; ++r) args.rank[r] = {offsets[r], shares[r]};
+  args.den = den;
+  args.counts = counts.data();
+  args.state = &state;
+  args.out = out;
+  if (mask != nullptr) {
+    cuda::launch_top(args, k, mask, nullptr);
+  } else {
+    cuda::launch_select(args, nullptr);
+  }
+}
 }

@@ -30,6 +30,8 @@ try:
     from prune_engine.backends.triton.order import order
     from prune_engine.backends.triton.plan import plan
     from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
+    from prune_engine.backends.triton.select import select
+    from prune_engine.backends.triton.top import top
 except ModuleNotFoundError as error:
     if error.name != "triton":
         raise
@@ -49,6 +51,8 @@ __all__ = [
     "refusal",
     "relu_moments",
     "relu_moments_",
+    "select",
+    "top",
 ]
 
 CHECKS_ARGUMENTS = False
@@ -64,6 +68,8 @@ OPERATORS = {
     "plan": plan,
     "relu_moments": relu_moments,
     "relu_moments_": relu_moments_,
+    "select": select,
+    "top": top,
 }
 REGISTERED = register(OPERATORS)  # lives as long as this module
 
