@@ -221,7 +221,7 @@ def run(options: RunOptions, say: Callable[[str], None]) -> Report:
     """
     data = load(options.data, options.data_root, limit=options.limit)
     for name in options.names(0):  # what cannot save the target says so before anything is trained
-        _arm(options, name, data, options.train.batch_size)
+        _arm(options, name, data, ArmResult([{"served": options.train.batch_size, "batches": 1}]))
     planned = [
         f"{name}-seed{seed}"
         for number, seed in enumerate(options.seeds)
