@@ -80,6 +80,18 @@ class BatchMemory:
         """Return the batches of the current epoch; this reads their number from the device."""
         return self.batches.keep(self.alive, self.shuffle)
 
+    def counts_before(self, epoch: int) -> list[int]:
+        """Return how many batches were kept in each epoch before one.
+
+        Args:
+            epoch: the epoch.
+
+        Returns:
+            ``epoch`` numbers; all batches where nothing was asked.
+        """
+        known = self.counts[:epoch]
+        return [*known, *[self.batches.num_batches] * (epoch - len(known))]
+
     def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
         """Take in an epoch that ended.
 

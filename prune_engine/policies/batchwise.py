@@ -180,7 +180,7 @@ class RandomBatches(BatchPolicy):
         everything = memory.batches.num_batches
         if self.kept:
             return min(everything, self.kept[min(progress.epoch, len(self.kept) - 1)])
-        before = memory.counts[: progress.epoch]
+        before = memory.counts_before(progress.epoch)
         if progress.epoch < 2 or progress.total is None:
             return everything
         return planned_count(

@@ -144,7 +144,7 @@ class BPAS(BatchPolicy):
         if self.target_dsi is None:
             value = delta_at(done, total, self.delta_start, self.delta_end)
             return change.new_tensor(value)
-        counts = memory.counts[:done]
+        counts = memory.counts_before(done)
         stay = planned_count(
             memory.batches.num_batches,
             done,
