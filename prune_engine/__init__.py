@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from prune_engine.device_loader import DeviceLoader
     from prune_engine.engine import PruneEngine
     from prune_engine.history import History
+    from prune_engine.monitor import ActivationMonitor
     from prune_engine.plan import EpochPlan
     from prune_engine.policies import (
+        BPAS,
         UCB,
         Budget,
         EpsilonGreedy,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         Policy,
         PolicyMemory,
         Progress,
+        RandomBatches,
         RandomSubset,
     )
     from prune_engine.sampler import PruneSampler
@@ -43,7 +46,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BPAS",
     "UCB",
+    "ActivationMonitor",
     "Band",
     "Budget",
     "CoverageError",
@@ -63,6 +68,7 @@ __all__ = [
     "PruneEngine",
     "PruneEngineError",
     "PruneSampler",
+    "RandomBatches",
     "RandomSubset",
     "Rule",
     "ScoreBuffer",
@@ -91,9 +97,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "history": ("History",),
     "host": (),
     "losses": (),
+    "monitor": ("ActivationMonitor",),
     "ops": (),
     "plan": ("EpochPlan",),
     "policies": (
+        "BPAS",
         "UCB",
         "Budget",
         "EpsilonGreedy",
@@ -103,6 +111,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Policy",
         "PolicyMemory",
         "Progress",
+        "RandomBatches",
         "RandomSubset",
     ),
     "sampler": ("PruneSampler",),

@@ -24,9 +24,8 @@ from prune_engine.recipes import (
     ranks,
     selftest,
 )
-from prune_engine.recipes.arms import POLICIES
 from prune_engine.recipes.data import DATA_SETS
-from prune_engine.report import ALL, FOOTNOTE, Report
+from prune_engine.report import FOOTNOTE, Report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,7 +87,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
     add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
-    add("--policy", choices=(*POLICIES, ALL), default="infobatch")
+    add("--policy", choices=compare.NAMES, default="infobatch")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
     add(
@@ -98,6 +97,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="make the policy save this share of the run (--policy all: 0.4)",
     )
     add("--sampling", choices=("bernoulli", "fixed"), default="bernoulli")
+    add(
+        "--delta-range",
+        type=_delta_range,
+        action="append",
+        metavar="START:END",
+        help="of bpas; more of them are trained beside the first and drawn in batches.png",
+    )
+    add("--noise-floor", type=float, metavar="Z", help="of bpas, in standard deviations of noise")
+    add("--shuffle-batches", action="store_true", help="of bpas: another order every epoch")
     add("--compare", action="store_true", help="also full training, cut training and the control")
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, metavar="S", help="train this one seed")
@@ -119,6 +127,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     more("--device", help="such as cpu or cuda (default: cpu)")
     more("--backend", help="of the engine (default: auto)")
     more("--num-workers", type=int, help="of the loader (default 0: data is in memory)")
+    more("--layers", help="that bpas watches: activations, a preset or a pattern of module names")
+    more("--fuse", action=argparse.BooleanOptionalAction, help="bpas: measure in the activations")
     more(
         "--resident",
         action=argparse.BooleanOptionalAction,
@@ -142,8 +152,18 @@ TRAIN_FIELDS = (
     "device",
     "backend",
     "num_workers",
+    "layers",
+    "fuse",
     "resident",
 )
+
+
+def _delta_range(text: str) -> tuple[float, float]:
+    start, _, end = text.partition(":")
+    try:
+        return float(start), float(end)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected START:END, got {text!r}") from error
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -171,6 +191,9 @@ def _train(arguments: argparse.Namespace) -> int:
         compare=arguments.compare,
         target_savings=arguments.target_savings,
         limit=arguments.limit,
+        delta_ranges=tuple(arguments.delta_range or ()),
+        noise_floor=arguments.noise_floor,
+        shuffle_batches=arguments.shuffle_batches,
     )
     _check_device(config.device, config.backend)
     if not arguments.no_pictures:

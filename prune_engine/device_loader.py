@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import distributed
-from prune_engine.sampler import PruneSampler
+from prune_engine.sampler import PruneSampler, choose_align
 from prune_engine.state import check_count
 from prune_engine.walk import Feed
 
@@ -34,7 +34,7 @@ class DeviceLoader:
             resumed run draws the same.
         shard: ``"auto"`` (the rank of ``torch.distributed``), ``"none"`` or (rank, world size).
         align: serve a multiple of this many positions over all ranks; default ``batch_size *
-            world size``: every batch is full.
+            world size``: every batch is full. With fixed batches (``BPAS``) the world size.
 
     Raises:
         TypeError: data are not tensors.
@@ -78,7 +78,7 @@ class DeviceLoader:
         group = self._engine.process_group
         shard = distributed.world(group) if self._shard == "auto" else self._shard
         size = distributed.resolve_shard(shard, group)[1]
-        align = self.batch_size * size if self._align is None else self._align
+        align = choose_align(self._engine.fixed_batch, self.batch_size, size, self._align)
         return PruneSampler(self._engine, shard=shard, align=align)
 
     def __len__(self) -> int:

@@ -107,6 +107,29 @@ def pairs_are_fewer_bytes(counts: list[int], block_size: int) -> bool:
     return len(counts) * max(counts) < 2 * block_size
 
 
+def gather(tensor: Tensor, group: Any = None) -> Tensor:
+    """Give every rank every rank's tensor.
+
+    Args:
+        tensor: [...], of the same shape on all ranks.
+        group: the data-parallel group.
+
+    Returns:
+        [W, ...] in the order of the ranks; a view of the argument where there is one rank.
+
+    Example:
+        >>> import torch
+        >>> gather(torch.tensor([7])).tolist()
+        [[7]]
+    """
+    size = world(group)[1]
+    if size == 1:
+        return tensor[None]
+    everyone = [torch.empty_like(tensor) for _ in range(size)]
+    dist.all_gather(everyone, tensor.contiguous(), group=group)  # pyright: ignore[reportUnknownMemberType]
+    return torch.stack(everyone)
+
+
 def exchange(
     records: Tensor, counters: Tensor, *, epoch: int, facts: Mapping[str, int], group: Any = None
 ) -> Tensor:

@@ -21,10 +21,11 @@ from prune_engine.history import History
 from prune_engine.losses import check_reduction, reduce_losses, refuse_nonfinite
 from prune_engine.plan import EpochPlan
 from prune_engine.policies import Policy
+from prune_engine.policies.batch_memory import Monitor
 from prune_engine.run import EpochRun
-from prune_engine.sampler import PruneSampler
+from prune_engine.sampler import PruneSampler, choose_align
 from prune_engine.schedule import VirtualScheduler
-from prune_engine.types import MAX_SEED, EpochReport, PruneEngineError
+from prune_engine.types import EpochReport, PruneEngineError
 
 Reduction = Literal["mean", "sum", "none", "weighted_mean"]
 
@@ -88,10 +89,7 @@ class PruneEngine:
         state.check_count("total_steps", total_steps)
         if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"policy must be a Policy, got {type(policy).__name__}")
-        if isinstance(seed, bool) or not isinstance(seed, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"seed must be an int, got {type(seed).__name__}")
-        if not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
+        state.check_seed(seed)
         total = total_steps if mode == "steps" else num_epochs
         length = "total_steps" if mode == "steps" else "num_epochs"
         if total is None and (policy.needs_total or mode == "steps"):
@@ -167,7 +165,9 @@ class PruneEngine:
                 run.arrive(losses.shape[0])
             if run.on_nonfinite == "raise" and losses.is_cpu:
                 refuse_nonfinite(losses if score is None else score, indices)
+        activations = run.take_activations()  # raises before anything is recorded
         rescaled, weights = self.buffer.observe(losses, indices, score=score)
+        run.commit_activations(activations, indices)
         run.consume(losses.shape[0])
         return reduce_losses(rescaled, weights, reduction, denom)
 
@@ -175,14 +175,14 @@ class PruneEngine:
         """Iterate over the epochs, ending each after the loop's body; continues a restored run.
 
         Returns:
-            The epoch numbers from the current one to ``num_epochs - 1``.
+            The epoch numbers from the current one on, until everything is dropped for ever.
 
         Raises:
             PruneEngineError: the run has no ``num_epochs``.
         """
         if self.num_epochs is None or self.mode == "steps":
             raise PruneEngineError("epochs() needs num_epochs and mode='epoch'")
-        while self.epoch < self.num_epochs:
+        while self.epoch < self.num_epochs and not self._run.exhausted:
             current = self.epoch
             yield current
             if self.epoch == current:  # the body may have ended it
@@ -200,6 +200,17 @@ class PruneEngine:
             NonFiniteLossError: with ``on_nonfinite="raise"``.
         """
         return self._run.end_epoch()
+
+    def attach(self, monitor: Monitor) -> None:
+        """Let ``observe`` take each batch's activations from a monitor, for ``BPAS``.
+
+        Args:
+            monitor: an ``ActivationMonitor`` of the model whose losses are observed.
+
+        Raises:
+            TypeError: it is no monitor, or the policy does not look at activations.
+        """
+        self._run.attach(monitor)
 
     # Data -------------------------------------------------------------------------------------
 
@@ -240,8 +251,9 @@ class PruneEngine:
 
         Args:
             dataset: map-style, of length N.
-            batch_size: per rank.
-            align: default ``batch_size * world size``: every batch is full.
+            batch_size: per rank; with fixed batches (``BPAS``) this rank's share or a part of it.
+            align: default ``batch_size * world size``: every batch is full; with fixed batches the
+                world size, for the policy decides about an incomplete one.
             options: for ``DataLoader``: workers, collate_fn, ...; ``generator``, which seeds its
                 workers, is by default one of this engine's seed and not the global one.
 
@@ -256,8 +268,8 @@ class PruneEngine:
                 raise TypeError(f"{name} must not be given: the engine decides the order")
         state.check_count("batch_size", batch_size)
         options.setdefault("generator", torch.Generator().manual_seed(self.seed))
-        if align is None:
-            align = batch_size * distributed.world(self._run.process_group)[1]
+        world = distributed.world(self._run.process_group)[1]
+        align = choose_align(self._run.fixed_batch, batch_size, world, align)
         sampler = self.sampler(align=align)
         return DataLoader(self.dataset(dataset), batch_size, sampler=sampler, **options)
 

@@ -60,6 +60,23 @@ class History(Sequence[EpochReport]):
         """Data saving so far: 1 - samples_trained / nominal_trained, 0 before the first epoch."""
         return self._reports[-1].dsi if self._reports else 0.0
 
+    def published_dsi(self, num_epochs: int) -> float:
+        """Return B-PAS's data saving index, ``1 - sum_i n_i / (I n_1)`` (ICLR 2026).
+
+        Epochs that an early end left out count as saved here; ``dsi`` counts the epochs that were
+        run alone.
+
+        Args:
+            num_epochs: I.
+
+        Returns:
+            The share, 0 before the first epoch.
+        """
+        if not self._reports or self._reports[0].planned == 0:
+            return 0.0
+        kept = sum(report.planned for report in self._reports)
+        return 1.0 - kept / (num_epochs * self._reports[0].planned)
+
     def state(self) -> list[dict[str, Any]]:
         """Return the reports as plain data."""
         return [report.as_dict() for report in self._reports]

@@ -13,7 +13,14 @@ from torch import Tensor
 from prune_engine import ops
 from prune_engine.buffer import ScoreBuffer
 from prune_engine.checks import check_vector
-from prune_engine.types import NUM_CLASSES, PLAN_BLOCK, Rule, Selection, host_ints
+from prune_engine.types import (
+    NUM_CLASSES,
+    PLAN_BLOCK,
+    Arrangement,
+    Rule,
+    Selection,
+    host_ints,
+)
 from prune_engine.weights import decode_weights
 
 PLAN_TENSORS = ("weight_class", "weight_table", "threshold")  # what a plan made ahead is saved as
@@ -31,9 +38,10 @@ class EpochPlan:
         seed: the engine's seed.
         weight_class: uint8 [N]; 0 = dropped.
         weight_table: float32 [8].
-        kept: int32 [num_kept], ascending.
+        kept: int32 [num_kept], ascending; with an arrangement in its order.
         threshold: float32 [T], the rule's thresholds.
         backend: which kernels.
+        arrangement: lists and orders samples that stay together, in place of the keyed bijection.
 
     Example:
         >>> plan = make_plan(ScoreBuffer(4), Rule.keep_all(torch.device("cpu")), seed=0, epoch=0)
@@ -48,6 +56,7 @@ class EpochPlan:
     kept: Tensor
     threshold: Tensor
     backend: str
+    arrangement: Arrangement | None = None
 
     def __len__(self) -> int:
         """Return the number of kept samples."""
@@ -66,6 +75,8 @@ class EpochPlan:
     def order(self, positions: Tensor | range) -> Tensor:
         """Return the samples at some positions of the epoch: ``kept[pi(position)]``.
 
+        With fixed batches, those of the batch that the position falls into.
+
         Args:
             positions: int64 [M] or a range, each in 0..num_kept-1.
 
@@ -75,6 +86,8 @@ class EpochPlan:
         Raises:
             IndexError: a position is out of range.
         """
+        if self.arrangement is not None:
+            return self.arrangement.order(self.kept, positions, self.epoch)
         return ops.order(
             self.kept, positions, seed=self.seed, epoch=self.epoch, backend=self.backend
         )
@@ -211,9 +224,24 @@ def make_plan(
         num_kept = int(block_offsets[-1].item())
     if not ahead:
         buffer.activate(weight_class, table, epoch)
-    kept = ops.compact(weight_class, block_offsets, num_kept, backend=buffer.backend)
+    arrangement = rule.arrangement if isinstance(rule, Selection) else None
+    if arrangement is None:
+        kept = ops.compact(weight_class, block_offsets, num_kept, backend=buffer.backend)
+    else:
+        kept = _list_arranged(arrangement, num_kept)
     thresholds = rule.thresholds.to(buffer.device)
-    return EpochPlan(epoch, seed, weight_class, table, kept, thresholds, buffer.backend)
+    return EpochPlan(
+        epoch, seed, weight_class, table, kept, thresholds, buffer.backend, arrangement
+    )
+
+
+def _list_arranged(arrangement: Arrangement, num_kept: int) -> Tensor:
+    kept = arrangement.samples()
+    if kept.shape[0] != num_kept:
+        raise ValueError(
+            f"arrangement must list the {num_kept} samples of a class above 0, got {kept.shape[0]}"
+        )
+    return kept
 
 
 def _count_selection(selection: Selection, buffer: ScoreBuffer) -> tuple[Tensor, int]:
@@ -276,7 +304,14 @@ def list_kept(weight_class: Tensor, backend: str) -> Tensor:
     return ops.compact(weight_class, block_offsets, num_kept, backend=backend)
 
 
-def restore_plan(buffer: ScoreBuffer, thresholds: Tensor, *, seed: int, epoch: int) -> EpochPlan:
+def restore_plan(
+    buffer: ScoreBuffer,
+    thresholds: Tensor,
+    *,
+    seed: int,
+    epoch: int,
+    arrangement: Arrangement | None = None,
+) -> EpochPlan:
     """List what the buffer's weight classes keep: the plan of a restored state.
 
     Args:
@@ -284,6 +319,7 @@ def restore_plan(buffer: ScoreBuffer, thresholds: Tensor, *, seed: int, epoch: i
         thresholds: float32 [T], as saved.
         seed: the engine's.
         epoch: the epoch that the weight classes are for.
+        arrangement: that of the saved plan, where it had one.
 
     Returns:
         The plan, bit for bit the saved one.
@@ -293,8 +329,8 @@ def restore_plan(buffer: ScoreBuffer, thresholds: Tensor, *, seed: int, epoch: i
         [0, 1, 2]
     """
     classes, table = buffer.weight_class, buffer.weight_table.clone()
-    kept = list_kept(classes, buffer.backend)
-    return EpochPlan(epoch, seed, classes, table, kept, thresholds, buffer.backend)
+    kept = list_kept(classes, buffer.backend) if arrangement is None else arrangement.samples()
+    return EpochPlan(epoch, seed, classes, table, kept, thresholds, buffer.backend, arrangement)
 
 
 def dump_plan(plan: EpochPlan) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 SCHEMA = 1  # of every line and file of a run
 FULL, FULL_CUT, RANDOM = "full", "full_cut", "random"
+ACCURACY, PERPLEXITY = "accuracy", "perplexity"  # the larger the better, the smaller the better
 ALL = "all"  # every policy at equal savings: none is the one that is compared
 
 # Student's t, two-sided 95%, by degrees of freedom: the smallest samples need the widest bounds.
@@ -17,7 +18,7 @@ T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8:
 
 FOOTNOTE = (
     "Wall time is training alone: loading, augmentation, forward, backward, optimiser, scoring and "
-    "planning. Reading the files and evaluation are outside it. Accuracy is that of the last "
+    "planning. Reading the files and evaluation are outside it. The test is that of the last "
     "epoch, never the best one. Savings are against `full` of the same seeds; "
     "`wall / samples saved` is 1 where every sample saved is time saved."
 )
@@ -30,14 +31,17 @@ class RunResult:
     Args:
         arm: name of the arm.
         seed: of the training.
-        accuracy: on the test split after the last epoch, in [0, 1].
+        accuracy: on the test split after the last epoch, in [0, 1]; or what ``metric`` says.
         samples: samples trained.
-        dsi: data saving index, 1 - sum n_i / (I N) over the epochs of the full schedule.
+        dsi: data saving index, 1 - sum n_i / (I n_1) over the epochs of the full schedule, those
+            after an early end included.
         wall: seconds of training, evaluation excluded.
         engine: of these, seconds inside the engine.
         eval: seconds of evaluation.
         epochs: epochs run, the last one perhaps in part.
         num_epochs: I.
+        dsi_run: the same over the epochs that were run.
+        metric: ``"accuracy"`` or ``"perplexity"``.
     """
 
     arm: str
@@ -50,6 +54,13 @@ class RunResult:
     eval: float
     epochs: int
     num_epochs: int
+    dsi_run: float = 0.0
+    metric: str = ACCURACY
+
+    @property
+    def shown(self) -> float:
+        """The test figure in the units of the table."""
+        return 100 * self.accuracy if self.metric == ACCURACY else self.accuracy
 
     @staticmethod
     def of(rows: Sequence[dict[str, Any]]) -> RunResult:
@@ -58,18 +69,39 @@ class RunResult:
         # A cut epoch trains less than it planned; elsewhere the plan counts, dropped tail and all.
         cut = last["planned"] - last["served"] if last["arm"] == FULL_CUT else 0
         planned = sum(row["planned"] for row in rows) - cut
+        nominal = first.get("nominal", first["num_samples"])
+        metric, tested = metric_of(last)
         return RunResult(
             arm=first["arm"],
             seed=first["seed"],
-            accuracy=last["test_accuracy"],
+            accuracy=tested,
             samples=sum(row["served"] for row in rows),
-            dsi=1.0 - planned / (first["num_epochs"] * first["num_samples"]),
+            dsi=1.0 - planned / (first["num_epochs"] * nominal),
             wall=sum(row["seconds"] for row in rows),
             engine=sum(row["engine_seconds"] for row in rows),
             eval=sum(row["eval_seconds"] for row in rows),
             epochs=len(rows),
             num_epochs=first["num_epochs"],
+            dsi_run=1.0 - planned / (len(rows) * nominal),
+            metric=metric,
         )
+
+
+def metric_of(row: dict[str, Any]) -> tuple[str, float]:
+    """Return the name and the value of the test figure in a row.
+
+    Args:
+        row: a line of ``metrics.jsonl``.
+
+    Returns:
+        ``"accuracy"`` with a share in [0, 1], or ``"perplexity"``.
+
+    Example:
+        >>> metric_of({"test_perplexity": 4.5})
+        ('perplexity', 4.5)
+    """
+    name = PERPLEXITY if f"test_{PERPLEXITY}" in row else ACCURACY
+    return name, float(row[f"test_{name}"])
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -104,6 +136,16 @@ class Report:
         first = [name for name in (FULL, FULL_CUT, RANDOM) if name in present]
         return first + sorted(present - set(first))
 
+    @property
+    def metric(self) -> str:
+        """What the test measures."""
+        return self.runs[0].metric if self.runs else ACCURACY
+
+    @property
+    def _batches(self) -> bool:
+        """Whether a policy may end a run early, so that there are two savings to tell apart."""
+        return self.policy.startswith("bpas")
+
     def of(self, arm: str) -> list[RunResult]:
         """The trainings of an arm, by seed."""
         return sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.seed)
@@ -119,16 +161,17 @@ class Report:
 
     def _arm(self, arm: str) -> dict[str, Any]:
         runs = self.of(arm)
-        accuracy, deviation = spread([100 * run.accuracy for run in runs])
+        tested, deviation = spread([run.shown for run in runs])
         wall, engine = sum(run.wall for run in runs), sum(run.engine for run in runs)
         saved, wall_saved = self._saved(arm)
         return {
             "n": len(runs),
-            "accuracy_mean": accuracy,
-            "accuracy_std": deviation,
+            f"{self.metric}_mean": tested,
+            f"{self.metric}_std": deviation,
             "samples": sum(run.samples for run in runs) / len(runs),
             "saved": saved,
             "dsi": spread([run.dsi for run in runs])[0],
+            "dsi_run": spread([run.dsi_run for run in runs])[0],
             "wall_seconds": wall / len(runs),
             "wall_saved": wall_saved,
             "wall_per_sample_saved": wall_saved / saved if saved and wall_saved else None,
@@ -137,7 +180,7 @@ class Report:
             "eval_seconds": spread([run.eval for run in runs])[0],
             "seeds": {
                 str(run.seed): {
-                    "accuracy": 100 * run.accuracy,
+                    self.metric: run.shown,
                     "samples": run.samples,
                     "dsi": run.dsi,
                     "wall_seconds": run.wall,
@@ -168,11 +211,12 @@ class Report:
         """
         head = (
             "arm",
-            "test accuracy %",
+            "test accuracy %" if self.metric == ACCURACY else "test perplexity",
             "n",
             "samples trained",
             "saved %",
             "DSI %",
+            *(["DSI % of epochs run"] if self._batches else []),
             "wall s",
             "wall saved %",
             "wall / samples saved",
@@ -198,13 +242,18 @@ class Report:
             return "-" if value is None else f"{100 * value:.1f}"
 
         ratio = a["wall_per_sample_saved"]
+        digits = 2 if self.metric == ACCURACY else 3
+        tested = f"{a[f'{self.metric}_mean']:.{digits}f}"
+        if a["n"] > 1:
+            tested += f" ± {a[f'{self.metric}_std']:.{digits}f}"
         return [
             arm,
-            f"{a['accuracy_mean']:.2f}" + (f" ± {a['accuracy_std']:.2f}" if a["n"] > 1 else ""),
+            tested,
             str(a["n"]),
             f"{a['samples']:,.0f}",
             percent(a["saved"]),
             percent(a["dsi"]),
+            *([percent(None if arm == FULL_CUT else a["dsi_run"])] if self._batches else []),
             f"{a['wall_seconds']:.2f}",
             percent(a["wall_saved"]),
             "-" if ratio is None else f"{ratio:.2f}",
@@ -252,25 +301,24 @@ class Report:
 
     def _verdict(self, other: str, what: str, policy: str) -> str:
         base = {run.seed: run for run in self.of(other)}
-        gaps = [
-            100 * (run.accuracy - base[run.seed].accuracy)
-            for run in self.of(policy)
-            if run.seed in base
-        ]
+        gaps = [run.shown - base[run.seed].shown for run in self.of(policy) if run.seed in base]
         if not gaps:
             return f"{policy} was not compared with {what}."
         mean, deviation = spread(gaps)
         n = len(gaps)
+        digits, unit = (2, "points") if self.metric == ACCURACY else (3, "in perplexity")
+        gap = f"{mean:+.{digits}f} {unit}"
         if n == 1:
-            return f"One seed says nothing about {what}: {policy} {mean:+.2f} points."
+            return f"One seed says nothing about {what}: {policy} {gap}."
         bound = T95.get(n - 1, 2.262) * deviation / math.sqrt(n)
-        if mean > bound:
+        better = mean if self.metric == ACCURACY else -mean
+        if better > bound:
             verb = "beat"
-        elif mean < -bound:
+        elif better < -bound:
             verb = "lost to"
         else:
             verb = "neither beat nor lost to" if other == FULL else "did not beat"
         return (
-            f"{policy} {verb} {what}: {mean:+.2f} points, paired over {n} seeds "
-            f"(95% interval ± {bound:.2f})."
+            f"{policy} {verb} {what}: {gap}, paired over {n} seeds "
+            f"(95% interval ± {bound:.{digits}f})."
         )

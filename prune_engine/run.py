@@ -17,6 +17,7 @@ from prune_engine.coverage import enforce_coverage
 from prune_engine.history import History
 from prune_engine.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
 from prune_engine.policies import Policy, Progress
+from prune_engine.policies.batch_memory import BatchMemory, Monitor, StabilityMemory
 from prune_engine.types import (
     EpochReport,
     NonFiniteLossError,
@@ -82,6 +83,13 @@ class EpochRun:
         self._align = self._shards = 1
         self.ahead: list[EpochPlan] = []
         self.memory = policy.memory(buffer, seed)
+        self._batches = self.memory if isinstance(self.memory, BatchMemory) else None
+        self._stability = self.memory if isinstance(self.memory, StabilityMemory) else None
+        if self._batches is not None:
+            if mode == "steps":
+                # Plans are made ahead there, before the last batches' activations are known.
+                raise ValueError(f"mode must be 'epoch' for {type(policy).__name__}, got 'steps'")
+            self._batches.process_group = process_group
         self._begin_epoch(0)
         began = self.now()
         plan = make_plan(self.buffer, self._rule(0), seed=seed, epoch=0)
@@ -114,6 +122,35 @@ class EpochRun:
             return min(1.0, self._steps / self.total)
         within = min(1.0, self.cursor / self.served) if self.served else 0.0
         return min(1.0, (self.epoch + within) / self.total)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The size of batches whose samples stay together, or None."""
+        return self.policy.fixed_batch
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every batch has been dropped for ever."""
+        return self._batches is not None and self.num_samples > 0 and self.plan.num_kept == 0
+
+    def attach(self, monitor: Monitor) -> None:
+        """Take a batch's activations from a monitor (``PruneEngine.attach``)."""
+        if self._stability is None:
+            raise TypeError(
+                f"policy must be one that looks at activations, such as BPAS, got {self.policy}"
+            )
+        if not callable(getattr(monitor, "take", None)):
+            raise TypeError(f"monitor must have take(), got {type(monitor).__name__}")
+        self._stability.monitor = monitor
+
+    def take_activations(self) -> Tensor | None:
+        """Take what the monitor saw; None where the policy does not look at activations."""
+        return None if self._stability is None else self._stability.take()
+
+    def commit_activations(self, parts: Tensor | None, indices: Tensor) -> None:
+        """Note the activations of a batch that was recorded."""
+        if self._stability is not None and parts is not None:
+            self._stability.commit(parts, indices)
 
     def consume(self, size: int) -> None:
         """Note that a batch was observed."""
@@ -156,7 +193,13 @@ class EpochRun:
             self.memory.load_state_dict(saved["memory"])
         thresholds = torch.tensor(saved["threshold"], dtype=torch.float32)
         thresholds = thresholds.to(self.buffer.device)
-        self._plan = restore_plan(self.buffer, thresholds, seed=self.seed, epoch=self.epoch)
+        self._plan = restore_plan(
+            self.buffer,
+            thresholds,
+            seed=self.seed,
+            epoch=self.epoch,
+            arrangement=None if self._batches is None else self._batches.kept(),
+        )
         self.ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
         if distributed.world(self.process_group)[0] == 0:  # they are of all ranks together
             self.buffer.counters.copy_(saved["buffer"]["counters"])
@@ -272,6 +315,7 @@ class EpochRun:
             next_planned=self.plan.num_kept,
             next_threshold=self._threshold(),
             engine_seconds=self.engine_seconds - self._seconds_before,
+            ended_early=self.exhausted,
         )
         self._begin_epoch(epoch)
         self.history.append(report)
@@ -331,7 +375,8 @@ class EpochRun:
         audit = self.buffer.audit(self.epoch)
         planned, served = self.plan.num_kept, self.served
         trained = self.history.samples_trained + served
-        nominal = serve_count(self.num_samples, self._align, self._shards)
+        everyone = self.num_samples if self._batches is None else self._batches.batches.dealt
+        nominal = serve_count(everyone, self._align, self._shards)
         nominal += self.history.nominal_trained
         return EpochReport(
             epoch=self.epoch,

@@ -15,6 +15,57 @@ from prune_engine.types import PruneEngineError
 from prune_engine.walk import Feed, Pass, Walk, serve_count
 
 
+def check_fixed(batch: int, align: int, size: int) -> None:
+    """Refuse what would tear fixed batches apart.
+
+    Args:
+        batch: samples of a batch, over all ranks.
+        align: a multiple or a divisor of it.
+        size: world size, a divisor of it.
+
+    Raises:
+        ValueError: one does not fit.
+
+    Example:
+        >>> check_fixed(128, 1, 2)
+    """
+    if align % batch and batch % align:
+        raise ValueError(
+            f"align must be a multiple or a divisor of the policy's batch_size {batch}, got {align}"
+        )
+    if batch % size:
+        raise ValueError(f"batch_size must be a multiple of the {size} ranks, got {batch}")
+
+
+def choose_align(fixed: int | None, batch_size: int, size: int, align: int | None) -> int:
+    """Return what a loader's epochs are a multiple of.
+
+    Args:
+        fixed: samples of a fixed batch, over all ranks, or None.
+        batch_size: of the loader, per rank.
+        size: world size.
+        align: what the user wants; None: full batches, and with fixed batches all of them, for
+            whether an incomplete one is served is the policy's choice.
+
+    Returns:
+        ``align``, at least 1.
+
+    Raises:
+        ValueError: the loader would tear fixed batches apart.
+
+    Example:
+        >>> choose_align(None, 8, 2, None), choose_align(64, 8, 2, None)
+        (16, 2)
+    """
+    if fixed is not None and fixed % (batch_size * size):
+        raise ValueError(
+            f"batch_size must divide the policy's {fixed} over {size} ranks, got {batch_size}"
+        )
+    if align is not None:
+        return align
+    return batch_size * size if fixed is None else size
+
+
 class PruneSampler(DistributedSampler[int]):
     """Serve the engine's order: rank q of W takes positions q, q + W, ...
 
@@ -30,7 +81,8 @@ class PruneSampler(DistributedSampler[int]):
         align: serve a multiple of this many positions (over all ranks).
 
     Raises:
-        ValueError: align is not at least 1, or the shard is not valid.
+        ValueError: align is not at least 1 or would cut a fixed batch, the shard is not valid, or
+            its ranks cannot share a fixed batch equally.
 
     Example:
         >>> import prune_engine as pe
@@ -46,7 +98,9 @@ class PruneSampler(DistributedSampler[int]):
     ) -> None:
         if align < 1:
             raise ValueError(f"align must be at least 1, got {align}")
-        resolve_shard(shard, engine.process_group)
+        _, size = resolve_shard(shard, engine.process_group)
+        if engine.fixed_batch is not None:
+            check_fixed(engine.fixed_batch, align, size)
         self.engine = engine
         self.shard: Shard = shard
         self.align = align
@@ -128,6 +182,8 @@ class PruneSampler(DistributedSampler[int]):
 
     def _walk(self) -> Walk:
         rank, size = resolve_shard(self.shard, self.engine.process_group)
+        if self.engine.fixed_batch is not None:  # the ranks may have come after the sampler
+            check_fixed(self.engine.fixed_batch, self.align, size)
         plan, start = self.engine.begin_pass(self.align, size)
         if self.engine.constant_length:
             left = self.total_size

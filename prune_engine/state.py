@@ -12,7 +12,7 @@ from prune_engine.buffer import ScoreBuffer
 from prune_engine.history import History
 from prune_engine.plan import PLAN_TENSORS
 from prune_engine.policies import Policy, PolicyMemory
-from prune_engine.types import EpochReport, StateMismatchError
+from prune_engine.types import MAX_SEED, EpochReport, StateMismatchError
 
 STATE_VERSION = 2
 REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
@@ -113,6 +113,25 @@ def check_count(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a positive int, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be a positive int, got {value}")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what the key of the generator cannot hold.
+
+    Args:
+        seed: must be an int in 0..2^63-1.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: out of range.
+
+    Example:
+        >>> check_seed(0)
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, got {type(seed).__name__}")
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
 
 
 def identity(run: Run) -> dict[str, Any]:

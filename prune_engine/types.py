@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:  # imported where used: host.py serves workers that have no torch in them
     import torch
@@ -167,6 +167,24 @@ class Rule:
         return Rule(empty, (Band(0, 1),), weight_table())
 
 
+class Arrangement(Protocol):
+    """How an epoch's samples are listed and ordered where whole groups of them stay together."""
+
+    def samples(self) -> Tensor:
+        """List the kept samples, int32, group by group."""
+        ...
+
+    def order(self, kept: Tensor, positions: Tensor | range, epoch: int) -> Tensor:
+        """Return the samples at some positions of an epoch, int32.
+
+        Args:
+            kept: what ``samples()`` returned.
+            positions: int64 [M], or a range.
+            epoch: the epoch.
+        """
+        ...
+
+
 def _no_thresholds() -> Tensor:
     import torch
 
@@ -184,6 +202,8 @@ class Selection:
         weight_class: uint8 [N] on the device of the records, 0..7; 0 = dropped.
         weight_table: 8 floats; entry k is the weight of class k; entry 0 is 0, entry 1 is 1.
         thresholds: float32 [T], what the report calls the thresholds; default none.
+        arrangement: lists and orders the kept samples where groups of them stay together; it must
+            list exactly those of a class above 0. Default: ascending, each on its own.
 
     Raises:
         ValueError: a shape or size does not fit.
@@ -198,6 +218,7 @@ class Selection:
     weight_class: Tensor
     weight_table: tuple[float, ...]
     thresholds: Tensor = field(default_factory=_no_thresholds)
+    arrangement: Arrangement | None = None
 
     def __post_init__(self) -> None:
         import torch
@@ -306,6 +327,7 @@ class EpochReport:
         nominal_trained: what that sum would be without pruning.
         dsi: data saving so far, 1 - samples_trained / nominal_trained.
         engine_seconds: host seconds spent inside the engine in this epoch.
+        ended_early: nothing is left for the next epoch or any after it.
 
     Example:
         >>> sorted(f.name for f in fields(EpochReport))[:2]
@@ -330,6 +352,7 @@ class EpochReport:
     nominal_trained: int
     dsi: float
     engine_seconds: float = field(compare=False)  # the one figure that no resume can repeat
+    ended_early: bool = False
 
     @property
     def saved_fraction(self) -> float:

@@ -27,6 +27,11 @@ class Feed(Protocol):
         ...
 
     @property
+    def fixed_batch(self) -> int | None:
+        """The size of batches whose samples stay together, or None."""
+        ...
+
+    @property
     def plan(self) -> EpochPlan:
         """The current epoch's plan."""
         ...

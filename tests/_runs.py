@@ -30,8 +30,21 @@ def batches(stream: Iterator[int] | pe.PruneSampler, size: int) -> Iterator[list
         yield batch
 
 
+class Known:
+    """Stands for a monitor: two layers whose outputs are known, and calm down epoch by epoch."""
+
+    def __init__(self, batch: Sequence[int], epoch: int) -> None:
+        values = losses_at(batch, epoch).double() / (epoch + 1) ** 2 + losses_at(batch)
+        self.parts = pe.ops.moments([values, values[::2] * 3], backend="reference")
+
+    def take(self) -> Tensor:
+        return self.parts
+
+
 def observe(engine: pe.PruneEngine, batch: Sequence[int], **options: Any) -> Tensor:
-    """Observe a batch's known losses."""
+    """Observe a batch's known losses, and for B-PAS its known activations."""
+    if isinstance(engine.policy, pe.BPAS):
+        engine.attach(Known(batch, engine.epoch))
     return engine.observe(losses_at(batch, engine.epoch), torch.tensor(batch), **options)
 
 

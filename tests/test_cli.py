@@ -46,6 +46,18 @@ def test_a_comparison_prints_its_table_and_draws_its_pictures(
     assert (out / "pruned.png").stat().st_size > 10_000
 
 
+def test_batch_pruning_draws_the_batches_kept_under_each_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranges = ["--delta-range", "0.1:0.2", "--delta-range", "1e-2:0.1"]
+    arguments = [*TRAIN, "--policy", "bpas", *ranges, "--layers", "[13]", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert "\nbpas_0.01_0.1 " in capsys.readouterr().out
+    pixels = imread(tmp_path / "batches.png")
+    assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 20
+    assert not (tmp_path / "losses.png").exists()
+
+
 @pytest.mark.parametrize("policy", ["random", "random_rescale", "full"])
 def test_every_policy_trains_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str
@@ -64,6 +76,9 @@ def test_every_policy_trains_by_itself(
         (["train", "--policy", "full", "--compare"], "drop --compare"),
         (["train", "--prune-ratio", "1.5"], "prune_ratio must be in [0, 1), got 1.5"),
         (["train", "--seeds", "0"], "--seeds"),
+        (["train", "--policy", "bpas", "--layers", "none"], "layers must match a module"),
+        (["train", "--policy", "bpas", "--target-savings", "1"], "target_dsi must be in [0, 1)"),
+        (["train", "--noise-floor", "2"], "noise_floor: expected with policy bpas only"),
         (["train", "--threads", "0"], "--threads"),
         (["train", "--resident", "--num-workers", "1"], "num_workers: expected 0"),
         (["train", "--lr", "-1"], "lr: expected more than 0"),

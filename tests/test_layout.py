@@ -30,6 +30,7 @@ HEIGHTS = {
     "monitor": 4,
     "distributed": 4,
     "plan": 4,
+    "batches": 4,
     "dataset": 4,
     "checkpoint": 4,
     "coverage": 4,

@@ -15,10 +15,10 @@ from _assertions import assert_bitwise, num_threads
 import prune_engine as pe
 from prune_engine.losses import cross_entropy
 from prune_engine.policies import TABLE
-from prune_engine.recipes import arms, data, files, models
+from prune_engine.recipes import arms, data, files, models, text
 from prune_engine.recipes.compare import DEFAULTS, RunOptions, control_ratio, run
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
-from prune_engine.recipes.trainer import TrainConfig, Trainer
+from prune_engine.recipes.trainer import TrainConfig, make_trainer
 
 TINY = TrainConfig(model="mlp", epochs=5, batch_size=16, lr=0.05)
 
@@ -112,7 +112,7 @@ def test_a_cut_training_uses_exactly_its_samples_and_ends_its_schedule(
 
 def test_a_batch_larger_than_the_data_set_is_refused(digits: data.ImageData) -> None:
     with pytest.raises(ValueError, match="at most the 600 training samples, got 601"):
-        Trainer(digits, replace(TINY, batch_size=601), 0)
+        make_trainer(digits, replace(TINY, batch_size=601), 0)
 
 
 def losses_of(result: ArmResult) -> list[float]:
@@ -239,7 +239,8 @@ def test_every_policy_of_the_command_makes_an_arm(tmp_path: Path) -> None:
     assert options(tmp_path, policy="ucb", prune_ratio=0.3).arm().policy == pe.UCB(0.7)
     quantile = options(tmp_path, policy="infobatch_quantile", sampling="fixed").arm()
     assert quantile.policy == pe.InfoBatchQuantile(sampling="fixed")
-    assert {name for name in TABLE if name != "full"} <= set(arms.POLICIES)
+    batchwise = {"bpas", "random_batches"}  # their sizes come from the training: compare.py
+    assert {name for name in TABLE if name != "full"} - batchwise <= set(arms.POLICIES)
 
 
 @pytest.mark.parametrize(
@@ -298,3 +299,32 @@ def test_the_defaults_cover_every_data_set() -> None:
     assert set(DEFAULTS) == set(data.DATA_SETS)
     for name, config in DEFAULTS.items():
         assert config.augment == name.startswith("cifar")
+        assert (config.model == "gpt2") == (name in text.TEXTS)
+
+
+def test_batch_pruning_is_compared_on_equal_batches(tmp_path: Path) -> None:
+    config = replace(TINY, epochs=8)
+    ranges = ((0.1, 0.2), (50.0, 50.0))
+    chosen = RunOptions("digits", tmp_path, config, "bpas", limit=600, delta_ranges=ranges)
+    compared = replace(chosen, compare=True)
+    assert compared.names(0) == ["full", "bpas", "random", "full_cut", "bpas_50_50"]
+    report = run(compared, lambda line: None)
+    runs = {arm: report.of(arm)[0] for arm in report.arms}
+    assert runs["bpas"].samples == runs["random"].samples == runs["full_cut"].samples
+    assert 0.1 < runs["bpas"].dsi < 0.7
+    early = runs["bpas_50_50"]  # everything is stable after the second epoch
+    assert (early.epochs, early.dsi, early.dsi_run) == (2, 1 - 2 / 8, 0.0)
+    assert report.summary()["arms"]["bpas_50_50"]["dsi_run"] == 0.0
+    assert "DSI % of epochs run" in report.table(markdown=True)
+    rows = [files.read_rows(tmp_path / f"{arm}-seed0" / "metrics.jsonl") for arm in report.arms]
+    counts = {row[0]["arm"]: [line["batches"] for line in row] for row in rows}
+    assert counts["bpas"] == counts["random"]
+    assert counts["bpas"][0] == 37 > counts["bpas"][-1]
+    assert set(counts["full"]) == {None}
+
+
+def test_options_of_batch_pruning_are_refused_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="noise_floor: expected with policy bpas only"):
+        options(tmp_path, noise_floor=1.0)
+    with pytest.raises(ValueError, match="without delta_ranges, which it replaces"):
+        options(tmp_path, policy="bpas", target_savings=0.3, delta_ranges=((1e-3, 1e-2),))

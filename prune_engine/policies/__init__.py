@@ -4,6 +4,8 @@
 from prune_engine.policies.bandit import UCB, EpsilonGreedy
 from prune_engine.policies.base import Policy, PolicyMemory, Progress
 from prune_engine.policies.baseline import KeepAll, RandomSubset
+from prune_engine.policies.batchwise import RandomBatches
+from prune_engine.policies.bpas import BPAS
 from prune_engine.policies.budget import Budget
 from prune_engine.policies.infobatch import InfoBatch
 from prune_engine.policies.quantile import InfoBatchQuantile
@@ -16,9 +18,12 @@ TABLE: dict[str, type[Policy]] = {
     "epsilon_greedy": EpsilonGreedy,
     "random": RandomSubset,
     "full": KeepAll,
+    "bpas": BPAS,
+    "random_batches": RandomBatches,
 }
 
 __all__ = [
+    "BPAS",
     "TABLE",
     "UCB",
     "Budget",
@@ -29,5 +34,6 @@ __all__ = [
     "Policy",
     "PolicyMemory",
     "Progress",
+    "RandomBatches",
     "RandomSubset",
 ]

@@ -97,6 +97,11 @@ class Policy(ABC):
         """Whether the length of the run must be known."""
         return False
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The size, over all ranks, of batches whose samples stay together; None: no batches."""
+        return None
+
     def memory(self, buffer: ScoreBuffer, seed: int) -> PolicyMemory | None:
         """Return fresh memory for one run, or None where the last scores are all it needs.
 

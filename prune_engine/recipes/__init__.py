@@ -6,6 +6,7 @@
 | ``data``, ``formats`` | data sets from plain files, as tensors in memory |
 | ``augment`` | crop and flip of a whole batch |
 | ``models`` | MLP, small CNN, CIFAR ResNet-18 |
+| ``text`` | bytes of real text, and a small GPT-2 over them |
 | ``trainer``, ``train`` | one training, and the loop that every arm goes through |
 | ``compare`` | the arms of a run and their order |
 | ``files``, ``pictures`` | what a run leaves on disk |

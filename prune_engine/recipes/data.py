@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from prune_engine.recipes import formats
+from prune_engine.recipes import formats, text
 
-DATA_SETS = ("digits", "fashion_mnist", "cifar10", "cifar100")
+IMAGE_SETS = ("digits", "fashion_mnist", "cifar10", "cifar100")
+DATA_SETS = (*IMAGE_SETS, *text.TEXTS)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ImageData:
     """A data set in memory.
 
     Attributes:
-        name: one of ``DATA_SETS``.
+        name: one of ``IMAGE_SETS``.
         train_images: uint8 [N, C, H, W].
         train_labels: int64 [N].
         test_images: uint8 [M, C, H, W].
@@ -51,6 +52,11 @@ class ImageData:
     def num_samples(self) -> int:
         """Number of training samples."""
         return len(self.train_labels)
+
+    @property
+    def num_test(self) -> int:
+        """Number of test samples."""
+        return len(self.test_labels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -123,13 +129,16 @@ class Gather:
         return self.images[indices], self.labels[indices], indices
 
 
-def load(name: str, root: str | Path | None = None, *, limit: int | None = None) -> ImageData:
+def load(
+    name: str, root: str | Path | None = None, *, limit: int | None = None
+) -> ImageData | text.TextData:
     """Load a data set into memory.
 
     Args:
         name: ``"digits"`` (from scikit-learn, no files), ``"fashion_mnist"`` (the official
             gzipped IDX files), ``"cifar10"`` or ``"cifar100"`` (the official *binary version*, or
-            ``{train,test}-images-K.xz`` with ``{train,test}-labels.npy``).
+            ``{train,test}-images-K.xz`` with ``{train,test}-labels.npy``), or a text of
+            ``text.TEXTS``.
         root: the folder that holds ``<name>/``, or the files themselves. Not used by digits.
         limit: keep the first ``limit`` training samples only.
 
@@ -148,6 +157,8 @@ def load(name: str, root: str | Path | None = None, *, limit: int | None = None)
         raise ValueError(f"name: expected one of {', '.join(DATA_SETS)}, got {name!r}")
     if root is None:
         raise ValueError(f"data_root (--data-root): {name} is read from files, got no folder")
+    if name in text.TEXTS:
+        return text.load_text(name, Path(root)).limited(limit)
     reader = formats.fashion_mnist if name == "fashion_mnist" else formats.cifar
     train, test = (reader(name, Path(root), split) for split in ("train", "test"))
     classes = 100 if name == "cifar100" else 10

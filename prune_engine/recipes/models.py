@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MODELS = ("mlp", "cnn", "resnet18")
+IMAGE_MODELS = ("mlp", "cnn", "resnet18")
+MODELS = (*IMAGE_MODELS, "gpt2")  # the last one for text, in text.py
 
 
 def build(name: str, shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
@@ -32,8 +33,8 @@ def build(name: str, shape: tuple[int, int, int], num_classes: int, seed: int) -
         >>> tuple(model(torch.zeros(2, 1, 8, 8)).shape)
         (2, 10)
     """
-    if name not in MODELS:
-        raise ValueError(f"model: expected one of {', '.join(MODELS)}, got {name!r}")
+    if name not in IMAGE_MODELS:
+        raise ValueError(f"model: expected one of {', '.join(IMAGE_MODELS)}, got {name!r}")
     channels, height, width = shape
     if name != "mlp" and min(height, width) < 16:
         raise ValueError(f"model: {name} needs images of 16 x 16 or more, got {height} x {width}")
@@ -89,6 +90,7 @@ class BasicBlock(nn.Module):
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
         )
+        self.activation = nn.ReLU()  # a module, so that a monitor can see what it returns
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
@@ -97,7 +99,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, inputs, H, W] to [B, outputs, H / stride, W / stride]."""
-        return torch.relu(self.body(x) + self.shortcut(x))
+        return self.activation(self.body(x) + self.shortcut(x))
 
 
 def _resnet18(channels: int, num_classes: int) -> nn.Module:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from prune_engine.recipes import files
-from prune_engine.report import FULL, FULL_CUT, RANDOM
+from prune_engine.report import ACCURACY, FULL, FULL_CUT, RANDOM, metric_of
 
-PICTURES = ("pruned.png", "accuracy.png", "losses.png")
+PICTURES = ("pruned.png", "accuracy.png", "losses.png", "batches.png")
 COLOURS = {FULL: "#444444", FULL_CUT: "#b07aa1", RANDOM: "#f28e2b"}
 POLICY_COLOUR = "#1f77b4"
+OTHER_COLOURS = ("#59a14f", "#e15759", "#76b7b2", "#9c755f")  # more settings of the policy
 
 Rows = list[dict[str, Any]]
 
@@ -48,7 +49,8 @@ def draw(folder: Path) -> list[Path]:
     Returns:
         The files written: pruned per epoch, accuracy against wall time, and, where a policy
         pruned by score, the loss distribution before pruning, after it and after rescaling
-        (Qin et al., ICLR 2024, figure 6).
+        (Qin et al., ICLR 2024, figure 6); where batches were dropped, those kept per epoch under
+        each setting of delta.
 
     Raises:
         ImportError: Matplotlib is missing; the message names the extra.
@@ -74,12 +76,16 @@ def draw(folder: Path) -> list[Path]:
     for picture in PICTURES:
         if picture == "losses.png" and not histograms:
             continue
+        if picture == "batches.png" and not _batchwise(runs):
+            continue
         figure: Any = Figure(figsize=(7.0, 4.2), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
         if picture == "pruned.png":
             _pruned(figure.subplots(), runs)
         elif picture == "accuracy.png":
             _accuracy(figure.subplots(), runs)
+        elif picture == "batches.png":
+            _batches(figure.subplots(), _batchwise(runs), config["arguments"])
         else:
             _losses(figure.subplots(), histograms[0], config["policy_arm"])
         buffer = io.BytesIO()
@@ -92,10 +98,13 @@ def draw(folder: Path) -> list[Path]:
 def _lines(runs: dict[str, Rows]) -> list[tuple[str, str, str | None, Rows]]:
     """(arm, colour, legend label for the first seed of an arm, rows) for every training."""
     seen: set[str] = set()
+    others = dict.fromkeys(rows[0]["arm"] for rows in runs.values() if "_" in rows[0]["arm"])
+    others.pop(FULL_CUT, None)
+    colours = dict(zip(others, OTHER_COLOURS * len(others), strict=False)) | COLOURS
     lines: list[tuple[str, str, str | None, Rows]] = []
     for rows in runs.values():
         arm = rows[0]["arm"]
-        lines.append((arm, COLOURS.get(arm, POLICY_COLOUR), None if arm in seen else arm, rows))
+        lines.append((arm, colours.get(arm, POLICY_COLOUR), None if arm in seen else arm, rows))
         seen.add(arm)
     return lines
 
@@ -112,7 +121,7 @@ def _pruned(axes: Any, runs: dict[str, Rows]) -> None:
     for arm, colour, label, rows in _lines(runs):
         if arm == FULL_CUT:
             continue  # it drops no samples, it stops early
-        share = [100 * row["saved"] / row["num_samples"] for row in rows]
+        share = [100 * row["saved"] / row.get("nominal", row["num_samples"]) for row in rows]
         axes.plot([row["epoch"] for row in rows], share, color=colour, label=label, marker=".")
     axes.set_ylim(bottom=0)
     _finish(axes, "Samples pruned, by epoch", "epoch", "pruned, % of the data set")
@@ -120,19 +129,21 @@ def _pruned(axes: Any, runs: dict[str, Rows]) -> None:
 
 def _accuracy(axes: Any, runs: dict[str, Rows]) -> None:
     finals: list[float] = []
+    metric, _ = metric_of(next(iter(runs.values()))[0])
     for _, colour, label, rows in _lines(runs):
         seconds = list(accumulate(row["seconds"] for row in rows))
-        accuracy = [100 * row["test_accuracy"] for row in rows]
-        axes.plot(seconds, accuracy, color=colour, alpha=0.6, linewidth=1.2, label=label)
-        axes.plot(seconds[-1:], accuracy[-1:], color=colour, marker="o", markersize=4)
-        finals.append(accuracy[-1])
+        scale = 100 if metric == ACCURACY else 1
+        tested = [scale * metric_of(row)[1] for row in rows]
+        axes.plot(seconds, tested, color=colour, alpha=0.6, linewidth=1.2, label=label)
+        axes.plot(seconds[-1:], tested[-1:], color=colour, marker="o", markersize=4)
+        finals.append(tested[-1])
     # Early epochs are far below the end; show the part in which arms can be told apart.
-    axes.set_ylim(*_window(finals))
+    axes.set_ylim(*(_window(finals) if metric == ACCURACY else _below(finals)))
     _finish(
         axes,
-        "Test accuracy against training time (dot: end)",
+        f"Test {metric} against training time (dot: end)",
         "wall time of training, s",
-        "test accuracy, %",
+        "test accuracy, %" if metric == ACCURACY else f"test {metric}",
     )
 
 
@@ -140,6 +151,33 @@ def _window(finals: Sequence[float]) -> tuple[float, float]:
     low, high = min(finals), max(finals)
     span = max(4.0 * (high - low), 6.0)
     return high - span, high + 0.1 * span
+
+
+def _below(finals: Sequence[float]) -> tuple[float, float]:
+    low, high = min(finals), max(finals)
+    span = max(4.0 * (high - low), 0.2 * low)
+    return low - 0.1 * span, low + span
+
+
+def _batchwise(runs: dict[str, Rows]) -> dict[str, Rows]:
+    """The trainings whose policy keeps or drops whole batches."""
+    return {name: rows for name, rows in runs.items() if rows[0].get("batches") is not None}
+
+
+def _batches(axes: Any, runs: dict[str, Rows], arguments: dict[str, Any]) -> None:
+    ranges: list[list[float]] = arguments.get("delta_ranges") or []
+    first = f"bpas {ranges[0][0]:g} to {ranges[0][1]:g}" if ranges else "bpas"
+    for arm, colour, label, rows in _lines(runs):
+        if arm == RANDOM:
+            continue  # it repeats the counts of the policy
+        if label is not None:
+            label = first if arm == "bpas" else label.replace("_", " ", 1).replace("_", " to ")
+        kept = [row["batches"] for row in rows]
+        if len(kept) < rows[0]["num_epochs"]:
+            kept.append(0)  # it ended early: nothing was left
+        axes.plot(range(1, len(kept) + 1), kept, color=colour, label=label, marker=".")
+    axes.set_ylim(bottom=0)
+    _finish(axes, "Batches kept, by epoch", "epoch", "batches")
 
 
 def _losses(axes: Any, histogram: dict[str, Any], arm: str) -> None:

@@ -15,10 +15,11 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from prune_engine.distributed import world
 from prune_engine.engine import PruneEngine
-from prune_engine.policies import Policy
+from prune_engine.policies import BPAS, Policy
 from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
-from prune_engine.recipes.trainer import TrainConfig, Trainer
+from prune_engine.recipes.text import TextData
+from prune_engine.recipes.trainer import TrainConfig, Trainer, make_trainer
 from prune_engine.report import SCHEMA
 
 Row = dict[str, Any]
@@ -100,7 +101,7 @@ class Bar:
 
 
 def train_arm(
-    data: ImageData,
+    data: ImageData | TextData,
     config: TrainConfig,
     arm: Arm,
     seed: int,
@@ -130,7 +131,7 @@ def train_arm(
         raise ValueError(
             f"samples: expected a positive multiple of batch_size {config.batch_size}, got {budget}"
         )
-    trainer = Trainer(data, config, seed)
+    trainer = make_trainer(data, config, seed)
     trainer.synchronize()
     clock = time.perf_counter()
     engine = PruneEngine(
@@ -143,6 +144,11 @@ def train_arm(
         # An arm that stops within an epoch leaves planned samples unseen, and knows it.
         coverage="raise" if budget is None else "ignore",
     )
+    if isinstance(arm.policy, BPAS):
+        engine.attach(trainer.monitor())
+    fixed = engine.policy.fixed_batch
+    # A full epoch of the policy: what it saves is counted from there.
+    nominal = data.num_samples if fixed is None else engine.plan.num_kept
     loader = trainer.loader(engine)
     full_steps = config.epochs * (data.num_samples // config.batch_size)
     schedule = _schedule(trainer, engine, full_steps, budget)
@@ -153,14 +159,14 @@ def train_arm(
         planned = engine.plan.num_kept
         served = 0
         total = torch.zeros((), dtype=torch.float64, device=trainer.device)
-        for images, labels, indices in loader:
-            losses, score = trainer.losses(images, labels)
+        for inputs, targets, indices in loader:
+            losses, score = trainer.losses(inputs, targets)
             if config.label_smoothing == 0:
                 score = None  # the loss is the score
             trainer.step(engine.observe(losses, indices.to(trainer.device), score=score))
             schedule.step()
             total += losses.detach().sum()
-            served += len(labels) * size
+            served += len(indices) * size
             bar.advance()
             if trained + served == budget:
                 break
@@ -171,9 +177,9 @@ def train_arm(
         bar.close()
         trained += served
         clock = time.perf_counter()
-        accuracy = trainer.accuracy() if ranks.is_first() else float("nan")
+        tested = trainer.evaluate() if ranks.is_first() else float("nan")
         eval_seconds = time.perf_counter() - clock
-        if epoch + 1 == max(1, config.epochs // 2):
+        if epoch + 1 == max(1, config.epochs // 2) and fixed is None:
             result = ArmResult(result.rows, _histogram(engine))
         result.rows.append(
             {
@@ -184,11 +190,13 @@ def train_arm(
                 "num_epochs": config.epochs,
                 "num_samples": data.num_samples,
                 "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
-                "test_accuracy": accuracy,
+                trainer.METRIC: tested,
                 "lr": lr,
                 "planned": planned,
                 "served": served,
-                "saved": data.num_samples - planned,
+                "saved": nominal - planned,
+                "nominal": nominal,
+                "batches": None if fixed is None else -(-planned // fixed),
                 "threshold": _finite(report.threshold),
                 "nonfinite": report.nonfinite,
                 "seconds": seconds,
@@ -199,7 +207,7 @@ def train_arm(
         engine_before = engine.engine_seconds
         if on_row is not None:
             on_row(result)
-        if trained == budget:
+        if trained == budget or report.ended_early:
             break
         clock = time.perf_counter()
     return result

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prune_engine.device_loader import Batch, DeviceLoader
 from prune_engine.distributed import world
 from prune_engine.engine import PruneEngine
 from prune_engine.losses import cross_entropy
+from prune_engine.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.data import Gather, ImageData, Positions
+from prune_engine.recipes.text import ByteGPT2, TextData, token_losses
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class TrainConfig:
         device: such as ``"cpu"`` or ``"cuda"``.
         backend: of the engine.
         num_workers: of the loader; 0 is best for data in memory.
+        layers: what B-PAS watches: ``"activations"``, a preset of ``ActivationMonitor`` or a
+            pattern of module names.
+        fuse: B-PAS's statistics are computed by the activations themselves.
         resident: keep the data on the device and make the batches there, without a ``DataLoader``.
         progress: draw a bar on stderr.
     """
@@ -51,6 +58,8 @@ class TrainConfig:
     device: str = "cpu"
     backend: str = "auto"
     num_workers: int = 0
+    layers: str = "activations"
+    fuse: bool = False
     resident: bool = False
     progress: bool = False
 
@@ -74,24 +83,29 @@ class TrainConfig:
             raise ValueError(f"label_smoothing: expected [0, 1), got {self.label_smoothing}")
 
 
-class Trainer:
-    """The state of one training: model, optimiser, data and their one random generator."""
+class Trainer(ABC):
+    """The state of one training: model, optimiser, data and their one random generator.
 
-    def __init__(self, data: ImageData, config: TrainConfig, seed: int) -> None:
+    ``ImageTrainer`` and ``TextTrainer`` say what a batch, a loss and the test are.
+    """
+
+    METRIC = ""  # what evaluate() returns, as the rows name it
+
+    def __init__(
+        self, data: ImageData | TextData, model: nn.Module, config: TrainConfig, seed: int
+    ) -> None:
         if config.batch_size > data.num_samples:
             raise ValueError(
                 f"batch_size: expected at most the {data.num_samples} training samples, "
                 f"got {config.batch_size}"
             )
-        self.data, self.config = data, config
+        self.num_samples, self.config = data.num_samples, config
         self.batch_size = ranks.share_of(config.batch_size)
         self.device = torch.device(config.device)
         # Ranks differ in their augmentation, and in nothing else.
         self.generator = torch.Generator().manual_seed(seed + (world()[0] << 32))
-        self.model = models.build(config.model, data.shape, data.num_classes, seed).to(self.device)
+        self.model = model.to(self.device)
         self.averaged = ranks.averaged(self.model)
-        self.mean = data.mean.view(1, -1, 1, 1).to(self.device)
-        self.scale = (1.0 / data.std).view(1, -1, 1, 1).to(self.device)
         self.optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
             self.optimizer = torch.optim.SGD(
@@ -106,24 +120,77 @@ class Trainer:
                 self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
             )
 
+    def monitor(self) -> ActivationMonitor:
+        """Watch the layers that the configuration names."""
+        layers, fuse = self.config.layers, self.config.fuse
+        if layers == "activations":
+            return ActivationMonitor(self.model, fuse=fuse, backend=self.config.backend)
+        if layers in PRESETS:
+            return ActivationMonitor(self.model, preset=layers, backend=self.config.backend)
+        return ActivationMonitor(self.model, layers, fuse=fuse, backend=self.config.backend)
+
     def loader(self, engine: PruneEngine) -> DataLoader[Any] | DeviceLoader:
-        """Batches of (images, labels, indices), all of them full: one gather serves a batch."""
+        """Batches of (inputs, targets, indices), all of them full: one gather serves a batch."""
+        inputs, targets = self.tensors()
         if self.config.resident:
             augmented = self.augment if self.config.augment else None
-            data = (self.data.train_images, self.data.train_labels)
-            return engine.device_loader(data, self.batch_size, augment=augmented)
+            return engine.device_loader((inputs, targets), self.batch_size, augment=augmented)
         # Workers are other processes: they get the data on the host. Without workers it can lie on
         # the device, and a batch never crosses.
         home = self.device if self.config.num_workers == 0 else torch.device("cpu")
         return DataLoader(
-            Positions(self.data.num_samples),
+            Positions(self.num_samples),
             batch_size=self.batch_size,
             sampler=engine.sampler(align=self.config.batch_size),
-            collate_fn=Gather(self.data.train_images.to(home), self.data.train_labels.to(home)),
+            collate_fn=Gather(inputs.to(home), targets.to(home)),
             num_workers=self.config.num_workers,
             persistent_workers=self.config.num_workers > 0,
             generator=self.generator,
         )
+
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The training samples and their targets, [N, ...] each."""
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Change what a batch holds at random; the task says how."""
+        return batch
+
+    @abstractmethod
+    def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Run forward and return per-sample losses and their score."""
+
+    @abstractmethod
+    def evaluate(self) -> float:
+        """``METRIC`` on the test samples."""
+
+    def step(self, loss: Tensor) -> None:
+        """Backward and one optimiser step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read next is honest."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class ImageTrainer(Trainer):
+    """Classify images."""
+
+    METRIC = "test_accuracy"
+
+    def __init__(self, data: ImageData, config: TrainConfig, seed: int) -> None:
+        model = models.build(config.model, data.shape, data.num_classes, seed)
+        super().__init__(data, model, config, seed)
+        self.data = data
+        self.mean = data.mean.view(1, -1, 1, 1).to(self.device)
+        self.scale = (1.0 / data.std).view(1, -1, 1, 1).to(self.device)
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Images and labels."""
+        return self.data.train_images, self.data.train_labels
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Crop and flip the images of a batch; what comes after them stays."""
@@ -137,21 +204,16 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             return self.averaged(pixels) if self.model.training else self.model(pixels)
 
-    def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Augment, run forward and return per-sample losses and their score."""
+        images = inputs
         if self.config.augment and not self.config.resident:  # whose loader has done it
             (images,) = self.augment((images,), self.generator)
-        labels = labels.to(self.device)
+        labels = targets.to(self.device)
         logits = self.logits(images).float()
         return cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
-    def step(self, loss: Tensor) -> None:
-        """Backward and one optimiser step."""
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        self.optimizer.step()
-
-    def accuracy(self) -> float:
+    def evaluate(self) -> float:
         """Share of the test samples that are right, in [0, 1]."""
         self.model.eval()
         right = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -163,13 +225,70 @@ class Trainer:
         self.model.train()
         return int(right) / len(self.data.test_labels)
 
-    def synchronize(self) -> None:
-        """Wait for the device, so that a clock read next is honest."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+
+class TextTrainer(Trainer):
+    """Predict the next byte; a sample is a row, its loss the mean over the row's bytes."""
+
+    METRIC = "test_perplexity"
+
+    def __init__(self, data: TextData, config: TrainConfig, seed: int) -> None:
+        for name in ("augment", "label_smoothing"):
+            if getattr(config, name):
+                raise ValueError(f"{name}: expected none for text, got {getattr(config, name)}")
+        super().__init__(data, ByteGPT2(data.length, seed), config, seed)
+        self.data = data
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The rows; their targets are in them."""
+        rows = self.data.train_rows
+        return rows, torch.empty(len(rows), 0, dtype=torch.uint8)
+
+    def _sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        rows = rows.to(self.device, torch.int64)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
+            logits = (self.averaged if self.model.training else self.model)(rows[:, :-1])
+        return token_losses(logits, rows)
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Run forward and return per-row losses, which are their own score."""
+        sums, counts = self._sums(inputs)
+        losses = sums / counts.clamp(min=1)
+        return losses, losses.detach()
+
+    def evaluate(self) -> float:
+        """Perplexity per byte: exp of the mean negative log-likelihood of the test rows."""
+        self.model.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        with torch.inference_mode():
+            for start in range(0, self.data.num_test, 128):
+                sums, counts = self._sums(self.data.test_rows[start : start + 128])
+                total += torch.stack([sums.sum().double(), counts.sum().double()])
+        self.model.train()
+        return math.exp(float(total[0] / total[1]))
 
 
-def warm_up(data: ImageData, config: TrainConfig, steps: int = 10) -> None:
+def make_trainer(data: ImageData | TextData, config: TrainConfig, seed: int) -> Trainer:
+    """Return the trainer of a data set.
+
+    Args:
+        data: images or text.
+        config: of the run; its model must fit the data.
+        seed: of the weights and the augmentation.
+
+    Returns:
+        A trainer.
+
+    Raises:
+        ValueError: the model is not one for this data.
+    """
+    if isinstance(data, ImageData):
+        return ImageTrainer(data, config, seed)
+    if config.model != "gpt2":
+        raise ValueError(f"model: expected gpt2 for text, got {config.model!r}")
+    return TextTrainer(data, config, seed)
+
+
+def warm_up(data: ImageData | TextData, config: TrainConfig, steps: int = 10) -> None:
     """Run a throw-away model, so that the first arm does not pay for starting the libraries.
 
     Args:
@@ -177,9 +296,9 @@ def warm_up(data: ImageData, config: TrainConfig, steps: int = 10) -> None:
         config: of the run.
         steps: batches.
     """
-    trainer = Trainer(data, config, seed=0)
+    trainer = make_trainer(data, config, seed=0)
+    inputs, targets = (tensor[: trainer.batch_size] for tensor in trainer.tensors())
     for _ in range(steps):
-        images = data.train_images[: trainer.batch_size]
-        losses, _ = trainer.losses(images, data.train_labels[: trainer.batch_size])
+        losses, _ = trainer.losses(inputs, targets)
         trainer.step(losses.mean())
     trainer.synchronize()
