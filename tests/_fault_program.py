@@ -180,6 +180,7 @@ def in_process(
     store = torch.distributed.FileStore(f"{folder}/store{attempt}", size)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
     run(folder, job, victim, at, name)
+    torch.distributed.barrier()  # a rank that is done and gone would fail one that is not
 
 
 def run(folder: str, job: Job, victim: int, at: int, name: str) -> None:
