@@ -24,10 +24,12 @@ OPERATORS = [
 
 
 def spoil(result: Any) -> Any:
-    """Change the smallest thing there is in what an operator returned."""
-    first: Tensor = result if isinstance(result, Tensor) else result[0]
-    flat = first.view(-1)
-    if flat.is_floating_point():
+    """Change a little of what an operator returned: a bit, or of what is measured 1e-5."""
+    last: Tensor = result if isinstance(result, Tensor) else result[-1]
+    flat = last.view(-1)
+    if flat.dtype == torch.float64:
+        flat *= 1 + 1e-5
+    elif flat.is_floating_point():
         flat[0] = torch.nextafter(flat[0], torch.tensor(torch.inf, dtype=flat.dtype))
     else:
         flat[0] ^= 1
@@ -35,7 +37,7 @@ def spoil(result: Any) -> Any:
 
 
 class Corrupted:
-    """The operators, one of them off by one bit in one element."""
+    """The operators, one of them slightly off."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,7 +46,12 @@ class Corrupted:
         operator = getattr(pe.ops, name)
         if name != self.name:
             return operator
-        return lambda *args, **kwargs: spoil(operator(*args, **kwargs))
+
+        def spoiled(*args: Any, **kwargs: Any) -> Any:
+            result = operator(*args, **kwargs)
+            return spoil(args[1] if result is None else result)  # activation_std writes there
+
+        return spoiled
 
 
 def test_there_are_operators_and_each_has_a_case() -> None:
@@ -68,7 +75,7 @@ def test_every_backend_of_this_machine_is_checked_once_per_operator() -> None:
 
 
 @pytest.mark.parametrize("name", selftest.CASES)
-def test_one_wrong_bit_of_an_operator_is_reported_as_that_operators_fault(name: str) -> None:
+def test_a_little_wrong_in_an_operator_is_reported_as_that_operators_fault(name: str) -> None:
     results = selftest.parity("cpu", CPU, Corrupted(name))
     faults = [check for check in results if not check.ok]
     assert [check.name for check in faults] == [f"cpu on cpu: {name}"]
