@@ -256,6 +256,8 @@ class Wheel(bdist_wheel):
     def write_wheelfile(self, wheelfile_base: str, *args: Any, **words: Any) -> None:
         """Add the SBOM to the metadata."""
         super().write_wheelfile(wheelfile_base, *args, **words)
+        if self.distribution.get_command_obj("editable_wheel", create=False) is not None:
+            return  # a link to this folder: nothing is packed, and nothing built yet
         (found,) = Path(self.bdist_dir).rglob(BUILD_INFO)
         about = self.distribution.metadata
         sbom = runpy.run_path("csrc/sbom.py")["sbom"]
