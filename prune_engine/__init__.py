@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_engine import backends, host, losses, ops
+    from prune_engine import backends, host, losses, ops, scores
     from prune_engine.buffer import ScoreBuffer
     from prune_engine.dataset import IndexedDataset
     from prune_engine.engine import PruneEngine
@@ -21,8 +21,18 @@ if TYPE_CHECKING:
         Progress,
         RandomSubset,
     )
+    from prune_engine.reducers import (
+        BatchScalar,
+        MixedPairs,
+        Pixels,
+        Reduced,
+        Reducer,
+        Tokens,
+        mix_targets,
+    )
     from prune_engine.sampler import PruneSampler
     from prune_engine.schedule import VirtualScheduler
+    from prune_engine.subset import load_subset, save_subset, select_subset
     from prune_engine.types import (
         Band,
         CoverageError,
@@ -38,6 +48,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Band",
+    "BatchScalar",
     "CoverageError",
     "EpochPlan",
     "EpochReport",
@@ -45,7 +56,9 @@ __all__ = [
     "IndexedDataset",
     "InfoBatch",
     "KeepAll",
+    "MixedPairs",
     "NonFiniteLossError",
+    "Pixels",
     "Policy",
     "PolicyMemory",
     "Progress",
@@ -53,16 +66,24 @@ __all__ = [
     "PruneEngineError",
     "PruneSampler",
     "RandomSubset",
+    "Reduced",
+    "Reducer",
     "Rule",
     "ScoreBuffer",
     "Selection",
     "StateMismatchError",
+    "Tokens",
     "VirtualScheduler",
     "__version__",
     "backends",
     "host",
+    "load_subset",
     "losses",
+    "mix_targets",
     "ops",
+    "save_subset",
+    "scores",
+    "select_subset",
 ]
 
 # Public module -> the public names that live in it. They are imported when first asked for (PEP
@@ -78,9 +99,20 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "losses": (),
     "ops": (),
     "plan": ("EpochPlan",),
+    "reducers": (
+        "BatchScalar",
+        "MixedPairs",
+        "Pixels",
+        "Reduced",
+        "Reducer",
+        "Tokens",
+        "mix_targets",
+    ),
     "policies": ("InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"),
     "sampler": ("PruneSampler",),
     "schedule": ("VirtualScheduler",),
+    "scores": (),
+    "subset": ("load_subset", "save_subset", "select_subset"),
     "types": (
         "Band",
         "CoverageError",

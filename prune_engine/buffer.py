@@ -58,6 +58,15 @@ def _filled(count: int, value: int, dtype: type[np.generic], device: torch.devic
     return filled.to(device)
 
 
+def _decoded(records: Tensor) -> Tensor:
+    key = records & KEY_MASK
+    bits = torch.where(key >= 0x80000000, key & 0x7FFFFFFF, key ^ KEY_MASK)
+    # The low 32 bits as a signed number, which is what a cast to int32 may not wrap to.
+    signed = torch.where(bits >= 0x80000000, bits - 0x100000000, bits)
+    decoded = signed.to(torch.int32).view(torch.float32)
+    return torch.where(records == 0, torch.nan, decoded)
+
+
 class ScoreBuffer:
     """The scores of N samples on one device, with their exact running sum.
 
@@ -125,12 +134,20 @@ class ScoreBuffer:
     @property
     def scores(self) -> Tensor:
         """Decode the scores: float32 [N] in dataset order, nan where never seen (a copy)."""
-        key = self.records & KEY_MASK
-        bits = torch.where(key >= 0x80000000, key & 0x7FFFFFFF, key ^ KEY_MASK)
-        # The low 32 bits as a signed number, which is what a cast to int32 may not wrap to.
-        signed = torch.where(bits >= 0x80000000, bits - 0x100000000, bits)
-        decoded = signed.to(torch.int32).view(torch.float32)
-        return torch.where(self.records == 0, torch.nan, decoded)
+        return _decoded(self.records)
+
+    def last_scores(self, indices: Tensor) -> Tensor:
+        """Return some samples' last scores, without waiting for the device.
+
+        Args:
+            indices: [B] int64 | int32 in 0..N-1; one that is not gives any sample's, for
+                ``observe`` is what refuses it.
+
+        Returns:
+            float32 [B] in the order of ``indices``, nan where never seen.
+        """
+        inside = indices.to(torch.int64).clamp(0, max(self.num_samples - 1, 0))
+        return _decoded(self.records[inside])
 
     def observe(
         self, losses: Tensor, indices: Tensor, *, score: Tensor | None = None
