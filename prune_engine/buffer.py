@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
+from prune_engine.cross_entropy import cross_entropy_state
 from prune_engine.types import INT64_MAX, MAX_SAMPLES, NUM_CLASSES, StateMismatchError, host_ints
 
 KEY_MASK = 0xFFFFFFFF
@@ -168,6 +169,46 @@ class ScoreBuffer:
         # These tensors are the buffer's own: none of them is ever saved for a backward pass.
         return ops.observe_state(
             losses, indices, score, self.observe_arguments, self._kernels, checks=self._checks
+        )
+
+    def cross_entropy_observe(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        indices: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        class_weight: Tensor | None = None,
+        score: str = "loss",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Record one batch from its logits (``ops.cross_entropy_observe``).
+
+        Args:
+            logits: [B, C].
+            targets: [B].
+            indices: [B] int64 | int32 in 0..N-1.
+            label_smoothing: of the loss.
+            ignore_index: a target that counts for nothing.
+            class_weight: [C], of the loss.
+            score: a name of ``scores.SCORES``.
+
+        Returns:
+            ``rescaled``, ``batch_weights`` and ``score`` [B], in the order of the batch.
+
+        Raises:
+            IndexError: an index or a target is out of range (on the cpu).
+        """
+        return cross_entropy_state(
+            logits,
+            targets,
+            indices,
+            self.observe_arguments,
+            self._kernels,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            class_weight=class_weight,
+            score=score,
         )
 
     def mean_threshold(self) -> Tensor:

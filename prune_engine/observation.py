@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from prune_engine.buffer import ScoreBuffer
-from prune_engine.checks import check_batch
+from prune_engine.checks import check_batch, check_labels
 from prune_engine.losses import check_reduction, reduce_losses, refuse_nonfinite
 from prune_engine.reducers import Reducer
 from prune_engine.run import EpochRun
 from prune_engine.weights import rescale
 
 Reduction = Literal["mean", "sum", "none", "weighted_mean"]
+ScoreName = Literal["loss", "el2n", "margin", "least_confidence", "entropy", "forgetting"]
 
 
 class Observer:
@@ -100,3 +101,72 @@ class Observer:
             rescaled, weights = rescale(losses, shared), shared
         run.consume(losses.shape[0])
         return reduce_losses(rescaled, weights, reduction, denom)
+
+    def cross_entropy_observe(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        indices: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        class_weight: Tensor | None = None,
+        score: ScoreName = "loss",
+        reduction: Reduction = "mean",
+        denom: Tensor | float | None = None,
+    ) -> Tensor:
+        """Compute the cross-entropy of logits, record its score and return the loss to train on.
+
+        ``observe(F.cross_entropy(logits, targets, reduction="none"), indices)`` in one pass over
+        the logits, with any of the scores (formulas and papers: ``prune_engine.scores``), always of
+        the unsmoothed and unweighted softmax. ``mean`` divides by B (InfoBatch, ICLR 2024, eq. 9),
+        also where targets are ignored or classes weighted: pass ``denom`` for another divisor.
+
+        Args:
+            logits: [B, C] float16 | bfloat16 | float32 | float64.
+            targets: [B] int64 | int32 in 0..C-1, or ``ignore_index``.
+            indices: [B] int64 | int32, the dataset positions that came with the batch.
+            label_smoothing: in 0..1.
+            ignore_index: a sample with this target has loss 0 and keeps its last score; with
+                ``on_nonfinite="raise"`` it is an error, as is any other score that is not a number.
+            class_weight: [C] floating, of the loss.
+            score: ``"loss"``, ``"el2n"``, ``"margin"``, ``"least_confidence"``, ``"entropy"`` or
+                ``"forgetting"``.
+            reduction: see ``observe``.
+            denom: see ``observe``.
+
+        Returns:
+            A scalar, or [B] in the order of the batch for ``"none"``; float32 whatever the dtype of
+            the logits, float64 for float64.
+
+        Raises:
+            TypeError: a dtype does not fit.
+            ValueError: a shape, device, number or name does not fit.
+            IndexError: an index or a target is out of range (on a device ``end_epoch`` raises for
+                an index; the loss of such a target is nan).
+            NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; the batch's other scores
+                are recorded by then.
+        """
+        began = self._run.now()
+        run, device = self._run, self.buffer.device
+        check_reduction(reduction, denom)
+        if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
+            indices = indices.to(device, non_blocking=True)
+        if run.ahead:
+            check_labels(logits, targets, indices, class_weight, label_smoothing, device)
+            run.arrive(indices.shape[0])
+        rescaled, weights, found = self.buffer.cross_entropy_observe(
+            logits,
+            targets,
+            indices,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            class_weight=class_weight,
+            score=score,
+        )
+        if run.on_nonfinite == "raise" and found.is_cpu:
+            refuse_nonfinite(found, indices)
+        run.consume(indices.shape[0])
+        loss = reduce_losses(rescaled, weights, reduction, denom)
+        run.add_seconds(began)
+        return loss

@@ -7,8 +7,6 @@ Every function takes ``backend=``: ``"auto"`` (the best that serves the tensors'
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,21 +19,25 @@ from prune_engine.checks import (
     check_vector,
     raise_index_error,
 )
+from prune_engine.cross_entropy import ObserveState, cross_entropy_observe
 from prune_engine.gradient import differentiable_observe
 from prune_engine.types import PLAN_BLOCK, Rule
 from prune_engine.weights import rescale
 
-
-def _kernels(backend: str, tensor: Tensor) -> backends.Kernels:
-    if torch.compiler.is_compiling() and backend != "reference":
-        # Dynamo can trace neither an import nor a cache, but an operator it can see by name; the
-        # dispatcher then finds the device's kernel or says that there is none.
-        traced: Any = torch.ops.prune_engine
-        return traced
-    return backends.load(backends.resolve(backend, tensor.device.type))
+_kernels = backends.kernels_for
 
 
-ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+__all__ = [
+    "ObserveState",
+    "audit",
+    "compact",
+    "cross_entropy_observe",
+    "mean_threshold",
+    "observe",
+    "observe_state",
+    "order",
+    "plan",
+]
 
 
 def observe(

@@ -57,6 +57,11 @@ def compile_kernels(folder: Path, edit: Callable[[str], str] = lambda text: text
     return Emulated(ctypes.CDLL(str(library)))
 
 
+def small_grids(source: str) -> str:
+    """Let three blocks do everything, so that small inputs already stride."""
+    return re.sub(r"(k(?:Max|Histogram)Grid) = [^;]+;", r"\1 = 3;", source)
+
+
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
@@ -66,7 +71,7 @@ def _numbers(values: list[int]) -> Any:
 
 
 class Emulated:
-    """The six operators with the signatures of a backend module, on CPU tensors."""
+    """The operators with the signatures of a backend module, on CPU tensors."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         """Wrap the compiled library."""
@@ -74,6 +79,7 @@ class Emulated:
 
     def _call(self, name: str, *arguments: Any) -> None:
         words = [ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments]
+        words = [ctypes.c_double(a) if isinstance(a, float) else a for a in words]
         words = [_pointer(a) if isinstance(a, Tensor) else a for a in words]
         getattr(self._library, f"emulated_{name}")(*words)
 
@@ -136,3 +142,33 @@ class Emulated:
         result = torch.full((6,), -1, dtype=torch.int64)
         self._call("audit", records, weight_class, records.numel(), epoch, result)
         return result
+
+    def cross_entropy_observe(
+        self, logits, targets, indices, class_weight, smoothing, ignore_index, kind, /, *state
+    ):
+        records, score_sum, counters, weight_class, table, epoch = state
+        size, num_classes = logits.shape
+        real = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        rescaled, stats = torch.empty(size, dtype=real), torch.empty(size, 2, dtype=real)
+        weights, score = torch.empty(size), torch.empty(size)
+        self._call(
+            "cross_entropy_observe",
+            *(REAL[logits.dtype], logits, num_classes, targets),
+            *(int(indices.dtype == torch.int64), indices, size),
+            *(_pointer(class_weight), smoothing, ignore_index, kind),
+            *(rescaled, weights, score, stats),
+            *(records, records.numel(), score_sum, counters, weight_class, table, epoch),
+        )
+        return rescaled, weights, score, stats
+
+    def cross_entropy_grad(
+        self, grad, logits, targets, class_weight, smoothing, ignore_index, weights, stats, /
+    ):
+        made = torch.empty(logits.shape, dtype=logits.dtype)
+        size, num_classes = logits.shape
+        self._call(
+            "cross_entropy_grad",
+            *(REAL[logits.dtype], grad, logits, num_classes, targets, size),
+            *(_pointer(class_weight), smoothing, ignore_index, weights, stats, made),
+        )
+        return made

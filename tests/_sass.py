@@ -16,6 +16,12 @@ from pathlib import Path
 
 # Kernels whose time is that of reading something of length N: they must read 16 bytes a load.
 STREAMING = {"plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"}
+# ... or a row of logits.
+STREAMING |= {
+    "cross_entropy_warp_kernel",
+    "cross_entropy_block_kernel",
+    "cross_entropy_grad_kernel",
+}
 WIDE_LOAD = re.compile(r"\bLDG\.E(?:\.\w+)*\.128\b")
 SPILL = re.compile(r"\b(?:STL|LDL)(?:\.\w+)*\b")
 KERNEL = re.compile(r"\d([a-z][a-z_]*_kernel)")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import _assertions
+import _emulated
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -45,3 +46,9 @@ def backend(request: pytest.FixtureRequest) -> str:
 def num_threads() -> Callable[[int], AbstractContextManager[None]]:
     """Return a context manager that sets torch's thread count and restores it."""
     return _assertions.num_threads
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> _emulated.Emulated:
+    """Compile the CUDA kernels for a CPU, once for all tests of them."""
+    return _emulated.compile_kernels(tmp_path_factory.mktemp("emulated"), _emulated.small_grids)

@@ -8,7 +8,6 @@ compiler, its speed) is for tests/test_cuda.py.
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 
 import _emulated
@@ -28,19 +27,9 @@ REFERENCE = backends.load("reference")
 WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
 
 
-def small_grids(source: str) -> str:
-    """Let three blocks do everything, so that small inputs already stride."""
-    return re.sub(r"(k(?:Max|Histogram)Grid) = [^;]+;", r"\1 = 3;", source)
-
-
-@pytest.fixture(scope="session")
-def emulated(tmp_path_factory):
-    return _emulated.compile_kernels(tmp_path_factory.mktemp("emulated"), small_grids)
-
-
 def test_the_grids_were_made_small():
     sources = [path.read_text(encoding="utf-8") for path in _emulated.CSRC.glob("cuda/*.cu")]
-    assert sum(small_grids(text).count("Grid = 3;") for text in sources) == 4
+    assert sum(_emulated.small_grids(text).count("Grid = 3;") for text in sources) == 6
 
 
 @pytest.fixture(params=["ascending", "descending"])

@@ -37,6 +37,7 @@ HEIGHTS = {
     "buffer": 3,
     "ops": 3,
     "losses": 3,
+    "cross_entropy": 3,
     "reducers": 3,
     "subset": 3,
     "scores": 2,
@@ -53,7 +54,16 @@ HEIGHTS = {
 }
 FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts cli
 # A policy never sees a kernel; nor does anything between the engine and the operators.
-SEES_BACKENDS = ("cli", "recipes", "integrations", "engine", "buffer", "ops", "backends")
+SEES_BACKENDS = (
+    "cli",
+    "recipes",
+    "integrations",
+    "engine",
+    "buffer",
+    "ops",
+    "cross_entropy",
+    "backends",
+)
 
 CODE = {".py", ".cpp", ".h", ".cu", ".cuh"}
 PROSE_OR_DATA = ("LICENSE", "CHANGELOG.md", "bench/results/")

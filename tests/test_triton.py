@@ -21,6 +21,7 @@ pytestmark = pytest.mark.triton
 
 TESTS = Path(__file__).resolve().parent
 OPS = ("observe", "mean_threshold", "plan", "compact", "order", "audit")
+OPS += ("cross_entropy_observe", "cross_entropy_grad")
 
 
 @pytest.fixture
@@ -34,12 +35,12 @@ def launches() -> Any:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """Run triton_parity.py once: name of each test -> what it failed with, or None."""
+    """Run triton_parity*.py once: name of each test -> what it failed with, or None."""
     pytest.importorskip("triton")
     report = tmp_path_factory.mktemp("triton") / "report.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "triton"]
     run = subprocess.run(
-        [*command, f"--junit-xml={report}", str(TESTS / "triton_parity.py")],
+        [*command, f"--junit-xml={report}", *map(str, sorted(TESTS.glob("triton_parity*.py")))],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=TESTS.parent,
         capture_output=True,

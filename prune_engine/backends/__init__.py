@@ -7,13 +7,14 @@ import importlib
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor
 
 
 class Kernels(Protocol):
-    """The six operators that every backend module defines (schemas: ``csrc/ops.cpp``)."""
+    """The operators that every backend module defines (schemas: ``csrc/ops.cpp``)."""
 
     CHECKS_ARGUMENTS: bool
 
@@ -76,6 +77,41 @@ class Kernels(Protocol):
         """Recompute the sum and compare what was seen with what was planned."""
         ...
 
+    def cross_entropy_observe(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        indices: Tensor,
+        class_weight: Tensor | None,
+        label_smoothing: float,
+        ignore_index: int,
+        kind: int,
+        records: Tensor,
+        score_sum: Tensor,
+        counters: Tensor,
+        weight_class: Tensor,
+        weight_table: Tensor,
+        epoch: Tensor,
+        /,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute losses and scores of logits, record the scores and weigh the losses."""
+        ...
+
+    def cross_entropy_grad(
+        self,
+        grad: Tensor,
+        logits: Tensor,
+        targets: Tensor,
+        class_weight: Tensor | None,
+        label_smoothing: float,
+        ignore_index: int,
+        batch_weights: Tensor,
+        stats: Tensor,
+        /,
+    ) -> Tensor:
+        """Turn the gradient of the weighed losses into that of the logits."""
+        ...
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -83,7 +119,7 @@ class Backend:
 
     Args:
         name: the public word.
-        module: where its six functions are.
+        module: where its functions are.
         devices: device types it serves; empty means every one.
         automatic: whether ``"auto"`` may choose it.
         summary: one line for ``prune-engine info``.
@@ -123,7 +159,7 @@ def load(name: str) -> Kernels:
         name: a name of ``TABLE``.
 
     Returns:
-        The module with the six operators.
+        The module with the operators.
 
     Raises:
         ValueError: no such backend.
@@ -191,6 +227,33 @@ def resolve(name: str, device_type: str) -> str:
         f"backend 'auto' found none for {device_type} tensors ({'; '.join(refused)}); "
         "name backend='reference' to use the slow specification"
     )
+
+
+def kernels_for(backend: str, tensor: Tensor) -> Kernels:
+    """Return the kernels that serve a tensor; inside ``torch.compile``, what it can trace.
+
+    Args:
+        backend: ``"auto"`` or a name of ``TABLE``.
+        tensor: says where.
+
+    Returns:
+        A backend module, or the namespace of the compiled operators.
+
+    Raises:
+        ValueError: see ``resolve``.
+        RuntimeError: see ``resolve``.
+
+    Example:
+        >>> import torch
+        >>> kernels_for("reference", torch.zeros(1)).CHECKS_ARGUMENTS
+        False
+    """
+    if torch.compiler.is_compiling() and backend != "reference":
+        # Dynamo can trace neither an import nor a cache, but an operator it can see by name; the
+        # dispatcher then finds the device's kernel or says that there is none.
+        traced: Any = torch.ops.prune_engine
+        return traced
+    return load(resolve(backend, tensor.device.type))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ import torch
 try:
     from prune_engine.backends.triton.audit import audit
     from prune_engine.backends.triton.compact import compact
+    from prune_engine.backends.triton.cross_entropy_grad import cross_entropy_grad
+    from prune_engine.backends.triton.cross_entropy_observe import cross_entropy_observe
     from prune_engine.backends.triton.mean_threshold import mean_threshold
     from prune_engine.backends.triton.observe import observe
     from prune_engine.backends.triton.order import order
@@ -27,7 +29,17 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError("triton is not installed; run `pip install triton`") from error
 
-__all__ = ["audit", "compact", "mean_threshold", "observe", "order", "plan", "refusal"]
+__all__ = [
+    "audit",
+    "compact",
+    "cross_entropy_grad",
+    "cross_entropy_observe",
+    "mean_threshold",
+    "observe",
+    "order",
+    "plan",
+    "refusal",
+]
 
 CHECKS_ARGUMENTS = False
 
