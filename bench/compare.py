@@ -24,6 +24,7 @@ from typing import Any
 # Before the first `import torch`: a spinning OpenMP barrier collapses when a core is taken away.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import bench_cross_entropy_observe
 import bench_memory
 import bench_observe
 import bench_order
@@ -39,7 +40,9 @@ FORMAT = 1
 LARGE = 4_000_000
 # table: (rounds up to LARGE samples, rounds above)
 ROUNDS = {"plan": (31, 21), "order": (15, 9), "observe": (31, 31), "sampler": (15, 15)}
-TABLES = (*ROUNDS, "memory")
+ROUNDS["cross_entropy"] = (9, 9)
+DEFAULT_TABLES = ("plan", "order", "observe", "sampler", "memory")
+TABLES = (*DEFAULT_TABLES, "cross_entropy", "cross_entropy_memory")
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 
@@ -96,6 +99,12 @@ def _jobs(names: Sequence[str], n: int) -> list[tuple[Any, Any]]:
             jobs.append((bench_observe, lambda b=batch: bench_observe.ObserveData(n, b)))
     if "sampler" in names:
         jobs.append((bench_sampler, lambda: bench_sampler.SamplerData(n)))
+    if "cross_entropy" in names:
+        module = bench_cross_entropy_observe
+        for batch, classes in module.SHAPES:
+            for dtype in module.DTYPES:
+                make = lambda b=batch, c=classes, d=dtype: module.LogitData(n, b, c, d)  # noqa: E731
+                jobs.append((module, make))
     return jobs
 
 
@@ -126,6 +135,14 @@ def run(arguments: argparse.Namespace) -> int:
         for kind in bench_memory.KINDS:
             _say(f"memory, N = {n:,}: {kind} ({time.monotonic() - started:.0f} s)")
             document["memory"].append(bench_memory.measure(kind, n))
+    if "cross_entropy_memory" in arguments.tables:
+        module = bench_cross_entropy_observe
+        document["logit_memory"] = [
+            module.peak(kind, batch, classes, dtype)
+            for batch, classes in module.MEMORY_SHAPES
+            for dtype in module.DTYPES
+            for kind in module.MEMORY_KINDS
+        ]
     document["seconds"] = round(time.monotonic() - started, 1)
     arguments.out.write_text(to_json(document))
     _say(f"{arguments.out} written after {document['seconds']:.0f} s")
@@ -151,17 +168,22 @@ def load(path: Path) -> dict[str, Any]:
     return document
 
 
-def insert(page: str, text: str) -> str:
+def insert(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """Puts `text` between the two markers of a page.
 
     Raises:
         ValueError: the page does not have both markers, in order.
     """
-    head, found_begin, rest = page.partition(BEGIN)
-    _, found_end, tail = rest.partition(END)
+    head, found_begin, rest = page.partition(begin)
+    _, found_end, tail = rest.partition(end)
     if not (found_begin and found_end):
-        raise ValueError(f"page: expected {BEGIN} and then {END}")
-    return f"{head}{BEGIN}\n{text.rstrip()}\n{END}{tail}"
+        raise ValueError(f"page: expected {begin} and then {end}")
+    return f"{head}{begin}\n{text.rstrip()}\n{end}{tail}"
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The two markers of a page's table; "" is the one without a name."""
+    return (f"<!-- {name} table -->", f"<!-- /{name} table -->") if name else (BEGIN, END)
 
 
 def table(arguments: argparse.Namespace) -> int:
@@ -170,7 +192,8 @@ def table(arguments: argparse.Namespace) -> int:
     if arguments.into is None:
         print(text, end="")
     else:
-        arguments.into.write_text(insert(arguments.into.read_text(), text))
+        begin, end = markers(arguments.name)
+        arguments.into.write_text(insert(arguments.into.read_text(), text, begin, end))
     return 0
 
 
@@ -195,13 +218,14 @@ def main(argv: Sequence[str]) -> int:
     one = commands.add_parser("run", help="measure and write the JSON")
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--samples", type=int, nargs="+", default=list(data.SAMPLES))
-    one.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    one.add_argument("--tables", nargs="+", choices=TABLES, default=list(DEFAULT_TABLES))
     one.add_argument("--rounds", type=int, help="for every table (default: 9 to 31, by table)")
     one.add_argument("--flush-mib", type=int, default=harness.default_flush_mib())
     one.set_defaults(action=run, command_line=" ".join(("python bench/compare.py", *argv)))
     two = commands.add_parser("table", help="print the Markdown tables of a run")
     two.add_argument("file", type=Path)
     two.add_argument("--into", type=Path, help="a page with the two table markers")
+    two.add_argument("--name", default="", help="of the markers, such as logits")
     two.set_defaults(action=table)
     three = commands.add_parser("check", help="compare a run with the design's targets")
     three.add_argument("file", type=Path)
