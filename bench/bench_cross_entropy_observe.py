@@ -129,7 +129,7 @@ ALTERNATIVES = (
     _row(RELATIVE_TO, _plain),
 )
 MEASURED = {row.name: row for row in ALTERNATIVES}
-MEMORY_KINDS = (OURS, VERSUS, f"torch.compile({VERSUS})")
+MEMORY_KINDS = (OURS, VERSUS)
 MEMORY_SHAPES = ((4096, 1000), (8, 262_144))
 
 
@@ -140,9 +140,6 @@ def peak_here(kind: str, batch: int, num_classes: int, dtype: str) -> dict[str, 
     call(warm, _indices(warm, 0))
     data = LogitData(1000, batch, num_classes, dtype)
     indices = _indices(data, 1)
-    if "compile" in kind:  # not the compiler's memory
-        call(data, indices)
-        data.logits.grad = None
     gc.collect()
     peak = Peak()
     peak.reset()
