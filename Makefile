@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # build: environment and libraries   test: the tests   check: what pre-commit checks
 # demo: train with and without pruning   bench: the benchmarks   soak: the long tests
-# wheel: one wheel in dist/   clean: remove what was built
+# wheel: what is released, in dist/   test-wheel: the tests against that
+# clean: remove what was built
+# nvcc: find a CUDA compiler or take one from PyPI's packages, as CI does before its tests
 # gpu: on a GPU machine, build with its own python, run the GPU tests, benchmarks and sanitizers
 # sanitize: the sanitizers alone
 SHELL := /bin/bash
@@ -18,7 +20,8 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null \
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
 
-.PHONY: build test check demo bench soak wheel clean gpu sanitize
+.PHONY: build test check demo bench soak wheel test-wheel clean nvcc gpu gpu-build gpu-tests
+.PHONY: gpu-bench sanitize
 .PHONY: check-text check-python check-types check-native check-spelling
 
 build: prune_engine/_ops.so
@@ -32,14 +35,29 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	touch $@
 
 # ninja compiles only what changed; both libraries come from this one command.
-prune_engine/_ops.so: $(VENV)/.installed $(SOURCES)
+prune_engine/_ops.so: $(VENV)/.installed $(wildcard $(VENV)/.nvcc) $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
 test: build
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -rs
 
-soak: build
+# setup.py's own search; what it prints is why there is none.
+FIND_NVCC := $(BIN)/python -c 'import runpy, sys; \
+  found = runpy.run_path("setup.py", run_name="setup")["find_toolkit"](); \
+  sys.exit(found if isinstance(found, str) else 0)'
+
+nvcc: $(VENV)/.nvcc
+
+# The library is built again when this file appears. Without a compiler it does not, and the tests
+# that need one say so.
+$(VENV)/.nvcc: $(VENV)/.installed
+	@if $(FIND_NVCC) || { echo "taking nvcc from PyPI's packages" && \
+	  $(PIP) --no-build-isolation --editable '.[nvcc]' && $(FIND_NVCC); }; then touch $@; \
+	else echo "no nvcc, installed or as packages: no CUDA kernel is built or judged"; fi
+
+# A slow test builds what is released, with the tools of the dev extra.
+soak: build $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m "slow or soak"
 
 demo: build
@@ -71,13 +89,20 @@ sanitize:
 	    $(GPU_TESTS) -k '$(SANITIZED)' tests/test_cuda.py; \
 	done
 
-wheel: $(VENV)/.installed
-	rm -rf build/lib* build/bdist*
-	$(BIN)/python -m pip --disable-pip-version-check wheel --no-build-isolation --no-deps \
-	  --wheel-dir dist .
+# PYTHONS="python3.12 python3.13" chooses the Pythons of the wheels with the NumPy module; PYTHONS=
+# builds the wheel for every Python alone.
+wheel: $(VENV)/.dev
+	$(BIN)/python .ci/wheels.py $(if $(filter undefined,$(origin PYTHONS)),,--python $(PYTHONS))
+
+# The tests against the installed wheels: the one for every Python, and that of this Python.
+test-wheel: wheel
+	$(BIN)/python .ci/suite.py dist/*.whl
+	$(BIN)/python .ci/suite.py dist/cpython/*-$$($(BIN)/python -c \
+	  'import sys; print("cp%d%d" % sys.version_info[:2])')-*.whl
 
 clean:
-	rm -rf build dist runs prune_engine.egg-info prune_engine/*.so $(VENV)/.installed $(VENV)/.dev
+	rm -rf build dist runs prune_engine.egg-info prune_engine/*.so \
+	  prune_engine/_build_info.json $(VENV)/.installed $(VENV)/.dev
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.dev: $(VENV)/.installed
@@ -92,6 +117,8 @@ check-text: $(VENV)/.dev
 	$(BIN)/check-added-large-files --enforce-all --maxkb=300 $(FILES)
 	$(BIN)/check-yaml $(filter %.yaml %.yml,$(FILES) .pre-commit-config.yaml)
 	$(BIN)/check-toml $(filter %.toml,$(FILES))
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*)
+	$(BIN)/hadolint .ci/Dockerfile
 
 check-python: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -7,10 +7,14 @@ Two shared objects come out of csrc/:
   hold no Python, so one file loads on every torch >= 2.10 and every Python.
 * ``prune_engine/_host.<suffix>``, the pybind11 module for NumPy users; it knows nothing of torch.
 
+``prune_engine/_build_info.json`` beside them says what they were built with. The same sources and
+tools give the same bytes, in whatever folder.
+
 Instructions beyond the base architecture are chosen at run time, hence never an -march flag.
 
 Environment: ``CXX`` (default g++), ``MAX_JOBS``, ``PE_WERROR=1`` (warnings are errors, as in CI),
-``PE_TORCH_INCLUDE`` (folder with the torch headers, where they cannot be found). CUDA operators:
+``PE_TORCH_INCLUDE`` (folder with the torch headers, where they cannot be found), ``PE_HOST=0``
+(leave the NumPy module out: the wheel is then py3-none, for every Python). CUDA operators:
 ``PE_CUDA`` (auto: where there is nvcc; 0; 1: refuse to build without), ``NVCC``, ``CUDA_HOME``,
 ``PE_CUDA_ARCHS`` or ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0+PTX"; default: DEFAULT_ARCHS).
 """
@@ -18,8 +22,10 @@ Environment: ``CXX`` (default g++), ``MAX_JOBS``, ``PE_WERROR=1`` (warnings are 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -27,13 +33,17 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
 
 PROBE = Path("torch/csrc/stable/library.h")
+BUILD_INFO = "_build_info.json"
 TORCH_TARGET = "0x020a000000000000ULL"  # 2.10: the first stable ABI with every call used here
 FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -pthread -Wall -Wextra"
 # Contraction would change bits. The headers of torch stay out of .cu files: nvcc is slow on them.
@@ -44,6 +54,9 @@ NVCC_FLAGS = (
 # Machine code for data centre and consumer chips of four generations; PTX for what comes between
 # (8.x) and after (12.x).
 DEFAULT_ARCHS = "8.0+PTX;9.0;10.0;12.0+PTX"
+# -fvisibility=hidden spares neither an ifunc nor what a library linked in brings along.
+EXPORTS = "{ global: PyInit_*; local: *; };\n"
+# nvcc names kernels after the absolute path of their file, unless told another.
 NINJA = """\
 # Written by setup.py.
 ninja_required_version = 1.5
@@ -54,7 +67,7 @@ rule cxx
   deps = gcc
   description = compile $in
 rule nvcc
-  command = {nvcc} {nvcc_flags} -MD -MF $out.d -c $in -o $out
+  command = {nvcc} {nvcc_flags} -Xcudafe --orig_src_path_name=$in -MD -MF $out.d -c $in -o $out
   depfile = $out.d
   deps = gcc
   description = compile $in
@@ -62,7 +75,7 @@ rule stub
   command = {cxx} -shared -x c++ /dev/null -o $out -Wl,-soname,libtorch.so
   description = stub $out
 rule link
-  command = {cxx} -shared -pthread $in -o $out $libs -Wl,-z,now -Wl,--exclude-libs,ALL -s
+  command = {cxx} -shared -pthread $in -o $out $libs -Wl,-z,now -s -Wl,--version-script={exports}
   description = link $out
 """
 
@@ -201,8 +214,62 @@ def quoted(path: Path | str) -> str:
     return shlex.quote(str(path)).replace("$", "$$")
 
 
+def with_host() -> bool:
+    """Obey ``PE_HOST``."""
+    mode = os.environ.get("PE_HOST", "1")
+    if mode not in ("0", "1"):
+        raise PlatformError(f"PE_HOST must be 0 or 1, got {mode!r}")
+    return mode == "1"
+
+
+def build_info(toolkit: Toolkit | None, torch: Path, cxx: str) -> dict[str, Any]:
+    """Return what ``prune-engine info`` and the wheel's SBOM say of this build."""
+    if shutil.which(shlex.split(cxx)[0]) is None:
+        raise PlatformError(f"no C++ compiler: {cxx!r} is not a program here; see CXX")
+    header = (torch / "torch/headeronly/version.h").read_text(encoding="utf-8")
+    release = re.search(
+        r"release (\d+\.\d+)", _nvcc_says(toolkit.nvcc, "--version") if toolkit else ""
+    )
+    compiler = subprocess.run([*shlex.split(cxx), "--version"], capture_output=True, text=True)
+    return {
+        "compiler": compiler.stdout.partition("\n")[0],
+        "cuda": release.group(1) if release else None,
+        "cuda_archs": [f"{arch}{'+PTX' * ptx}" for arch, ptx in toolkit.archs] if toolkit else [],
+        "pybind11": metadata.version("pybind11") if with_host() else None,
+        "torch_headers": ".".join(re.findall(r"TORCH_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", header)),
+    }
+
+
+class Wheel(bdist_wheel):
+    """Pack what this build made and nothing older; without the NumPy module, for every Python."""
+
+    def run(self) -> None:
+        """Begin with an empty folder: what an earlier build left there would be packed too."""
+        shutil.rmtree(self.get_finalized_command("build").build_lib, ignore_errors=True)
+        super().run()
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return py3-none where no library belongs to one Python."""
+        tag = super().get_tag()
+        return tag if with_host() else ("py3", "none", tag[2])
+
+    def write_wheelfile(self, wheelfile_base: str, *args: Any, **words: Any) -> None:
+        """Add the SBOM to the metadata."""
+        super().write_wheelfile(wheelfile_base, *args, **words)
+        (found,) = Path(self.bdist_dir).rglob(BUILD_INFO)
+        about = self.distribution.metadata
+        sbom = runpy.run_path("csrc/sbom.py")["sbom"]
+        text = sbom(about.get_name(), about.get_version(), json.loads(found.read_text()))
+        target = Path(wheelfile_base) / "sboms" / "prune_engine.cdx.json"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+
+
 class NinjaBuild(build_ext):
-    """Compile with ninja, which rebuilds only what changed, in a folder that outlives the build."""
+    """Compile with ninja, which rebuilds only what changed, in a folder that outlives the build.
+
+    The operators' objects there serve every Python.
+    """
 
     def get_ext_filename(self, fullname: str) -> str:
         """Name ``_ops`` without a Python suffix: it belongs to no Python."""
@@ -214,8 +281,11 @@ class NinjaBuild(build_ext):
         """Write build.ninja, run ninja and copy both libraries to where setuptools wants them."""
         if sys.platform != "linux":
             raise PlatformError(f"prune_engine builds on Linux, not on {sys.platform}")
-        out = Path("build") / f"native-{self.plat_name}-{sys.implementation.cache_tag}"
+        out = Path("build") / f"native-{self.plat_name}"
         out.mkdir(parents=True, exist_ok=True)
+        exports = out / "exports.map"
+        if not exports.exists() or exports.read_text(encoding="utf-8") != EXPORTS:
+            exports.write_text(EXPORTS, encoding="utf-8")  # a newer one would be linked anew
         (out / "build.ninja").write_text(self.ninja_text(out), encoding="utf-8")
         command = [sys.executable, "-m", "ninja", "-f", str(out / "build.ninja")]
         if jobs := os.environ.get("MAX_JOBS"):
@@ -226,16 +296,24 @@ class NinjaBuild(build_ext):
             target = Path(self.get_ext_fullpath(ext.name))
             self.mkpath(str(target.parent))
             self.copy_file(str(out / target.name), str(target))
+        text = json.dumps(self.info, indent=1) + "\n"
+        Path(self.build_lib, "prune_engine", BUILD_INFO).write_text(text, encoding="utf-8")
+
+    def copy_extensions_to_source(self) -> None:
+        """Copy also what is said of them, in an editable or in-place build."""
+        super().copy_extensions_to_source()
+        self.copy_file(str(Path(self.build_lib, "prune_engine", BUILD_INFO)), "prune_engine")
 
     def ninja_text(self, out: Path) -> str:
         """Return the build file; paths are relative, so no machine's path enters a library."""
-        import pybind11  # a build requirement: absent while pip only asks what is required
-
         torch = torch_include()
         if torch is None:
             raise PlatformError("no torch headers found: install torch or set PE_TORCH_INCLUDE")
-        python = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
-        host_dirs = [pybind11.get_include(), *sorted(python)]
+        host_dirs = sorted({sysconfig.get_path("include"), sysconfig.get_path("platinclude")})
+        if with_host():
+            import pybind11  # a build requirement: absent while pip only asks what is required
+
+            host_dirs.insert(0, pybind11.get_include())
         extra = {
             "_ops": f"-DTORCH_TARGET_VERSION={TORCH_TARGET} -isystem {quoted(torch)} "
             f"-ffile-prefix-map={quoted(torch)}=.",
@@ -254,7 +332,9 @@ class NinjaBuild(build_ext):
         if "CXX" in os.environ and shutil.which(cxx):  # one program, no words around it
             nvcc_flags += f" -ccbin {quoted(cxx)}"
         cuda_sources: list[str] = []
-        if toolkit := choose_toolkit():
+        toolkit = choose_toolkit()
+        self.info = build_info(toolkit, torch, cxx)
+        if toolkit:
             folder = Path("csrc/cuda")
             found = [*folder.glob("*.cu"), *folder.glob("*.cpp")]
             cuda_sources = [path.as_posix() for path in sorted(found)]
@@ -268,6 +348,7 @@ class NinjaBuild(build_ext):
             NINJA.format(
                 out=out,
                 cxx=cxx,
+                exports=f"{out}/exports.map",
                 flags=FLAGS + " -Werror" * strict,
                 nvcc=quoted(toolkit.nvcc) if toolkit else "nvcc",
                 nvcc_flags=nvcc_flags,
@@ -277,31 +358,30 @@ class NinjaBuild(build_ext):
         for ext in self.extensions:
             name = ext.name.rpartition(".")[2]
             sources = [*ext.sources, *(cuda_sources if name == "_ops" else [])]
-            objects = [f"{out}/{source}.o" for source in sources]
+            folder = f"{out}/{sys.implementation.cache_tag}" if name == "_host" else str(out)
+            objects = [f"{folder}/{source}.o" for source in sources]
             for source, target in zip(sources, objects, strict=True):
                 if source.endswith(".cu"):
                     lines.append(f"build {target}: nvcc {source}")
                 else:
                     lines += [f"build {target}: cxx {source}", f"  extra = {extra[name]}"]
             product = f"{out}/{Path(self.get_ext_filename(ext.name)).name}"
-            lines.append(f"build {product}: link {' '.join(objects)} | {stub}")
+            lines.append(f"build {product}: link {' '.join(objects)} | {stub} {out}/exports.map")
             lines.append(f"  libs = {libs if name == '_ops' else ''}")
         return "\n".join(lines) + "\n"
 
 
 def extensions() -> list[Extension]:
-    """Return the two shared objects with their sources, found by name."""
+    """Return the shared objects with their sources, found by name."""
     kernels = sorted(path.as_posix() for path in Path("csrc/cpu").glob("*.cpp"))
-    return [
-        Extension("prune_engine._ops", ["csrc/ops.cpp", *kernels]),
-        Extension("prune_engine._host", ["csrc/host.cpp"]),
-    ]
+    found = [Extension("prune_engine._ops", ["csrc/ops.cpp", *kernels])]
+    return [*found, Extension("prune_engine._host", ["csrc/host.cpp"])] if with_host() else found
 
 
 if __name__ == "__main__":
     setup(
         ext_modules=extensions(),
-        cmdclass={"build_ext": NinjaBuild},
+        cmdclass={"build_ext": NinjaBuild, "bdist_wheel": Wheel},
         # build_meta reports these as extra build requirements (PEP 517), so a plain
         # `pip install .` uses the torch that is there and fetches one only where none is.
         setup_requires=[] if torch_include() else ["torch>=2.10"],

@@ -24,12 +24,14 @@ from typing import Any
 # Before the first `import torch`: a spinning OpenMP barrier collapses when a core is taken away.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import bench_activation_std
 import bench_cross_entropy_observe
 import bench_memory
 import bench_observe
 import bench_order
 import bench_plan
 import bench_sampler
+import bench_select
 import data
 import environment
 import harness
@@ -39,10 +41,18 @@ import targets
 FORMAT = 1
 LARGE = 4_000_000
 # table: (rounds up to LARGE samples, rounds above)
-ROUNDS = {"plan": (31, 21), "order": (15, 9), "observe": (31, 31), "sampler": (15, 15)}
-ROUNDS["cross_entropy"] = (9, 9)
-DEFAULT_TABLES = ("plan", "order", "observe", "sampler", "memory")
-TABLES = (*DEFAULT_TABLES, "cross_entropy", "cross_entropy_memory")
+ROUNDS = {
+    "plan": (31, 21),
+    "order": (15, 9),
+    "observe": (31, 31),
+    "sampler": (15, 15),
+    "select": (25, 9),
+    "cross_entropy": (9, 9),
+}
+LOGITS = ("cross_entropy", "cross_entropy_memory")  # a run of their own, for torch.compile is slow
+TABLES = (*(name for name in ROUNDS if name not in LOGITS), "memory")  # where none is asked for
+ACTIVATIONS = bench_activation_std.TABLE  # knows no N, so it is a run of its own
+ACTIVATION_ROUNDS = 15
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 
@@ -105,6 +115,8 @@ def _jobs(names: Sequence[str], n: int) -> list[tuple[Any, Any]]:
             for dtype in module.DTYPES:
                 make = lambda b=batch, c=classes, d=dtype: module.LogitData(n, b, c, d)  # noqa: E731
                 jobs.append((module, make))
+    if "select" in names:
+        jobs.append((bench_select, lambda: bench_select.SelectData(n)))
     return jobs
 
 
@@ -129,6 +141,14 @@ def run(arguments: argparse.Namespace) -> int:
             document["sections"].append(run_section(module, made, n, rounds, flush))
             del made
             gc.collect()
+    for dtype in bench_activation_std.DTYPES if ACTIVATIONS in arguments.tables else ():
+        _say(f"{ACTIVATIONS}, {dtype} ({time.monotonic() - started:.0f} s)")
+        made = bench_activation_std.ActivationData(dtype)
+        rounds = arguments.rounds or ACTIVATION_ROUNDS
+        section = run_section(bench_activation_std, made, made.items, rounds, flush)
+        document["sections"].append(section)
+        del made
+        gc.collect()
     # The processes of this table need the memory, and nothing is timed in them.
     flush = harness.ColdCaches(0)
     for n in arguments.samples if "memory" in arguments.tables else ():
@@ -168,22 +188,18 @@ def load(path: Path) -> dict[str, Any]:
     return document
 
 
-def insert(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+def insert(page: str, text: str, mark: str = "table") -> str:
     """Puts `text` between the two markers of a page.
 
     Raises:
         ValueError: the page does not have both markers, in order.
     """
+    begin, end = (marker.replace("table", mark) for marker in (BEGIN, END))
     head, found_begin, rest = page.partition(begin)
     _, found_end, tail = rest.partition(end)
     if not (found_begin and found_end):
         raise ValueError(f"page: expected {begin} and then {end}")
     return f"{head}{begin}\n{text.rstrip()}\n{end}{tail}"
-
-
-def markers(name: str) -> tuple[str, str]:
-    """The two markers of a page's table; "" is the one without a name."""
-    return (f"<!-- {name} table -->", f"<!-- /{name} table -->") if name else (BEGIN, END)
 
 
 def table(arguments: argparse.Namespace) -> int:
@@ -192,8 +208,7 @@ def table(arguments: argparse.Namespace) -> int:
     if arguments.into is None:
         print(text, end="")
     else:
-        begin, end = markers(arguments.name)
-        arguments.into.write_text(insert(arguments.into.read_text(), text, begin, end))
+        arguments.into.write_text(insert(arguments.into.read_text(), text, arguments.mark))
     return 0
 
 
@@ -218,14 +233,16 @@ def main(argv: Sequence[str]) -> int:
     one = commands.add_parser("run", help="measure and write the JSON")
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--samples", type=int, nargs="+", default=list(data.SAMPLES))
-    one.add_argument("--tables", nargs="+", choices=TABLES, default=list(DEFAULT_TABLES))
+    one.add_argument(
+        "--tables", nargs="+", choices=(*TABLES, *LOGITS, ACTIVATIONS), default=list(TABLES)
+    )
     one.add_argument("--rounds", type=int, help="for every table (default: 9 to 31, by table)")
     one.add_argument("--flush-mib", type=int, default=harness.default_flush_mib())
     one.set_defaults(action=run, command_line=" ".join(("python bench/compare.py", *argv)))
     two = commands.add_parser("table", help="print the Markdown tables of a run")
     two.add_argument("file", type=Path)
     two.add_argument("--into", type=Path, help="a page with the two table markers")
-    two.add_argument("--name", default="", help="of the markers, such as logits")
+    two.add_argument("--mark", default="table", help="the word in those markers")
     two.set_defaults(action=table)
     three = commands.add_parser("check", help="compare a run with the design's targets")
     three.add_argument("file", type=Path)

@@ -95,7 +95,9 @@ def _cells(section: Json, row: Json) -> list[str]:
 def section_table(section: Json) -> str:
     """One table with its heading and circumstances."""
     unit = section["unit"]
-    facts = ", ".join(f"{k} = {v:,}" for k, v in section["facts"].items())
+    facts = ", ".join(
+        f"{k} = {v if isinstance(v, str) else format(v, ',')}" for k, v in section["facts"].items()
+    )
     before, after = section["load"]
     header = [
         section["table"], "threads", "rounds", f"wall {unit}", "p20 - p80", f"cp {unit}",

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench_memory import BOUNDED
@@ -26,6 +27,7 @@ class Target:
         limit: in the table's unit, or the least ratio where `versus` is given.
         versus: the slower row's name.
         n: only at this N; None means every one.
+        facts: only where the section's facts have these values.
     """
 
     table: str
@@ -34,10 +36,15 @@ class Target:
     versus: str | None = None
     n: int | None = None
     items: int | None = None
+    facts: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 _ORDER = ("pe plan, whole order", 2)
+_SELECT = ("pe percentiles", 2)
 _OBSERVE = ("engine.observe(losses, indices)", 1)
+_STD, _FUSED = ("pe activation_std", 2), ("pe relu_moments, in place", 2)
+_READ = "read of the same bytes"
+_FLOAT32, _BFLOAT16 = {"element_bytes": 4}, {"element_bytes": 2}
 
 TARGETS = (
     Target("plan", ("pe plan", 2), 15, n=IMAGENET_22K),
@@ -47,7 +54,15 @@ TARGETS = (
     Target("plan", _ORDER, 20, "vectorised torch planner", n=IMAGENET_22K),
     Target("observe", _OBSERVE, 15, items=256),
     Target("observe", _OBSERVE, 5, "published update", items=256),
+    Target("select", _SELECT, 10, "np.percentile", n=IMAGENET_22K),
+    Target("select", _SELECT, 2, "np.partition", n=IMAGENET_22K),
     Target("sampler", ("engine.sampler()", 1), 15),
+    Target("activation_std", _STD, 1 / 1.3, _READ, facts=_FLOAT32),
+    Target("activation_std", _STD, 4, "torch.std loop", facts=_FLOAT32),
+    Target("activation_std", _STD, 1 / 1.6, _READ, facts=_BFLOAT16),
+    Target("activation_std", _STD, 20, "torch.std loop", facts=_BFLOAT16),
+    Target("activation_std", _FUSED, 1 / 1.15, "torch.relu_ (no statistics)", facts=_FLOAT32),
+    Target("activation_std", _FUSED, 1 / 1.15, "torch.relu_ (no statistics)", facts=_BFLOAT16),
 )
 
 
@@ -71,7 +86,7 @@ def _judge(section: Json, target: Target) -> list[str] | None:
         return None
     by_cp = f"{number(cp.median)}x" if cp else "-"
     met = wall.median >= target.limit
-    wanted = f"{target.versus} >= {target.limit:g}x"
+    wanted = f"{target.versus} >= {target.limit:.3g}x"
     return [name, wanted, f"{number(wall.median)}x", by_cp, _word(met)]
 
 
@@ -91,6 +106,7 @@ def judge(run: Json) -> tuple[str, bool]:
             fits = target.table == section["table"]
             fits = fits and target.n in (None, section["n"])
             fits = fits and target.items in (None, section["items"])
+            fits = fits and target.facts.items() <= section["facts"].items()
             line = _judge(section, target) if fits else None
             if line is not None:
                 lines.append(line)

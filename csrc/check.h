@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "select.h"
 #include "semantics.h"
 #include "softmax.h"
 
@@ -175,6 +176,39 @@ inline void check_audit(const Tensor& records, const Tensor& weight_class, int64
   check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
   check_size(weight_class, "weight_class", records.numel());
   check_epoch(epoch);
+}
+
+// Scores or records; N fits the 31 bits of a sample's number.
+inline void check_values(const Tensor& values) {
+  const ScalarType dtype = values.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Long,
+                  "values must be float32 scores or int64 records");
+  check_vector(values, "values", dtype, "");
+  STD_TORCH_CHECK(values.numel() <= INT32_MAX, "values must have at most 2147483647 elements, got ",
+                  values.numel());
+}
+
+inline std::vector<Rank> check_select(const Tensor& values, const std::vector<int64_t>& offsets,
+                                      const std::vector<int64_t>& shares, int64_t den) {
+  check_values(values);
+  STD_TORCH_CHECK(offsets.size() == shares.size() && offsets.size() <= kMaxRanks,
+                  "offsets and shares must have the same number of elements, at most ", kMaxRanks,
+                  ", got ", offsets.size(), " and ", shares.size());
+  STD_TORCH_CHECK(den >= 1 && den <= INT32_MAX, "den must be in 1..2147483647, got ", den);
+  std::vector<Rank> ranks;
+  for (size_t r = 0; r < offsets.size(); ++r) {
+    STD_TORCH_CHECK(shares[r] >= 0 && shares[r] <= den, "shares must be in 0..den, got ",
+                    shares[r]);
+    STD_TORCH_CHECK(offsets[r] >= -INT64_C(0x7fffffff) && offsets[r] <= INT32_MAX,
+                    "offsets must be in -2147483647..2147483647, got ", offsets[r]);
+    ranks.push_back({offsets[r], shares[r]});
+  }
+  return ranks;
+}
+
+inline void check_top(const Tensor& values, int64_t k) {
+  check_values(values);
+  STD_TORCH_CHECK(k >= 0 && k <= INT32_MAX, "k must be in 0..2147483647, got ", k);
 }
 
 }  // namespace prune_engine

@@ -36,4 +36,18 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   m.def(
       "cross_entropy_grad(Tensor grad, Tensor logits, Tensor targets, Tensor? class_weight, "
       "float label_smoothing, int ignore_index, Tensor batch_weights, Tensor stats) -> Tensor");
+  // Scores or records [N] -> the scores at ranks ceil((seen - 1) * share / den) + offset, float32.
+  m.def("select(Tensor values, int[] offsets, int[] shares, int den) -> Tensor");
+  // Scores or records [N] -> 1 for the k largest, ties to the smaller index, else 0: uint8 [N].
+  m.def("top(Tensor values, int k) -> Tensor");
+  // L tensors -> float64 [L, 3]: count, mean, sum of squared deviations.
+  m.def("moments(Tensor[] tensors, int sample) -> Tensor");
+  // L tensors -> the mean of their standard deviations, in out[slot] (no slot: out[0]).
+  m.def(
+      "activation_std(Tensor[] tensors, Tensor(a!) out, Tensor? slot, bool unbiased, int sample) "
+      "-> ()");
+  // An activation and the moments, float64 [3], of its result; the second form writes over x.
+  m.def("relu_moments(Tensor x) -> (Tensor, Tensor)");
+  m.def("relu_moments_(Tensor(a!) x) -> Tensor");
+  m.def("gelu_moments(Tensor x, bool tanh) -> (Tensor, Tensor)");
 }

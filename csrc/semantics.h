@@ -81,28 +81,29 @@ PE_HD int64_t record_epoch(int64_t record) { return (record >> 32) - 1; }
 PE_HD uint32_t record_key(int64_t record) { return static_cast<uint32_t>(record); }
 
 // code(x) = floor(x * 2^40 + 0.5) with x clamped to [-2^22, 2^22], from the bits of x: with x =
-// m * 2^(e - 150) the code is m shifted by e - 110, rounded half up. Only 64-bit integer work, so
-// no rounding mode or denormal flushing can touch it. Without branches, and with no constant
-// shifted by a variable: compilers then vectorise it (a mask is all ones where a difference is
-// negative).
-PE_HD uint64_t code_of_bits(uint64_t bits) {
-  constexpr uint64_t kLimit = 0x4a800000u;  // the bits of 2^22
-  const uint64_t unsigned_bits = bits & 0x7fffffffu;
-  const uint64_t small = 0 - ((unsigned_bits - kLimit) >> 63);
-  const uint64_t magnitude = (unsigned_bits & small) | (kLimit & ~small);
+// m * 2^(e - 150) the code is m shifted by e - 110, rounded half up. Only integer work, so no
+// rounding mode or denormal flushing can touch it. Without branches, and with no constant shifted
+// by a variable: in 64 bits throughout (Word) compilers vectorise it, in 32 a GPU needs fewer
+// registers. A mask is all ones where a difference is negative.
+template <typename Word>
+PE_HD uint64_t code_of_bits(Word bits) {
+  constexpr Word kZero = 0, kSign = 8 * sizeof(Word) - 1;
+  constexpr Word kLimit = 0x4a800000u;  // the bits of 2^22
+  const Word unsigned_bits = bits & 0x7fffffffu;
+  const Word small = kZero - ((unsigned_bits - kLimit) >> kSign);
+  const Word magnitude = (unsigned_bits & small) | (kLimit & ~small);
   const uint64_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;  // e = 0 shifts out anyway
-  const uint64_t exponent = magnitude >> 23;
-  const uint64_t is_down = 0 - ((exponent - 110) >> 63);
-  const uint64_t up = (exponent - 110) & ~is_down;
-  const uint64_t is_far = 0 - ((exponent - 70) >> 63);  // every bit goes: 40 is as good as more
-  const uint64_t down = (((110 - exponent) & ~is_far) | (40 & is_far)) & is_down;
+  const Word exponent = magnitude >> 23;
+  const Word is_down = kZero - ((exponent - 110) >> kSign);
+  const Word up = (exponent - 110) & ~is_down;
+  const Word is_far = kZero - ((exponent - 70) >> kSign);  // every bit goes: 40 is as good as more
+  const Word down = (((110 - exponent) & ~is_far) | (40 & is_far)) & is_down;
   // Half up in two shifts: all but the last place, then one more after adding 1. Halves of negative
   // scores go towards zero: floor(-v + 1/2) = -ceil(v - 1/2).
-  const uint64_t negative = bits >> 31;
-  const uint64_t last = is_down & 1;
+  const Word negative = (bits >> 31) & 1, last = is_down & 1;
   const uint64_t doubled = ((mantissa << up) - (negative & last)) >> (down - last);
   const uint64_t code = (doubled + last) >> last;
-  return (code ^ (0 - negative)) + negative;
+  return (code ^ (0 - static_cast<uint64_t>(negative))) + negative;
 }
 
 PE_HD int64_t bits_to_code(uint32_t bits) { return static_cast<int64_t>(code_of_bits(bits)); }

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prune_engine import backends, host, losses, ops, scores
     from prune_engine.buffer import ScoreBuffer
+    from prune_engine.checkpoint import load_state, save_state
     from prune_engine.dataset import IndexedDataset
+    from prune_engine.device_loader import DeviceLoader
     from prune_engine.engine import PruneEngine
     from prune_engine.history import History
     from prune_engine.plan import EpochPlan
     from prune_engine.policies import (
+        UCB,
+        Budget,
+        EpsilonGreedy,
         InfoBatch,
+        InfoBatchQuantile,
         KeepAll,
         Policy,
         PolicyMemory,
@@ -47,14 +53,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "UCB",
     "Band",
     "BatchScalar",
+    "Budget",
     "CoverageError",
+    "DeviceLoader",
     "EpochPlan",
     "EpochReport",
+    "EpsilonGreedy",
     "History",
     "IndexedDataset",
     "InfoBatch",
+    "InfoBatchQuantile",
     "KeepAll",
     "MixedPairs",
     "NonFiniteLossError",
@@ -77,10 +88,12 @@ __all__ = [
     "__version__",
     "backends",
     "host",
+    "load_state",
     "load_subset",
     "losses",
     "mix_targets",
     "ops",
+    "save_state",
     "save_subset",
     "scores",
     "select_subset",
@@ -92,7 +105,9 @@ __all__ = [
 _HOMES: dict[str, tuple[str, ...]] = {
     "backends": (),
     "buffer": ("ScoreBuffer",),
+    "checkpoint": ("load_state", "save_state"),
     "dataset": ("IndexedDataset",),
+    "device_loader": ("DeviceLoader",),
     "engine": ("PruneEngine",),
     "history": ("History",),
     "host": (),
@@ -108,7 +123,18 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Tokens",
         "mix_targets",
     ),
-    "policies": ("InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"),
+    "policies": (
+        "UCB",
+        "Budget",
+        "EpsilonGreedy",
+        "InfoBatch",
+        "InfoBatchQuantile",
+        "KeepAll",
+        "Policy",
+        "PolicyMemory",
+        "Progress",
+        "RandomSubset",
+    ),
     "sampler": ("PruneSampler",),
     "schedule": ("VirtualScheduler",),
     "scores": (),

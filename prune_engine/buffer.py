@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,11 @@ class Counters:
 def _filled(count: int, value: int, dtype: type[np.generic], device: torch.device) -> Tensor:
     # Batches touch records all over N. NumPy asks Linux for huge pages where torch does not, and
     # a scattered access then costs one cache miss instead of one and a walk of the page table.
-    filled = torch.from_numpy(np.full(count, value, dtype))  # pyright: ignore[reportUnknownMemberType]
-    return filled.to(device)
+    here = count if device.type == "cpu" else 0  # a device fills its own memory
+    filled = torch.from_numpy(np.full(here, value, dtype))  # pyright: ignore[reportUnknownMemberType]
+    if device.type == "cpu":
+        return filled
+    return torch.full((count,), value, dtype=filled.dtype, device=device)
 
 
 def _decoded(records: Tensor) -> Tensor:
@@ -113,7 +116,7 @@ class ScoreBuffer:
         self.weight_class = _filled(num_samples, 1, np.uint8, self.device)
         self.weight_table = torch.zeros(NUM_CLASSES, dtype=torch.float32, device=self.device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.weight_table[1] = 1.0
+        self.weight_table.select(0, 1).fill_(1.0)
         self.reset_counters()
         # The tensors stay the same for life, so what each batch needs is put together once.
         self._kernels = backends.load(self.backend)
@@ -166,9 +169,12 @@ class ScoreBuffer:
         Raises:
             IndexError: an index is out of range (on the cpu).
         """
+        kernels: Any = self._kernels
+        if torch.compiler.is_compiling() and self.backend == "triton":
+            kernels = torch.ops.prune_engine  # a graph names operators, not functions that launch
         # These tensors are the buffer's own: none of them is ever saved for a backward pass.
         return ops.observe_state(
-            losses, indices, score, self.observe_arguments, self._kernels, checks=self._checks
+            losses, indices, score, self.observe_arguments, kernels, checks=self._checks
         )
 
     def cross_entropy_observe(
@@ -215,6 +221,29 @@ class ScoreBuffer:
         """Return the mean threshold, float32 [1] on the device (``ops.mean_threshold``)."""
         return ops.mean_threshold(self.score_sum, backend=self.backend)
 
+    def percentiles(self, percents: Sequence[float]) -> Tensor:
+        """Return exact percentiles of the seen scores, float32 [R] (``ops.percentiles``).
+
+        Args:
+            percents: each in [0, 100].
+
+        Returns:
+            On the device, in the order of ``percents``.
+        """
+        return ops.percentiles(self.records, percents, backend=self.backend)
+
+    def top(self, values: Tensor, k: int) -> Tensor:
+        """Mark the k largest of some scores by this buffer's kernels, uint8 [N] (``ops.top``).
+
+        Args:
+            values: [N] float32.
+            k: how many.
+
+        Returns:
+            1 = among the k largest, ties to the smaller index.
+        """
+        return ops.top(values, k, backend=self.backend)
+
     def activate(self, weight_class: Tensor, weight_table: Tensor, epoch: int) -> None:
         """Make an epoch's decision the current one.
 
@@ -244,6 +273,12 @@ class ScoreBuffer:
         _, _, seen, planned_seen, missing, extra = host_ints(result)
         return Audit(seen, planned_seen, missing, extra)
 
+    def refresh_sum(self) -> None:
+        """Recompute the exact sum from the records: after records came from elsewhere."""
+        self.score_sum.copy_(
+            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
+        )
+
     def read_counters(self, counters: Tensor | None = None) -> Counters:
         """Read the counters from the device.
 
@@ -259,7 +294,7 @@ class ScoreBuffer:
     def reset_counters(self) -> None:
         """Start counting anew."""
         self.counters.zero_()
-        self.counters[3] = INT64_MAX
+        self.counters.select(0, 3).fill_(INT64_MAX)
 
     def mean(self) -> float:
         """Return the exact mean of the scores as a float64, nan before the first."""
@@ -314,6 +349,4 @@ class ScoreBuffer:
         for name in ("records", "counters", "weight_class", "weight_table"):
             getattr(self, name).copy_(state[name])
         self.epoch.fill_(int(state["epoch"]))
-        self.score_sum.copy_(
-            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
-        )
+        self.refresh_sum()

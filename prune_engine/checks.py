@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
@@ -222,3 +223,88 @@ def raise_index_error(error: Exception) -> NoReturn:
     if at < 0:
         raise error
     raise IndexError(text[at + len("IndexError: ") :].splitlines()[0]) from None
+
+
+def dense(name: str, tensor: object, device: torch.device | None = None) -> Tensor:
+    """Return a floating tensor whose storage can be read from end to end.
+
+    Args:
+        name: the argument's name, for the message.
+        tensor: any shape; contiguous, channels_last or any layout without gap or overlap; what has
+            gaps is copied, as torch would.
+        device: where it must be, or None for anywhere.
+
+    Returns:
+        The tensor, detached, or a contiguous copy.
+
+    Raises:
+        TypeError: not a tensor, or not of a floating dtype.
+        ValueError: on another device.
+
+    Example:
+        >>> dense("x", torch.zeros(2, 3).t()).stride(), dense("x", torch.zeros(4)[::2]).stride()
+        ((1, 3), (1,))
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in LOSS_DTYPES:
+        words = " or ".join(str(dtype).removeprefix("torch.") for dtype in LOSS_DTYPES)
+        raise TypeError(f"{name} must be {words}, got {tensor.dtype}")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    tensor = tensor.detach()
+    return tensor if is_dense(tensor) else tensor.contiguous()
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Tell whether a tensor's elements fill their storage without gap or overlap.
+
+    Args:
+        tensor: of any shape.
+
+    Returns:
+        Whether it is contiguous after some permutation of its dimensions.
+
+    Example:
+        >>> is_dense(torch.zeros(2, 3).t()), is_dense(torch.zeros(1).expand(2))
+        (True, False)
+    """
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def dense_tensors(tensors: Sequence[Tensor], sample: int) -> list[Tensor]:
+    """Return the tensors of a table of statistics, each dense, all on one device.
+
+    Args:
+        tensors: at least one floating tensor.
+        sample: must be at least 1.
+
+    Returns:
+        As many tensors, see ``dense``.
+
+    Raises:
+        TypeError: one is not a floating tensor.
+        ValueError: there is none, they are on several devices, or sample is below 1.
+
+    Example:
+        >>> dense_tensors([torch.zeros(2)], 1)
+        [tensor([0., 0.])]
+    """
+    if isinstance(tensors, Tensor) or not tensors:
+        raise ValueError(
+            "tensors must be a sequence of at least one tensor, got "
+            + ("a tensor" if isinstance(tensors, Tensor) else "none")
+        )
+    if sample < 1:
+        raise ValueError(f"sample must be at least 1, got {sample}")
+    first = dense("tensors[0]", tensors[0])
+    rest = [dense(f"tensors[{k}]", tensors[k], first.device) for k in range(1, len(tensors))]
+    return [first, *rest]

@@ -22,10 +22,13 @@ from prune_engine.recipes import (
     inspection,
     models,
     pictures,
+    ranks,
+    selftest,
     subsets,
 )
+from prune_engine.recipes.arms import POLICIES
 from prune_engine.recipes.data import DATA_SETS
-from prune_engine.report import FOOTNOTE, Report
+from prune_engine.report import ALL, FOOTNOTE, Report
 from prune_engine.subset import KEEP
 
 
@@ -59,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="versions, devices, backends")
     info.add_argument("--json", action="store_true", help="print JSON")
-    info.add_argument("--check", action="store_true", help="compare every backend with the spec")
+    info.add_argument(
+        "--check", action="store_true", help="a self-test of every operator, in seconds"
+    )
     info.set_defaults(run=_info)
 
     inspect = commands.add_parser("inspect", help="what a saved engine state holds")
@@ -97,9 +102,15 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
     add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
-    add("--policy", choices=compare.POLICIES, default="infobatch")
+    add("--policy", choices=(*POLICIES, ALL), default="infobatch")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
+    add(
+        "--target-savings",
+        type=float,
+        metavar="S",
+        help="make the policy save this share of the run (--policy all: 0.4)",
+    )
     add("--sampling", choices=("bernoulli", "fixed"), default="bernoulli")
     add("--compare", action="store_true", help="also full training, cut training and the control")
     seeds = parser.add_mutually_exclusive_group()
@@ -122,6 +133,11 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     more("--device", help="such as cpu or cuda (default: cpu)")
     more("--backend", help="of the engine (default: auto)")
     more("--num-workers", type=int, help="of the loader (default 0: data is in memory)")
+    more(
+        "--resident",
+        action=argparse.BooleanOptionalAction,
+        help="data on the device, batches made there (default: a DataLoader)",
+    )
     add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
     add("--no-pictures", action="store_true", help="table only")
     add("--limit", type=int, help=argparse.SUPPRESS)
@@ -140,6 +156,7 @@ TRAIN_FIELDS = (
     "device",
     "backend",
     "num_workers",
+    "resident",
 )
 
 
@@ -166,6 +183,7 @@ def _train(arguments: argparse.Namespace) -> int:
         sampling=arguments.sampling,
         seeds=seeds,
         compare=arguments.compare,
+        target_savings=arguments.target_savings,
         limit=arguments.limit,
     )
     _check_device(config.device, config.backend)
@@ -180,9 +198,13 @@ def _train(arguments: argparse.Namespace) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        report = compare.run(options, lambda line: print(line, flush=True))
+        with ranks.joined(config.device) as device:
+            options = replace(options, train=replace(config, device=device))
+            report = compare.run(options, lambda line: print(line, flush=True))
     finally:
         torch.set_num_threads(before)
+    if report is None:  # another rank's to print
+        return 0
     return _finish(out, report, drawn=not arguments.no_pictures)
 
 
@@ -223,7 +245,7 @@ def _info(arguments: argparse.Namespace) -> int:
     facts = diagnostics.info()
     faults: list[str] = []
     if arguments.check:
-        facts["check"] = [check.as_dict() for check in diagnostics.check()]
+        facts["check"] = [check.as_dict() for check in selftest.check()]
         faults = [check["name"] for check in facts["check"] if not check["ok"]]
     if arguments.json:
         print(json.dumps(facts, indent=2))

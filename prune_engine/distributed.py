@@ -1,15 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks: who they are, and the one exchange of an epoch. ``torch.distributed`` is the engine."""
+"""Ranks: who they are, and the one exchange of an epoch. ``torch.distributed`` is the engine.
+
+Between two exchanges a rank changes only records of the running epoch, so what one rank knows more
+than another is a short list: (sample, key) pairs of 8 bytes. An exchange is one row of numbers per
+rank (are all ranks at the same point? how many pairs has each?), then, for each block of samples,
+either the pairs of all ranks or a MAX all-reduce of the block, whichever is fewer bytes.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from prune_engine.types import PruneEngineError, host_ints
+
 Shard = Literal["auto", "none"] | tuple[int, int]
+
+BLOCK = 1 << 22  # samples exchanged at a time: it bounds what an exchange allocates
+KEY_MASK = 0xFFFFFFFF
+COUNTERS = 4
 
 
 def world(group: Any = None) -> tuple[int, int]:
@@ -63,44 +77,104 @@ def resolve_shard(shard: Shard, group: Any = None) -> tuple[int, int]:
     return world(group)
 
 
-def _all_reduce(tensor: Tensor, op: Any, group: Any) -> None:
-    dist.all_reduce(tensor, op=op, group=group)  # pyright: ignore[reportUnknownMemberType]
+def _all_reduce_max(tensor: Tensor, group: Any) -> None:
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)  # pyright: ignore[reportUnknownMemberType]
 
 
-def merge_records(records: Tensor, group: Any = None) -> None:
-    """Give every rank the newest, largest record of each sample: one MAX all-reduce.
+def _gather(row: Tensor, group: Any) -> Tensor:
+    rows = row.new_empty((world(group)[1], row.shape[0]))
+    dist.all_gather(list(rows.unbind()), row, group=group)  # pyright: ignore[reportUnknownMemberType]
+    return rows
 
-    Idempotent: duplicates and retries change nothing.
+
+def pairs_are_fewer_bytes(counts: list[int], block_size: int) -> bool:
+    """Choose how the ranks exchange one block of samples; the same answer on every rank.
+
+    Each rank receives the pairs of W - 1 others, padded to the longest list: 8 (W - 1) max(counts)
+    bytes. A ring all-reduce of the block costs it 2 * 8 (W - 1) / W bytes a sample.
 
     Args:
-        records: [N] int64, changed.
-        group: the data-parallel group.
+        counts: changed records of each rank.
+        block_size: samples in the block.
+
+    Returns:
+        Whether the pairs are fewer bytes.
 
     Example:
-        >>> import torch
-        >>> merge_records(torch.zeros(2, dtype=torch.int64))
+        >>> pairs_are_fewer_bytes([50, 50], 100), pairs_are_fewer_bytes([100, 100, 100], 100)
+        (True, False)
     """
-    if world(group)[1] > 1:
-        _all_reduce(records, dist.ReduceOp.MAX, group)
+    return len(counts) * max(counts) < 2 * block_size
 
 
-def merge_counters(counters: Tensor, group: Any = None) -> Tensor:
-    """Combine the counters of all ranks: sums, and the minimum of the last entry.
+def exchange(
+    records: Tensor, counters: Tensor, *, epoch: int, facts: Mapping[str, int], group: Any = None
+) -> Tensor:
+    """Give every rank the newest, largest record of each sample: the only collective.
+
+    Exact and idempotent: duplicates and retries change nothing. Every rank must call it with the
+    same facts, or all of them raise.
 
     Args:
+        records: [N] int64, changed; all ranks' agreed when the epoch began.
         counters: [4] int64, not changed.
+        epoch: the running epoch, whose records may differ.
+        facts: what must be the same on every rank.
         group: the data-parallel group.
 
     Returns:
-        [4] int64; the argument itself where there is one rank.
+        [4] int64: the sums of the counters, and the minimum of the last; the argument itself where
+        there is one rank.
+
+    Raises:
+        PruneEngineError: ranks are at different points; no record has changed then.
 
     Example:
-        >>> import torch
-        >>> merge_counters(torch.tensor([1, 2, 3, 4])).tolist()
+        >>> records, counters = torch.zeros(2, dtype=torch.int64), torch.tensor([1, 2, 3, 4])
+        >>> exchange(records, counters, epoch=0, facts={"epoch": 0}).tolist()
         [1, 2, 3, 4]
     """
-    if world(group)[1] > 1:
-        counters = counters.clone()
-        _all_reduce(counters[:3], dist.ReduceOp.SUM, group)
-        _all_reduce(counters[3:], dist.ReduceOp.MIN, group)
-    return counters
+    if world(group)[1] == 1:
+        return counters
+    floor = (epoch + 1) << 32
+    blocks = [records[at : at + BLOCK] for at in range(0, max(1, records.shape[0]), BLOCK)]
+    changed = torch.stack([torch.count_nonzero(block >= floor) for block in blocks])
+    told = torch.tensor([*facts.values()], dtype=torch.int64, device=records.device)
+    table = _gather(torch.cat([told, counters, changed]), group)
+    rows = [host_ints(row) for row in table]
+    _agree(facts, [row[: len(facts)] for row in rows])
+    for at, block in enumerate(blocks):
+        counts = [row[len(facts) + COUNTERS + at] for row in rows]
+        if not max(counts):
+            continue
+        if pairs_are_fewer_bytes(counts, block.shape[0]):
+            _exchange_pairs(block, counts, floor, group)
+        else:
+            _all_reduce_max(block, group)
+    every = table[:, len(facts) : len(facts) + COUNTERS]
+    return torch.cat([every[:, :3].sum(dim=0), every[:, 3:].amin(dim=0)])
+
+
+def _agree(facts: Mapping[str, int], rows: list[list[int]]) -> None:
+    """Raise, on every rank alike, where ranks are at different points."""
+    differences = [
+        f"{name} is " + ", ".join(f"{row[at]} on rank {rank}" for rank, row in enumerate(rows))
+        for at, name in enumerate(facts)
+        if len({row[at] for row in rows}) > 1
+    ]
+    if differences:
+        raise PruneEngineError(
+            "every rank must make its engine with the same arguments, observe as many samples and "
+            "call end_epoch() and state_dict() at the same points, but " + "; ".join(differences)
+        )
+
+
+def _exchange_pairs(block: Tensor, counts: list[int], floor: int, group: Any) -> None:
+    """Merge a block by (sample << 32 | key) pairs: the high half of a record is known to all."""
+    where = torch.nonzero(block >= floor).squeeze(1)
+    mine = where.new_zeros(max(counts))
+    keys = block.index_select(0, where).bitwise_and_(KEY_MASK)
+    torch.bitwise_or(where << 32, keys, out=mine[: where.shape[0]])
+    for row, count in zip(_gather(mine, group), counts, strict=True):
+        news = (row[:count] & KEY_MASK).bitwise_or_(floor)
+        block.scatter_reduce_(0, row[:count] >> 32, news, "amax")

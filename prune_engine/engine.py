@@ -14,6 +14,7 @@ from prune_engine import distributed, state
 from prune_engine.buffer import ScoreBuffer
 from prune_engine.coverage import MODES
 from prune_engine.dataset import IndexedDataset
+from prune_engine.device_loader import Augment, DeviceLoader
 from prune_engine.history import History
 from prune_engine.observation import Observer
 from prune_engine.plan import EpochPlan
@@ -195,6 +196,22 @@ class PruneEngine(Observer):
             align = batch_size * distributed.world(self._run.process_group)[1]
         sampler = self.sampler(align=align)
         return DataLoader(self.dataset(dataset), batch_size, sampler=sampler, **options)
+
+    def device_loader(
+        self, data: Any, batch_size: int, *, augment: Augment | None = None, **options: Any
+    ) -> DeviceLoader:
+        """Return a loader over tensors on this engine's device: ``loader``'s batches, no host.
+
+        Args:
+            data: tensors with N rows each, or a ``TensorDataset``; moved to the device once.
+            batch_size: per rank.
+            augment: ``(tensors, generator) -> tensors``, on the device.
+            options: ``shard`` and ``align`` of ``DeviceLoader``.
+
+        Returns:
+            The loader; its batches are ``(*tensors, indices)``.
+        """
+        return DeviceLoader(self._run, data, batch_size, augment=augment, **options)
 
     # What is known ----------------------------------------------------------------------------
 

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients that are operators: of ``observe`` on a device, of ``cross_entropy_observe``."""
+"""Gradients that torch cannot derive: of ``observe`` on a device, of logits, of activations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from prune_engine.backends import kernels_for
 
 
 class _Observe(Function):
@@ -77,4 +80,58 @@ class _CrossEntropy(Function):
 cross_entropy_loss = cast(
     "Callable[..., Tensor]",
     _CrossEntropy.apply,  # pyright: ignore[reportUnknownMemberType]
+)
+
+
+class _ReluMoments(Function):
+    """Gradient of a ReLU: torch's own formula, from the result alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, backend: str, inplace: bool) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        kernels = kernels_for(backend, x)
+        if inplace:
+            y, moments = x, kernels.relu_moments_(x)
+            ctx.mark_dirty(x)
+        else:
+            y, moments = kernels.relu_moments(x)
+        ctx.save_for_backward(y)
+        ctx.mark_non_differentiable(moments)
+        ctx.set_materialize_grads(False)
+        return y, moments
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _moments: object) -> Any:  # type: ignore[override]
+        if grad is None:
+            return None, None, None
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, y, 0), None, None
+
+
+class _GeluMoments(Function):
+    """Gradient of a GELU: torch's own formula, from the argument."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, backend: str, approximate: str) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        y, moments = kernels_for(backend, x).gelu_moments(x, approximate == "tanh")
+        ctx.save_for_backward(x)
+        ctx.approximate = approximate
+        ctx.mark_non_differentiable(moments)
+        ctx.set_materialize_grads(False)
+        return y, moments
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _moments: object) -> Any:  # type: ignore[override]
+        if grad is None:
+            return None, None, None
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.gelu_backward(grad, x, approximate=ctx.approximate), None, None
+
+
+differentiable_relu = cast(
+    "Callable[[Tensor, str, bool], tuple[Tensor, Tensor]]",
+    _ReluMoments.apply,  # pyright: ignore[reportUnknownMemberType]
+)
+differentiable_gelu = cast(
+    "Callable[[Tensor, str, str], tuple[Tensor, Tensor]]",
+    _GeluMoments.apply,  # pyright: ignore[reportUnknownMemberType]
 )

@@ -7,12 +7,21 @@ torch. Arrays that are passed are never changed.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if importlib.util.find_spec("prune_engine._host") is None:
+    # Torch operators in its place would defeat its purpose: workers that import no torch.
+    raise ImportError(
+        "prune_engine.host is not in this wheel: a py3-none wheel serves every Python and leaves "
+        "out the compiled NumPy module; install the wheel of your Python (cp3xx), or build from "
+        "source"
+    )
 
 from prune_engine import _host
 from prune_engine.arrays import (
@@ -25,9 +34,12 @@ from prune_engine.arrays import (
     seed_epoch,
 )
 from prune_engine.policies.base import check_fraction, check_sampling, dropping_band, kept_weight
+from prune_engine.types import MAX_SAMPLES
 
 MAX_INDICES = 2**62  # the largest n of bijection
 MAX_THREADS = 1024
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +245,41 @@ def keep(
     check_fraction("prune_ratio", prune_ratio, zero=True, one=False)
     mask = None if low is None else bool_vector("low", low, len(chosen))
     return _host.keep(chosen, mask, dropping_band(prune_ratio, 2).cut, seed, epoch)
+
+
+def share(
+    items: Sequence[_Item], *, rank: int = 0, world_size: int = 1, worker: int = 0, workers: int = 1
+) -> Sequence[_Item]:
+    """Return one worker's share of the shards (or chunks) of a stream: every rank, no overlap.
+
+    Item i belongs to rank ``i % world_size``, and there to worker ``(i // world_size) % workers``.
+    With ``keep`` on the samples of each item, all workers of all ranks together serve what the
+    plan keeps, each sample once. Their counts differ; where ranks must take equally many steps,
+    each can count every rank's share, for ``keep`` needs no word from the others.
+
+    Args:
+        items: names of shards, or a range of starts; the same sequence everywhere.
+        rank: in 0..world_size-1.
+        world_size: number of ranks.
+        worker: in 0..workers-1, such as ``torch.utils.data.get_worker_info().id``.
+        workers: loader workers of each rank.
+
+    Returns:
+        A slice of ``items``, in their order; perhaps empty.
+
+    Raises:
+        TypeError: a number is not an integer.
+        ValueError: a number is out of range.
+
+    Example:
+        >>> [list(share(range(7), rank=q, world_size=2, worker=w, workers=2))
+        ...  for q in (0, 1) for w in (0, 1)]
+        [[0, 4], [2, 6], [1, 5], [3]]
+    """
+    ranks = integer("world_size", world_size, 1, MAX_SAMPLES)
+    each = integer("workers", workers, 1, MAX_SAMPLES)
+    first = integer("rank", rank, 0, ranks - 1)
+    return items[first + ranks * integer("worker", worker, 0, each - 1) :: ranks * each]
 
 
 def keep_draw(indices: Integers, *, seed: int, epoch: int) -> NDArray[np.uint16]:

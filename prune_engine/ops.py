@@ -19,25 +19,22 @@ from prune_engine.checks import (
     check_vector,
     raise_index_error,
 )
-from prune_engine.cross_entropy import ObserveState, cross_entropy_observe
+from prune_engine.cross_entropy import ObserveState
+from prune_engine.cross_entropy import cross_entropy_observe as cross_entropy_observe
 from prune_engine.gradient import differentiable_observe
+from prune_engine.ranking import kth as kth
+from prune_engine.ranking import percentiles as percentiles
+from prune_engine.ranking import select as select
+from prune_engine.ranking import top as top
+from prune_engine.statistics import activation_std as activation_std
+from prune_engine.statistics import gelu_moments as gelu_moments
+from prune_engine.statistics import merge_moments as merge_moments
+from prune_engine.statistics import moments as moments
+from prune_engine.statistics import relu_moments as relu_moments
 from prune_engine.types import PLAN_BLOCK, Rule
 from prune_engine.weights import rescale
 
 _kernels = backends.kernels_for
-
-
-__all__ = [
-    "ObserveState",
-    "audit",
-    "compact",
-    "cross_entropy_observe",
-    "mean_threshold",
-    "observe",
-    "observe_state",
-    "order",
-    "plan",
-]
 
 
 def observe(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from prune_engine.types import NUM_CLASSES, PLAN_BLOCK, Rule, Selection, host_in
 from prune_engine.weights import decode_weights
 
 PLAN_TENSORS = ("weight_class", "weight_table", "threshold")  # what a plan made ahead is saved as
+CHUNK = 16384  # positions turned into samples at a time: never the order of a whole epoch
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,38 @@ class EpochPlan:
             self.kept, positions, seed=self.seed, epoch=self.epoch, backend=self.backend
         )
 
+    def batches(
+        self,
+        batch_size: int,
+        positions: range | None = None,
+        *,
+        dtype: torch.dtype = torch.int32,
+    ) -> PlanBatches:
+        """Cut the epoch into batches of samples, on the device; the host never waits.
+
+        Args:
+            batch_size: at least 1; the last batch may be smaller.
+            positions: which, in order; default all. Rank q of W takes ``range(q, num_kept, W)``.
+            dtype: of the indices, int32 or int64.
+
+        Returns:
+            A sequence of tensors [B]: sized, iterable, and random access by number.
+
+        Raises:
+            ValueError: ``batch_size`` is out of range.
+
+        Example:
+            >>> rule = Rule.keep_all(torch.device("cpu"))
+            >>> plan = make_plan(ScoreBuffer(5), rule, seed=0, epoch=0)
+            >>> batches = plan.batches(2)
+            >>> len(batches), [batch.shape[0] for batch in batches]
+            (3, [2, 2, 1])
+            >>> batches[2].tolist() == plan.indices[4:].tolist()
+            True
+        """
+        everything = range(self.num_kept)
+        return PlanBatches(self, batch_size, everything if positions is None else positions, dtype)
+
     @property
     def indices(self) -> Tensor:
         """The whole training order, int32 [num_kept], made when asked for."""
@@ -87,6 +120,53 @@ class EpochPlan:
     def weights(self) -> Tensor:
         """The weight of every sample, float32 [N], 0 where dropped; made when asked for."""
         return decode_weights(self.weight_class, self.weight_table)
+
+
+@dataclass(frozen=True)
+class PlanBatches:
+    """The batches of an epoch as tensors on the device (``EpochPlan.batches``).
+
+    Args:
+        plan: whose samples.
+        batch_size: at least 1.
+        positions: of the epoch, in order.
+        dtype: of the indices.
+
+    Raises:
+        ValueError: ``batch_size`` is out of range.
+    """
+
+    plan: EpochPlan
+    batch_size: int
+    positions: range
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"dtype must be torch.int32 or torch.int64, got {self.dtype}")
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-len(self.positions) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Tensor:
+        """Return one batch, by one launch; a negative number counts from the end."""
+        at = range(len(self))[number] * self.batch_size
+        return self._order(self.positions[at : at + self.batch_size])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield every batch: views of a chunk, which is one launch for many batches."""
+        chunk = max(1, CHUNK // self.batch_size) * self.batch_size
+        for at in range(0, len(self.positions), chunk):
+            samples = self._order(self.positions[at : at + chunk])
+            for first in range(0, samples.shape[0], self.batch_size):
+                size = min(self.batch_size, samples.shape[0] - first)
+                yield samples.narrow(0, first, size)
+
+    def _order(self, positions: range) -> Tensor:
+        return self.plan.order(positions).to(self.dtype)
 
 
 def make_plan(

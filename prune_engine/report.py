@@ -10,6 +10,7 @@ from typing import Any
 
 SCHEMA = 1  # of every line and file of a run
 FULL, FULL_CUT, RANDOM = "full", "full_cut", "random"
+ALL = "all"  # every policy at equal savings: none is the one that is compared
 
 # Student's t, two-sided 95%, by degrees of freedom: the smallest samples need the widest bounds.
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -90,7 +91,7 @@ class Report:
 
     Args:
         runs: in the order they were run.
-        policy: name of the arm that is compared with the others.
+        policy: name of the arm that is compared with the others, or ``"all"``.
     """
 
     runs: tuple[RunResult, ...]
@@ -218,6 +219,11 @@ class Report:
             One sentence per comparison, then the cost of the engine.
         """
         said: list[str] = []
+        if self.policy == ALL:
+            arms = [arm for arm in self.arms if arm not in (FULL, RANDOM)]
+            return [
+                self._verdict(RANDOM, "the random control at equal savings", arm) for arm in arms
+            ]
         if self.policy not in self.arms:
             return said
         others = {
@@ -226,7 +232,7 @@ class Report:
             FULL_CUT: "full training cut to the same number of samples",
         }
         said += [
-            self._verdict(arm, what)
+            self._verdict(arm, what, self.policy)
             for arm, what in others.items()
             if arm in self.arms and arm != self.policy
         ]
@@ -244,19 +250,19 @@ class Report:
         )
         return said
 
-    def _verdict(self, other: str, what: str) -> str:
+    def _verdict(self, other: str, what: str, policy: str) -> str:
         base = {run.seed: run for run in self.of(other)}
         gaps = [
             100 * (run.accuracy - base[run.seed].accuracy)
-            for run in self.of(self.policy)
+            for run in self.of(policy)
             if run.seed in base
         ]
         if not gaps:
-            return f"{self.policy} was not compared with {what}."
+            return f"{policy} was not compared with {what}."
         mean, deviation = spread(gaps)
         n = len(gaps)
         if n == 1:
-            return f"One seed says nothing about {what}: {self.policy} {mean:+.2f} points."
+            return f"One seed says nothing about {what}: {policy} {mean:+.2f} points."
         bound = T95.get(n - 1, 2.262) * deviation / math.sqrt(n)
         if mean > bound:
             verb = "beat"
@@ -265,6 +271,6 @@ class Report:
         else:
             verb = "neither beat nor lost to" if other == FULL else "did not beat"
         return (
-            f"{self.policy} {verb} {what}: {mean:+.2f} points, paired over {n} seeds "
+            f"{policy} {verb} {what}: {mean:+.2f} points, paired over {n} seeds "
             f"(95% interval ± {bound:.2f})."
         )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from prune_engine import distributed, state
 from prune_engine.buffer import ScoreBuffer
@@ -16,8 +17,18 @@ from prune_engine.coverage import enforce_coverage
 from prune_engine.history import History
 from prune_engine.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
 from prune_engine.policies import Policy, Progress
-from prune_engine.sampler import serve_count
-from prune_engine.types import EpochReport, NonFiniteLossError, PruneEngineError, Rule, Selection
+from prune_engine.types import (
+    EpochReport,
+    NonFiniteLossError,
+    PruneEngineError,
+    Rule,
+    Selection,
+    host_floats,
+)
+from prune_engine.walk import serve_count
+
+# Why ranks meet: all of them for the same reason, which is told as a number.
+PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe")
 
 
 class EpochRun:
@@ -114,8 +125,7 @@ class EpochRun:
         if self.mode == "steps":
             raise PruneEngineError("end_epoch() is for mode='epoch'; the sampler ends epochs here")
         began = self.now()
-        distributed.merge_records(self.buffer.records, self.process_group)
-        draft = self._report()
+        draft = self._report(self._meet("end_epoch"))
         enforce_coverage(draft, self.coverage)
         self._remember()
         # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
@@ -128,13 +138,12 @@ class EpochRun:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state (``PruneEngine.state_dict``)."""
-        distributed.merge_records(self.buffer.records, self.process_group)
+        counters = self._meet("state_dict", self.cursor)
+        self._refresh_sum()
         buffer = self.buffer.state_dict()
-        buffer["counters"] = distributed.merge_counters(
-            self.buffer.counters, self.process_group
-        ).to("cpu", copy=True)
-        ahead = [dump_plan(plan) for plan in self.ahead]
-        return state.save(self, buffer, self.plan.threshold.to("cpu", copy=True), ahead)
+        buffer["counters"] = counters.to("cpu", copy=True)
+        thresholds = host_floats(self.plan.threshold)
+        return state.save(self, buffer, thresholds, [dump_plan(plan) for plan in self.ahead])
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore a state (``PruneEngine.load_state_dict``)."""
@@ -145,7 +154,8 @@ class EpochRun:
         self._steps = int(saved["steps"])
         if self.memory is not None:
             self.memory.load_state_dict(saved["memory"])
-        thresholds = saved["threshold"].to(self.buffer.device)
+        thresholds = torch.tensor(saved["threshold"], dtype=torch.float32)
+        thresholds = thresholds.to(self.buffer.device)
         self._plan = restore_plan(self.buffer, thresholds, seed=self.seed, epoch=self.epoch)
         self.ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
         if distributed.world(self.process_group)[0] == 0:  # they are of all ranks together
@@ -169,13 +179,34 @@ class EpochRun:
         """Whether pruning epochs flow through epochs of a constant length."""
         return self.mode == "steps"
 
-    def drawing_plan(self) -> tuple[EpochPlan, int]:
-        """Return the plan to draw from and the position to start at."""
-        return self.plan, self.cursor if self.mode == "steps" else self._start
+    @property
+    def pass_start(self) -> int:
+        """The position at which the latest pass over the epoch began."""
+        return self._start
 
-    def drew(self, align: int, shards: int) -> None:
-        """Note how a sampler cuts the epochs' tails."""
-        self._align, self._shards = align, shards
+    def begin_pass(self, align: int, shards: int) -> tuple[EpochPlan, int]:
+        """Begin to serve what of the epoch has not been trained yet.
+
+        Args:
+            align: serve a multiple of this many positions.
+            shards: ranks that share them.
+
+        Returns:
+            The plan to draw from and the position to start at.
+
+        Raises:
+            PruneEngineError: all of it was trained in this process: ``end_epoch`` was forgotten
+                (edge case 11), and a pass without a batch would not say so.
+        """
+        trained = self._trained or self._local > 0
+        self._start, self._local = self.cursor, 0
+        self._align, self._shards, self._trained = align, shards, trained
+        if trained and self.mode == "epoch" and self._start >= self.served:
+            raise PruneEngineError(
+                f"epoch {self.epoch} is trained to its end: call end_epoch() before the next pass "
+                "over the sampler, and iterate the data set itself to evaluate on it"
+            )
+        return self.plan, self._start
 
     def next_plan(self, plan: EpochPlan) -> EpochPlan:
         """Return the plan after another one, made ahead (``mode="steps"``).
@@ -192,7 +223,8 @@ class EpochRun:
         at = max(0, plan.epoch - self.epoch)
         if at == len(self.ahead):
             began = self.now()
-            distributed.merge_records(self.buffer.records, self.process_group)
+            self._meet("next_plan")
+            self._refresh_sum()
             upcoming = plan.epoch + 1
             self.ahead.append(
                 make_plan(
@@ -204,7 +236,7 @@ class EpochRun:
 
     def seek(self, cursor: int) -> None:
         """Continue the epoch at a consumed cursor."""
-        self._start, self._local = cursor, 0
+        self._start, self._local, self._trained = cursor, 0, False
 
     @property
     def steps(self) -> int:
@@ -213,7 +245,7 @@ class EpochRun:
 
     def _rule(self, epoch: int) -> Rule | Selection:
         done = self._steps if self.mode == "steps" else epoch
-        progress = Progress(epoch, done, self.total)
+        progress = Progress(epoch, done, self.total, self.seed)
         if self.memory is None:
             return self.policy.rule(self.buffer, progress)
         return self.policy.rule(self.buffer, progress, self.memory)
@@ -229,7 +261,7 @@ class EpochRun:
 
     def _begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        self._start = self._local = 0
+        self.seek(0)
         self._seconds_before = self.engine_seconds
         self.buffer.reset_counters()
 
@@ -256,17 +288,35 @@ class EpochRun:
                     "that many samples"
                 )
             return
-        distributed.merge_records(self.buffer.records, self.process_group)
-        draft = self._report()
+        draft = self._report(self._meet("observe"))
         enforce_coverage(draft, self.coverage)
         self._remember()
         self._plan = self.ahead.pop(0)
         self.buffer.activate(self._plan.weight_class, self._plan.weight_table, self._plan.epoch)
         self._enter(self._plan.epoch, draft)
 
-    def _report(self) -> EpochReport:
+    def _meet(self, purpose: str, cursor: int = 0) -> Tensor:
+        """Exchange records with the other ranks; return the counters of all together."""
+        facts = {
+            "caller": PURPOSES.index(purpose),
+            "checksum of arguments": state.checksum(self),
+            "epoch": self.epoch,
+            "cursor": cursor,  # a state must have one; an epoch's end audits what was seen instead
+        }
+        return distributed.exchange(
+            self.buffer.records,
+            self.buffer.counters,
+            epoch=self.epoch,
+            facts=facts,
+            group=self.process_group,
+        )
+
+    def _refresh_sum(self) -> None:
+        if distributed.world(self.process_group)[1] > 1:  # alone, the running sum is exact
+            self.buffer.refresh_sum()
+
+    def _report(self, merged: Tensor) -> EpochReport:
         """Audit the epoch that ends; the figures of the next are still to come."""
-        merged = distributed.merge_counters(self.buffer.counters, self.process_group)
         counters = self.buffer.read_counters(merged)
         if counters.out_of_range:
             raise IndexError(

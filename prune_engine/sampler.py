@@ -4,97 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 from torch.utils.data.distributed import DistributedSampler
 
 from prune_engine.distributed import Shard, resolve_shard
 from prune_engine.plan import EpochPlan
-from prune_engine.types import PruneEngineError, host_ints
-
-
-class Feed(Protocol):
-    """What a sampler asks of its engine."""
-
-    num_samples: int
-    epoch: int
-    process_group: Any
-
-    @property
-    def constant_length(self) -> bool:
-        """Whether pruning epochs flow through epochs of a constant length."""
-        ...
-
-    @property
-    def cursor(self) -> int:
-        """Positions of this epoch consumed so far over all ranks."""
-        ...
-
-    def drawing_plan(self) -> tuple[EpochPlan, int]:
-        """Return the plan to draw from and the position to start at."""
-        ...
-
-    def next_plan(self, plan: EpochPlan) -> EpochPlan:
-        """Return the plan after another one."""
-        ...
-
-    def drew(self, align: int, shards: int) -> None:
-        """Note how this sampler cuts the epochs' tails."""
-        ...
-
-    def now(self) -> float:
-        """Return a clock for ``add_seconds``."""
-        ...
-
-    def add_seconds(self, began: float) -> float:
-        """Count seconds since ``began`` as the engine's."""
-        ...
-
-    def seek(self, cursor: int) -> None:
-        """Continue the epoch at a consumed cursor."""
-        ...
-
-
-CHUNK = 16384  # positions turned into ints at a time: never a list of length N
-
-
-def serve_count(num_kept: int, align: int, size: int, start: int = 0) -> int:
-    """Return how many positions of an epoch are served.
-
-    The largest multiple of ``align``, so that every batch is full and ranks are equal; where not
-    even one full batch is kept, the largest multiple of the world size. The tail of a random order
-    is a random subset, so the expected gradient stays the same.
-
-    Args:
-        num_kept: positions of the epoch.
-        align: at least 1.
-        size: world size.
-        start: positions consumed already, perhaps by another world size: the multiples count from
-            here.
-
-    Returns:
-        The count, ``start`` and a multiple of ``size``.
-
-    Example:
-        >>> serve_count(1000, 256, 1), serve_count(100, 256, 1), serve_count(5, 2, 2)
-        (768, 100, 4)
-        >>> serve_count(100, 1, 2, start=33)
-        99
-    """
-    unit = align if align % size == 0 else align * size
-    if num_kept < unit:
-        unit = size
-    start = min(start, num_kept)
-    return start + (num_kept - start) // unit * unit
+from prune_engine.readback import Reader, reader_for
+from prune_engine.types import PruneEngineError
+from prune_engine.walk import Feed, Pass, Walk, serve_count
 
 
 class PruneSampler(DistributedSampler[int]):
     """Serve the engine's order: rank q of W takes positions q, q + W, ...
 
     A ``DistributedSampler`` by type, because frameworks leave that type alone and call its
-    ``set_epoch``; rank and world are found when it is iterated, not when it is made. Iterating has
-    no side effect on the plan and may be repeated; it starts where a restored state says.
+    ``set_epoch``; rank and world are found when it is iterated, not when it is made. A pass serves
+    what of the epoch has not been observed when it begins: an epoch that was broken off, or
+    restored from a state, goes on where training stopped. Until something is observed, iterating
+    may be repeated and gives the same.
 
     Args:
         engine: the engine.
@@ -124,6 +52,7 @@ class PruneSampler(DistributedSampler[int]):
         self.align = align
         self.shuffle = True
         self.drop_last = True
+        self.reader: Reader | None = None  # of the plan's device, from the first iteration on
 
     @property
     def rank(self) -> int:  # type: ignore[override]
@@ -140,8 +69,8 @@ class PruneSampler(DistributedSampler[int]):
         """Positions served in this epoch over all ranks."""
         if self.engine.constant_length:
             return serve_count(self.engine.num_samples, self.align, self.num_replicas)
-        plan, start = self.engine.drawing_plan()
-        return serve_count(plan.num_kept, self.align, self.num_replicas, start)
+        start = self.engine.pass_start
+        return serve_count(self.engine.plan.num_kept, self.align, self.num_replicas, start)
 
     @property
     def num_samples(self) -> int:  # type: ignore[override]
@@ -169,50 +98,42 @@ class PruneSampler(DistributedSampler[int]):
             )
 
     def __len__(self) -> int:
-        """Return how many indices iterating now would yield."""
+        """Return how many indices the pass yields; it stays the same while the pass lasts."""
         if self.engine.constant_length:
             return self.num_samples
-        _, start = self.engine.drawing_plan()
-        return max(0, self.total_size - start) // self.num_replicas
+        return max(0, self.total_size - self.engine.pass_start) // self.num_replicas
 
     def __iter__(self) -> Iterator[int]:
-        """Yield this rank's samples in the order of the epoch, as ints."""
-        # Lists of a chunk each, chained in C: two thirds of the time of a generator of ints.
-        chunks = self._steps() if self.engine.constant_length else self._epoch()
-        return chain.from_iterable(chunks)
+        """Yield this rank's share of what is left of the epoch, in its order, as ints.
 
-    def _epoch(self) -> Iterator[list[int]]:
-        plan, start = self.engine.drawing_plan()
+        Raises:
+            PruneEngineError: nothing is left, for ``end_epoch`` was not called.
+        """
+        if self.reader is None:
+            self.reader = reader_for(self.engine.plan.kept.device)
+        return Pass.over(self._walk(), self.reader)
+
+    def spans(self) -> Iterator[tuple[EpochPlan, range]]:
+        """Return which positions iterating now serves, and of which plans.
+
+        Returns:
+            (plan, positions of this rank), in order; one pair, but where ``mode="steps"`` flows
+            from one plan into the next: that one is made when it is asked for.
+
+        Raises:
+            PruneEngineError: nothing is left, for ``end_epoch`` was not called; or an epoch keeps
+                too few samples to go on with (``mode="steps"``).
+        """
+        return self._walk().spans()
+
+    def _walk(self) -> Walk:
         rank, size = resolve_shard(self.shard, self.engine.process_group)
-        self.engine.drew(self.align, size)
-        served = serve_count(plan.num_kept, self.align, size, start)
-        yield from self._positions(plan, range(start + rank, served, size))
-
-    def _steps(self) -> Iterator[list[int]]:
-        rank, size = resolve_shard(self.shard, self.engine.process_group)
-        self.engine.drew(self.align, size)
-        wanted = self.total_size
-        plan, start = self.engine.drawing_plan()
-        while wanted > 0:
-            served = serve_count(plan.num_kept, self.align, size, start)
-            if served == 0:
-                raise PruneEngineError(
-                    f"epoch {plan.epoch} keeps {plan.num_kept} samples, too few to go on with"
-                )
-            stop = min(served, start + wanted)
-            yield from self._positions(plan, range(start + rank, stop, size))
-            wanted -= stop - start
-            start = stop
-            if start == served and wanted > 0:
-                plan, start = self.engine.next_plan(plan), 0
-
-    def _positions(self, plan: EpochPlan, positions: range) -> Iterator[list[int]]:
-        for at in range(0, len(positions), CHUNK):
-            began = self.engine.now()
-            samples = plan.order(positions[at : at + CHUNK])
-            chunk = host_ints(samples)
-            self.engine.add_seconds(began)
-            yield chunk
+        plan, start = self.engine.begin_pass(self.align, size)
+        if self.engine.constant_length:
+            left = self.total_size
+        else:
+            left = serve_count(plan.num_kept, self.align, size, start) - start
+        return Walk(self.engine, self.align, plan, start, rank, size, left)
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the consumed cursor: what was trained, not what was drawn."""
@@ -221,15 +142,20 @@ class PruneSampler(DistributedSampler[int]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a saved cursor; the engine's own state must be restored first.
 
+        A loader that runs ahead may have asked for its sampler's state some batches before those
+        that the engine's state has: what the engine knows to be trained is not served again.
+
         Args:
             state: what ``state_dict`` returned.
 
         Raises:
-            ValueError: it is of another epoch than the engine.
+            ValueError: it is of a later epoch than the engine.
         """
-        if int(state["epoch"]) != self.engine.epoch:
+        at = (int(state["epoch"]), int(state["cursor"]))
+        if at[0] > self.engine.epoch:
             raise ValueError(
-                f"state must be of the engine's epoch {self.engine.epoch}, got {state['epoch']}: "
+                f"state must be of the engine's epoch {self.engine.epoch}, got {at[0]}: "
                 "restore the engine first"
             )
-        self.engine.seek(int(state["cursor"]))
+        if at > (self.engine.epoch, self.engine.cursor):
+            self.engine.seek(at[1])

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol, cast
-
-from torch import Tensor
 
 from prune_engine.buffer import ScoreBuffer
 from prune_engine.history import History
@@ -136,15 +135,30 @@ def identity(run: Run) -> dict[str, Any]:
     }
 
 
+def checksum(run: Run) -> int:
+    """Return a number that differs between ranks whose engines were made with other arguments.
+
+    Args:
+        run: the engine.
+
+    Returns:
+        32 bits.
+    """
+    return zlib.crc32(repr(identity(run)).encode())
+
+
 def save(
-    run: Run, buffer: dict[str, Any], threshold: Tensor, ahead: list[dict[str, Any]]
+    run: Run, buffer: dict[str, Any], threshold: list[float], ahead: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return a state of tensors, numbers, strings, lists and dicts only.
+    """Return a state of tensors, numbers, strings, lists, tuples and dicts only.
+
+    What changes its length within a run is a tuple: ``torch.distributed.checkpoint`` loads into the
+    tensors of a fresh engine, by name and shape, and takes a tuple whole.
 
     Args:
         run: the engine.
         buffer: the buffer's state.
-        threshold: the current plan's thresholds, on the cpu.
+        threshold: the current plan's thresholds.
         ahead: the plans made ahead (``mode="steps"``).
 
     Returns:
@@ -155,9 +169,9 @@ def save(
         "epoch": run.epoch,
         "cursor": run.cursor,
         "steps": run.steps,
-        "threshold": threshold,
-        "history": run.history.state(),
-        "ahead": ahead,
+        "threshold": tuple(threshold),
+        "history": tuple(run.history.state()),
+        "ahead": tuple(ahead),
         "buffer": buffer,
         "memory": None if run.memory is None else run.memory.state_dict(),
     }
@@ -182,9 +196,9 @@ def check(run: Run, saved: Mapping[str, Any]) -> None:
         ("epoch", int),
         ("cursor", int),
         ("steps", int),
-        ("threshold", Tensor),
-        ("history", list),
-        ("ahead", list),
+        ("threshold", tuple),
+        ("history", tuple),
+        ("ahead", tuple),
         ("buffer", dict),
     ):
         if not isinstance(saved.get(name), kind):
@@ -213,7 +227,7 @@ def check(run: Run, saved: Mapping[str, Any]) -> None:
 
 
 def rows(value: object) -> list[Mapping[str, Any]]:
-    """Return a list's rows, with nothing in those that are no mappings.
+    """Return a tuple's rows, with nothing in those that are no mappings.
 
     Args:
         value: what a state has under ``history`` or ``ahead``.
@@ -222,10 +236,10 @@ def rows(value: object) -> list[Mapping[str, Any]]:
         Mappings.
 
     Example:
-        >>> rows([{"epoch": 1}, 7]), rows(None)
+        >>> rows(({"epoch": 1}, 7)), rows(None)
         ([{'epoch': 1}, {}], [])
     """
-    if not isinstance(value, list):
+    if not isinstance(value, tuple):
         return []
-    listed = cast(list[Any], value)
+    listed = cast(tuple[Any, ...], value)
     return [cast(Mapping[str, Any], row) if isinstance(row, Mapping) else {} for row in listed]

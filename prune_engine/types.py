@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # imported where used: host.py serves workers that have no to
     from torch import Tensor
 
 PLAN_BLOCK = 4096  # samples per entry of block_offsets, on every backend
+SAMPLE_BLOCK = 256  # neighbouring elements that a sampled statistic takes or leaves together
 NUM_CLASSES = 8  # entries of a weight table; class 0 is "dropped", class 1 is "kept, weight 1"
 MAX_BANDS = 6  # classes 2..7 can carry a weight of their own
 STREAM_KEEP = 0  # Philox counter word 2 of the keep draw
@@ -241,6 +242,23 @@ def check_weight_table(table: tuple[float, ...]) -> None:
     """
     if len(table) != NUM_CLASSES or table[:2] != (0.0, 1.0):
         raise ValueError(f"weight_table must have 8 entries that start 0.0, 1.0, got {table}")
+
+
+def host_floats(tensor: Tensor) -> list[float]:
+    """Read a floating vector; on a device this is where the host waits.
+
+    Args:
+        tensor: [M] of a floating dtype.
+
+    Returns:
+        Python floats in the same order, exactly the tensor's.
+
+    Example:
+        >>> import torch
+        >>> host_floats(torch.tensor([0.5, 1.0]))
+        [0.5, 1.0]
+    """
+    return cast("list[float]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 def weight_table(*weights: float) -> tuple[float, ...]:

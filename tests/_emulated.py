@@ -30,6 +30,11 @@ def translate(source: str) -> str:
     return LAUNCH.sub(r"emulator::launch(\2, [&] { \1(\3); });", source)
 
 
+def small_grids(source: str) -> str:
+    """Let three blocks do everything, so that small inputs already stride."""
+    return re.sub(r"(k(?:Max|Histogram)Grid) = [^;]+;", r"\1 = 3;", source)
+
+
 def compile_kernels(folder: Path, edit: Callable[[str], str] = lambda text: text) -> Emulated:
     """Compile every kernel into one library.
 
@@ -55,11 +60,6 @@ def compile_kernels(folder: Path, edit: Callable[[str], str] = lambda text: text
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return Emulated(ctypes.CDLL(str(library)))
-
-
-def small_grids(source: str) -> str:
-    """Let three blocks do everything, so that small inputs already stride."""
-    return re.sub(r"(k(?:Max|Histogram)Grid) = [^;]+;", r"\1 = 3;", source)
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -172,3 +172,55 @@ class Emulated:
             *(_pointer(class_weight), smoothing, ignore_index, weights, stats, made),
         )
         return made
+
+    def select(self, values, offsets, shares, den, /):
+        found = torch.full((len(offsets),), torch.nan)
+        self._call(
+            "select",
+            *(int(values.dtype == torch.int64), values, values.numel(), len(offsets)),
+            *(_numbers(offsets), _numbers(shares), den, 0, found, _pointer(None)),
+        )
+        return found
+
+    def top(self, values, k, /):
+        mask = torch.full(values.shape, 7, dtype=torch.uint8)
+        self._call(
+            "select",
+            *(int(values.dtype == torch.int64), values, values.numel(), 0),
+            *(_numbers([]), _numbers([]), 1, k, _pointer(None), mask),
+        )
+        return mask
+
+    def _table(self, tensors):
+        pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+        kinds = (ctypes.c_int * len(tensors))(*(REAL[t.dtype] for t in tensors))
+        counts = _numbers([t.numel() for t in tensors])
+        return ctypes.c_int(len(tensors)), pointers, counts, kinds
+
+    def moments(self, tensors, sample, /):
+        rows = torch.full((len(tensors), 3), -1.0, dtype=torch.float64)
+        self._call("moments", *self._table(tensors), sample, rows)
+        return rows
+
+    def activation_std(self, tensors, out, slot, unbiased, sample, /):
+        self._call(
+            "activation_std",
+            *(*self._table(tensors), sample, out, _pointer(slot), out.numel()),
+            ctypes.c_int(unbiased),
+        )
+
+    def relu_moments(self, x, /):
+        y, row = torch.full_like(x, -1), torch.empty(3, dtype=torch.float64)
+        self._call("relu_moments", x, y, x.numel(), ctypes.c_int(REAL[x.dtype]), row)
+        return y, row
+
+    def relu_moments_(self, x, /):
+        row = torch.empty(3, dtype=torch.float64)
+        self._call("relu_moments", x, x, x.numel(), ctypes.c_int(REAL[x.dtype]), row)
+        return row
+
+    def gelu_moments(self, x, tanh, /):
+        y, row = torch.full_like(x, -1), torch.empty(3, dtype=torch.float64)
+        kinds = ctypes.c_int(REAL[x.dtype]), ctypes.c_int(tanh)
+        self._call("gelu_moments", x, y, x.numel(), *kinds, row)
+        return y, row

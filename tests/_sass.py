@@ -15,13 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Kernels whose time is that of reading something of length N: they must read 16 bytes a load.
-STREAMING = {"plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"}
-# ... or a row of logits.
-STREAMING |= {
-    "cross_entropy_warp_kernel",
-    "cross_entropy_block_kernel",
-    "cross_entropy_grad_kernel",
+STREAMING = {
+    *("plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"),
+    *("moments_kernel", "activation_std_kernel", "relu_moments_kernel", "gelu_moments_kernel"),
+    *(f"cross_entropy_{name}_kernel" for name in ("warp", "block", "grad")),
+    *("digit_kernel", "tie_kernel", "mask_kernel"),
 }
+# Those with more than one such load in a thread's work, or with 16-byte stores: how many of each.
+WIDE = {
+    "activation_std_kernel": (16, 0),  # four for each of four dtypes
+    "audit_kernel": (4, 0),
+    "cut_kernel": (16, 0),
+    "gelu_moments_kernel": (4, 4),
+    "histogram_kernel": (8, 0),
+    "moments_kernel": (16, 0),
+    "plan_kernel": (8, 1),
+    "relu_moments_kernel": (4, 4),
+}
+WIDE_STORE = re.compile(r"\bSTG\.E(?:\.\w+)*\.128\b")
 WIDE_LOAD = re.compile(r"\bLDG\.E(?:\.\w+)*\.128\b")
 SPILL = re.compile(r"\b(?:STL|LDL)(?:\.\w+)*\b")
 KERNEL = re.compile(r"\d([a-z][a-z_]*_kernel)")
@@ -55,6 +66,11 @@ class Kernel:
         return len(WIDE_LOAD.findall(self.code))
 
     @property
+    def wide_stores(self) -> int:
+        """How many instructions store 16 bytes to global memory."""
+        return len(WIDE_STORE.findall(self.code))
+
+    @property
     def spills(self) -> int:
         """How many instructions touch local memory."""
         return len(SPILL.findall(self.code))
@@ -66,8 +82,14 @@ class Kernel:
             found.append(f"stack {self.stack} and local memory {self.local} bytes, expected 0")
         if self.spills:
             found.append(f"{self.spills} spill instructions, expected none")
-        if self.name in STREAMING and not self.wide_loads:
-            found.append("no 16-byte load")
+        if self.name in STREAMING:
+            loads, stores = WIDE.get(self.name, (1, 0))
+            if not self.wide_loads:
+                found.append("no 16-byte load")
+            elif self.wide_loads < loads:
+                found.append(f"{self.wide_loads} 16-byte loads, expected {loads}")
+            if self.wide_stores < stores:
+                found.append(f"{self.wide_stores} 16-byte stores, expected {stores}")
         return [f"{self.name} {self.arch}: {fault}" for fault in found]
 
 

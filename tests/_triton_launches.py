@@ -17,8 +17,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 PACKAGE = "prune_engine.backends.triton"
-MODULES = ("observe", "mean_threshold", "plan", "fixed", "compact", "order", "audit")
-MODULES += ("cross_entropy_observe", "cross_entropy_grad")
+MODULES = (
+    *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "audit"),
+    *("moments", "activation_std", "select", "top"),
+    *("cross_entropy_observe", "cross_entropy_grad"),
+)
 NUM_SAMPLES = 10_001
 
 
@@ -150,6 +153,29 @@ def cross_entropy_grad(logits: torch.dtype, smoothing: float = 0.0, weighted: bo
     )
 
 
+def select(dtype: torch.dtype, ranks: int) -> torch.Tensor:
+    """Find some ranks."""
+    offsets = list(range(-1, ranks - 1))
+    return module("select").select(cuda(NUM_SAMPLES, dtype=dtype), offsets, [1] * ranks, 4)
+
+
+def top(dtype: torch.dtype) -> torch.Tensor:
+    """Mark the 5000 largest."""
+    return module("top").top(cuda(NUM_SAMPLES, dtype=dtype), 5000)
+
+
+def activations(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Three activations of a dtype."""
+    return [cuda(20_001, dtype=dtype) for _ in range(3)]
+
+
+def activation_std(*, with_slot: bool) -> None:
+    """Measure three activations."""
+    out = cuda(5, dtype=torch.float64)
+    slot = cuda(1) if with_slot else None
+    module("activation_std").activation_std(activations(), out, slot, with_slot, 1)
+
+
 # Label -> call, and how many launches it may take.
 CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "observe-float32": (lambda: observe(torch.float32, torch.int64, None), 1),
@@ -179,4 +205,26 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "cross_entropy_grad-bfloat16": (lambda: cross_entropy_grad(torch.bfloat16, 0.1), 1),
     "cross_entropy_grad-float16": (lambda: cross_entropy_grad(torch.float16), 1),
     "cross_entropy_grad-float64": (lambda: cross_entropy_grad(torch.float64, 0.1, True), 1),
+    "select-records": (lambda: select(torch.int64, 2), 6),
+    "top-scores": (lambda: top(torch.float32), 13),
+    **{
+        f"moments-{str(dtype).removeprefix('torch.')}": (
+            lambda dtype=dtype: module("moments").moments(activations(dtype), 1),
+            4,
+        )
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    },
+    "moments-sampled": (lambda: module("moments").moments(activations(), 8), 4),
+    "activation_std": (lambda: activation_std(with_slot=True), 5),
+    "activation_std-slot": (lambda: activation_std(with_slot=False), 5),
+    "relu_moments": (lambda: module("relu_moments").relu_moments(activations()[0]), 2),
+    "relu_moments-inplace": (
+        lambda: module("relu_moments").relu_moments_(activations(torch.bfloat16)[0]),
+        2,
+    ),
+    "gelu_moments": (lambda: module("gelu_moments").gelu_moments(activations()[0], False), 2),
+    "gelu_moments-tanh": (
+        lambda: module("gelu_moments").gelu_moments(activations(torch.float16)[0], True),
+        2,
+    ),
 }

@@ -50,5 +50,6 @@ def num_threads() -> Callable[[int], AbstractContextManager[None]]:
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> _emulated.Emulated:
-    """Compile the CUDA kernels for a CPU, once for all tests of them."""
-    return _emulated.compile_kernels(tmp_path_factory.mktemp("emulated"), _emulated.small_grids)
+    """Compile the CUDA kernels for the emulator, once for all tests."""
+    folder = tmp_path_factory.mktemp("emulated")
+    return _emulated.compile_kernels(folder, _emulated.small_grids)

@@ -264,13 +264,20 @@ def test_run_writes_a_file_that_becomes_tables(
 ) -> None:
     out = tmp_path / "run.json"
     asked = ["--samples", "3000", "--rounds", "1", "--flush-mib", "0"]
-    timed = ["--tables", "plan", "order", "observe", "sampler"]
+    timed = ["--tables", "plan", "order", "observe", "sampler", "select"]
     assert bench.compare.main(["run", "--out", str(out), *asked, *timed]) == 0
     assert bench.compare.main(["table", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "published planner" in printed and "engine.sampler()" in printed
     sections = bench.compare.load(out)["sections"]
-    assert [s["table"] for s in sections] == ["plan", "order", "observe", "observe", "sampler"]
+    assert [s["table"] for s in sections] == [
+        "plan",
+        "order",
+        "observe",
+        "observe",
+        "sampler",
+        "select",
+    ]
     assert all(len(r["wall_ns"]) == 1 for s in sections for r in s["rows"])
 
 
@@ -280,7 +287,7 @@ def test_readme_shows_the_stored_run(bench: SimpleNamespace) -> None:
     assert bench.compare.insert(page, text) == page
     page = (ROOT / "bench" / "results" / "logits.md").read_text()
     text = bench.tables.document(bench.compare.load(ROOT / "bench" / "results" / "logits.json"))
-    assert bench.compare.insert(page, text, *bench.compare.markers("logits")) == page
+    assert bench.compare.insert(page, text, "logits") == page
 
 
 def test_both_sides_of_the_logits_table_do_the_same_job(bench: SimpleNamespace) -> None:

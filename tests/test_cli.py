@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from matplotlib.image import imread
 
 import prune_engine as pe
 from prune_engine.cli import main
-from prune_engine.recipes import diagnostics
+from prune_engine.recipes import selftest
 
 TRAIN = ["train", "--limit", "400", "--epochs", "4", "--batch-size", "16"]
 
@@ -51,7 +51,7 @@ def test_every_policy_trains_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str
 ) -> None:
     arguments = [*TRAIN, "--policy", policy, "--seed", "7", "--no-pictures"]
-    assert main([*arguments, "--amp", "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--amp", "--resident", "--out", str(tmp_path)]) == 0
     assert "seed 7  epoch   4/4" in capsys.readouterr().out
     assert not (tmp_path / "pruned.png").exists()
 
@@ -65,6 +65,7 @@ def test_every_policy_trains_by_itself(
         (["train", "--prune-ratio", "1.5"], "prune_ratio must be in [0, 1), got 1.5"),
         (["train", "--seeds", "0"], "--seeds"),
         (["train", "--threads", "0"], "--threads"),
+        (["train", "--resident", "--num-workers", "1"], "num_workers: expected 0"),
         (["train", "--lr", "-1"], "lr: expected more than 0"),
         (["train", "--device", "nowhere"], "--device nowhere"),
         (["train", "--device", "meta"], "--device meta --backend auto"),
@@ -119,7 +120,7 @@ def test_threads_are_put_back_after_a_training(tmp_path: Path) -> None:
 def test_info_names_versions_devices_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--json", "--check"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["torch"] == metadata.version("torch")
     assert {row["name"] for row in facts["backends"]} == {
         status.name for status in pe.backends.describe()
     }
@@ -131,37 +132,13 @@ def test_info_names_versions_devices_and_backends(capsys: pytest.CaptureFixture[
         assert f"  {row['name']} " in text
 
 
-class Broken:
-    """The operators, one of them wrong in a single element."""
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(pe.ops, name)
-
-    @staticmethod
-    def plan(*args: object, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
-        weight_class, offsets = pe.ops.plan(*args, **kwargs)  # type: ignore[arg-type]
-        weight_class[17] ^= 1
-        return weight_class, offsets
-
-
-def test_the_check_finds_one_wrong_element_and_a_raise() -> None:
-    device = torch.device("cpu")
-    assert all(check.ok for check in diagnostics.parity("cpu", device))
-    faults = [check for check in diagnostics.parity("cpu", device, Broken()) if not check.ok]
-    assert faults[0].name == "cpu on cpu: plan, epoch 0"
-    assert faults[0].detail == ": 1 of 20006 elements differ"
-    raised = diagnostics.parity("cpu", device, SimpleNamespace())
-    assert [check.ok for check in raised] == [False]
-    assert "AttributeError" in raised[0].detail
-
-
 def test_info_fails_when_the_check_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fault = diagnostics.Check("cpu on cpu: plan, epoch 0", False, ": 1 of 2 elements differ")
-    monkeypatch.setattr(diagnostics, "check", lambda: [fault])
+    fault = selftest.Check("cpu on cpu: plan", False, ": 1 of 2 elements differ")
+    monkeypatch.setattr(selftest, "check", lambda: [fault])
     assert main(["info", "--check"]) == 1
-    assert "FAULT cpu on cpu: plan, epoch 0: 1 of 2" in capsys.readouterr().out
+    assert "FAULT cpu on cpu: plan: 1 of 2" in capsys.readouterr().out
 
 
 def test_inspect_says_what_a_state_holds(

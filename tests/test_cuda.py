@@ -169,6 +169,19 @@ def test_plan_compact_order_and_audit(device, count, name):
             assert_bitwise(got_some, got_order[some.to(device)], "order of given positions")
 
 
+@pytest.mark.parametrize("count", SIZES + LARGE)
+def test_select_and_top(device, count):
+    cpu, cuda = backends.load("cpu"), backends.load("cuda")
+    scored = random_records(count, 7, 3)
+    ranks = ([0, 0, 0, 3, -1], [200, 850, 1, 0, 1000], 1000)
+    scores = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    for values in (scored, scores, scores.round(), scores[1:], torch.ones(count)):
+        moved = values.to(device)
+        assert_bitwise(cuda.select(moved, *ranks), cpu.select(values, *ranks), "select")
+        for k in (0, 1, count // 3, count):
+            assert_bitwise(cuda.top(moved, k), cpu.top(values, k), "top")
+
+
 @pytest.mark.parametrize("span", [(-1, 1, 1), (0, 1, 6), (4, -1, 6), (5, 1, 1), (0, 2**62, 3)])
 def test_order_refuses_a_range_that_leaves_the_list(device, span):
     kept = torch.arange(5, dtype=torch.int32, device=device)

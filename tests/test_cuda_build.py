@@ -141,13 +141,59 @@ def test_a_spilled_kernel_is_caught(setup_module: dict[str, Any], tmp_path: Path
     assert any("stack" in fault for fault in faults)
 
 
-@pytest.mark.parametrize("kernel", ["plan", "audit", "compact"])
+@pytest.mark.parametrize("kernel", ["plan", "audit", "compact", "moments", "relu_moments"])
 def test_a_scalar_load_is_caught(setup_module: dict[str, Any], tmp_path: Path, kernel: str) -> None:
     found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
     source = edited(tmp_path, r"if \(vector\b( &&[^)]*)?\)", "if (false)") / f"{kernel}.cu"
     scalar = _sass.kernels(compile_one(found, source, tmp_path / "scalar.o", flags))
     faults = [fault for row in scalar for fault in row.faults()]
     assert f"{kernel}_kernel sm_90: no 16-byte load" in faults
+
+
+# Volatile, for ptxas joins two neighbouring loads of 8 bytes again.
+WORDS = """{
+        const auto* at = reinterpret_cast<const volatile uint32_t*>(
+            pairs + j * kPlanThreads + threadIdx.x);
+        pair[j] = make_uint4(at[0], at[1], at[2], at[3]);
+      }"""
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "replacement", "fault"),
+    [
+        (
+            "plan",
+            r"(pair\[j\] = __ldcs.*;)",
+            rf"if (j != 3) \1 else {WORDS}",
+            "plan_kernel sm_90: 7 16-byte loads, expected 8",
+        ),
+        (
+            "fixed",
+            r"(pair\[j\] = __ldcs.*;)",
+            rf"if (j != 3) \1 else {WORDS}",
+            "histogram_kernel sm_90: 7 16-byte loads, expected 8",
+        ),
+        (
+            "plan",
+            r"if \(vector\) \{\n    reinterpret_cast<uint4\*>\(out\)",
+            "if (false) {\n    reinterpret_cast<uint4*>(out)",
+            "plan_kernel sm_90: 0 16-byte stores, expected 1",
+        ),
+    ],
+    ids=["plan-load", "fixed-load", "plan-store"],
+)
+def test_one_narrow_access_among_wide_ones_is_caught(
+    setup_module: dict[str, Any],
+    tmp_path: Path,
+    name: str,
+    pattern: str,
+    replacement: str,
+    fault: str,
+) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    source = edited(tmp_path, pattern, replacement) / f"{name}.cu"
+    narrow = _sass.kernels(compile_one(found, source, tmp_path / "narrow.o", flags))
+    assert fault in [each for row in narrow for each in row.faults()]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
 
 def test_the_grids_were_made_small():
     sources = [path.read_text(encoding="utf-8") for path in _emulated.CSRC.glob("cuda/*.cu")]
-    assert sum(_emulated.small_grids(text).count("Grid = 3;") for text in sources) == 6
+    assert sum(_emulated.small_grids(text).count("Grid = 3;") for text in sources) == 8
 
 
 @pytest.fixture(params=["ascending", "descending"])
@@ -209,6 +209,30 @@ def test_audit_and_mean_threshold(emulated, num_samples, epoch, salt, skip):
     assert_bitwise(
         emulated.mean_threshold(got[:3]), REFERENCE.mean_threshold(want[:3]), "mean_threshold"
     )
+
+
+@settings(max_examples=25)
+@given(num_samples=SIZES | st.just(0), ties=st.booleans(), salt=salts, skip=st.integers(0, 3))
+def test_select_and_top(emulated, num_samples, ties, salt, skip):
+    rng = random.Random(salt)
+    pool = floats(rng, 3) if ties else floats(rng, num_samples)
+    scores = torch.tensor([rng.choice([*pool, torch.nan]) for _ in range(num_samples)])
+    den = rng.choice([1, 100, 2**31 - 1])
+    shares = [rng.choice([0, den, rng.randint(0, den)]) for _ in range(5)]
+    offsets = [rng.choice([0, 1, -1, num_samples, -(2**31 - 1)]) for _ in shares]
+    for made in (scores, int64(records(rng, num_samples, 3))):
+        values = offset_view(made, skip)
+        want = REFERENCE.select(values, offsets, shares, den)
+        assert_bitwise(emulated.select(values, offsets, shares, den), want, "select")
+        k = rng.choice([0, 1, num_samples // 2, num_samples, num_samples + 5])
+        assert_bitwise(emulated.top(values, k), REFERENCE.top(values, k), "top")
+
+
+def test_top_strides_and_settles_ties_over_blocks(ordered):
+    values = torch.arange(60_000).remainder(5).float()
+    want = REFERENCE.top(values, 20_001)
+    assert_bitwise(ordered.top(values, 20_001), want, "top")
+    assert_bitwise(ordered.select(values, [0], [1], 2), [2.0], "select")
 
 
 def test_a_missing_barrier_is_caught(tmp_path: Path):

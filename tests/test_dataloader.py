@@ -85,6 +85,7 @@ def test_an_ordinary_loader_around_the_engines_sampler(plain):
         train(engine, DataLoader(dataset, BATCH, sampler=sampler, generator=torch.Generator()))
         == plain[0]
     )
+    engine = infobatch(num_epochs=3)
     loose = DataLoader(dataset, BATCH, sampler=engine.sampler(), generator=torch.Generator())
     assert len(loose) == -(-N // BATCH)
     assert len(train(engine, loose)) == N, "without align the short batch is served too"

@@ -14,7 +14,8 @@ from _assertions import assert_bitwise, num_threads
 
 import prune_engine as pe
 from prune_engine.losses import cross_entropy
-from prune_engine.recipes import data, files, models
+from prune_engine.policies import TABLE
+from prune_engine.recipes import arms, data, files, models
 from prune_engine.recipes.compare import DEFAULTS, RunOptions, control_ratio, run
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
 from prune_engine.recipes.trainer import TrainConfig, Trainer
@@ -71,6 +72,11 @@ def test_a_configuration_out_of_range_is_refused(field: str, value: object) -> N
         replace(TINY, **{field: value})
 
 
+def test_resident_data_have_no_workers() -> None:
+    with pytest.raises(ValueError, match="num_workers: expected 0 for resident data, got 2"):
+        replace(TINY, resident=True, num_workers=2)
+
+
 def test_the_score_of_a_smoothed_loss_is_the_plain_one() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(50, 10, generator=generator, requires_grad=True)
@@ -120,6 +126,19 @@ def test_the_same_seed_trains_the_same_and_another_does_not(digits: data.ImageDa
     assert losses_of(one) == losses_of(two)
     assert one.histogram == two.histogram
     assert losses_of(one) != losses_of(other)
+
+
+def test_resident_data_train_the_same(digits: data.ImageData) -> None:
+    arm = Arm("infobatch", pe.InfoBatch())
+    plain = train_arm(digits, TINY, arm, 3)
+    resident = train_arm(digits, replace(TINY, resident=True), arm, 3)
+    assert losses_of(resident) == losses_of(plain)
+    assert resident.histogram == plain.histogram
+    augmented = replace(TINY, resident=True, augment=True)
+    one, two, other = (train_arm(digits, augmented, arm, seed) for seed in (3, 3, 4))
+    assert losses_of(one) == losses_of(two)
+    assert losses_of(one) != losses_of(other)
+    assert losses_of(one) != losses_of(plain), "the images were moved"
 
 
 def test_arms_differ_in_their_policy_alone(digits: data.ImageData) -> None:
@@ -211,6 +230,68 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
         trained += len(lines)
         assert (tmp_path / name / "losses.json").is_file() == name.startswith(("info", "random"))
     assert len(said) == trained
+
+
+def test_every_policy_of_the_command_makes_an_arm(tmp_path: Path) -> None:
+    for policy in arms.POLICIES:
+        arm = options(tmp_path, policy=policy, prune_ratio=0.3).arm()
+        assert arm.policy.describe()["policy"]
+    assert options(tmp_path, policy="ucb", prune_ratio=0.3).arm().policy == pe.UCB(0.7)
+    quantile = options(tmp_path, policy="infobatch_quantile", sampling="fixed").arm()
+    assert quantile.policy == pe.InfoBatchQuantile(sampling="fixed")
+    assert {name for name in TABLE if name != "full"} <= set(arms.POLICIES)
+
+
+@pytest.mark.parametrize(
+    "policy", ["budget", "infobatch_quantile", "ucb", "random", "random_rescale"]
+)
+def test_a_policy_is_made_to_save_the_target(
+    tmp_path: Path, digits: data.ImageData, policy: str
+) -> None:
+    config = replace(TINY, epochs=10)
+    chosen = RunOptions("digits", tmp_path, config, policy, target_savings=0.3, limit=600)
+    result = train_arm(digits, config, chosen.arm(), 0)
+    planned = sum(row["planned"] for row in result.rows)
+    assert abs(1 - planned / 6000 - 0.3) < 5 * (0.25 / 6000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("policy", "target", "message"),
+    [
+        ("infobatch", 0.4, "saving of infobatch cannot be set; take budget"),
+        ("budget", 0.8, "budget cannot save 0.8 of 5 epochs in 4"),
+        ("infobatch_quantile", 0.55, "infobatch_quantile cannot save 0.55"),
+        ("ucb", 1.0, r"target_savings: expected a number in \(0, 1\), got 1.0"),
+    ],
+)
+def test_a_target_that_cannot_be_met_is_refused(
+    tmp_path: Path, policy: str, target: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(tmp_path, policy=policy, target_savings=target).arm()
+
+
+def test_all_policies_are_compared_at_equal_savings(tmp_path: Path) -> None:
+    chosen = options(tmp_path, policy="all", compare=True, seeds=(0, 1), target_savings=0.3)
+    assert chosen.names(1) == [*chosen.names(0)[1:], "full"], "each is first in turn"
+    report = run(chosen, lambda line: None)
+    assert report.arms[:3] == ["full", "full_cut", "random"]
+    assert set(report.arms[3:]) == set(arms.EQUAL) - {"random"}
+    full = report.of("full")[0].samples
+    for arm in report.arms[1:]:
+        saved = [1 - result.samples / full for result in report.of(arm)]
+        # Batches that are not full are left out: up to 15 of 600 samples an epoch.
+        assert all(abs(share - 0.3) < 0.05 for share in saved), arm
+    assert len(report.sentences()) == len(report.arms) - 2
+    assert all("the random control at equal savings" in line for line in report.sentences())
+
+
+def test_all_is_a_comparison_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="all is a comparison; add --compare"):
+        options(tmp_path, policy="all")
+    with pytest.raises(ValueError, match=r"cannot save 0\.9"):
+        run(options(tmp_path, policy="all", compare=True, target_savings=0.9), lambda line: None)
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_the_defaults_cover_every_data_set() -> None:

@@ -171,3 +171,15 @@ def test_many_chunks_are_one_order():
     thirds = [list(engine.sampler(shard=(rank, 3))) for rank in range(3)]
     stacked = torch.tensor(thirds).t().reshape(-1)
     assert_bitwise(stacked.int(), engine.plan.indices[:49_998], "order of three ranks")
+
+
+@pytest.mark.parametrize("drawn", [0, 16_383, 16_384, 16_385, 20_000, 25_000])
+def test_a_pass_knows_its_position_across_chunks_and_on_every_rank(drawn):
+    engine = pe.PruneEngine(50_000, pe.KeepAll(), num_epochs=1)
+    sampler = engine.sampler(shard=(1, 2))
+    whole, broken_off, resumed = list(sampler), iter(sampler), iter(sampler)
+    assert [next(broken_off) for _ in range(drawn)] == whole[:drawn]
+    state = broken_off.state_dict()
+    assert state == {"epoch": 0, "position": 2 * drawn, "left": 50_000 - 2 * drawn}
+    resumed.load_state_dict(state)
+    assert list(resumed) == whole[drawn:]

@@ -86,6 +86,44 @@ def test_the_cursor_is_the_consumed_one_not_the_drawn_one():
     assert list(islice(resumed.sampler(), 30)) == [*drawn[1], *drawn[2], *drawn[3]]
 
 
+@given(
+    stops=st.lists(st.integers(1, 6), max_size=5),
+    workers_ahead=st.integers(0, 3),
+)
+def test_an_epoch_broken_off_and_taken_up_again_trains_every_sample_once(stops, workers_ahead):
+    engine, whole = infobatch(), infobatch()
+    trained: list[int] = []
+    for stop in [*stops, 99]:
+        if len(trained) == N:
+            with pytest.raises(pe.PruneEngineError, match="trained to its end"):
+                iter(engine.sampler())
+            break
+        stream = batches(iter(engine.sampler()), SIZE)
+        length = len(engine.sampler())
+        for batch in islice(stream, stop):
+            observe(engine, batch)
+            trained += batch
+            assert len(engine.sampler()) == length, "a progress bar's end does not move"
+            assert engine.cursor == len(trained)
+        list(islice(stream, workers_ahead))  # drawn by a loader, never trained
+    serve(whole)
+    assert trained == whole.plan.indices.tolist()
+    assert engine.end_epoch() == whole.end_epoch()
+    assert_same(engine, whole)
+
+
+def test_looking_at_a_batch_in_the_middle_of_an_epoch_changes_nothing():
+    engine, whole = infobatch(), infobatch()
+    stream = batches(engine.sampler(), SIZE)
+    for batch in stream:
+        assert next(batches(engine.sampler(), SIZE)) == batch, "the next one to train"
+        observe(engine, batch)
+        if engine.cursor < N:
+            next(iter(engine.sampler()))
+    serve(whole)
+    assert_same(engine, whole)
+
+
 def test_a_state_is_plain_data_and_a_copy():
     engine = infobatch()
     step(engine, 13)
@@ -111,7 +149,7 @@ def test_a_state_holds_two_tensors_of_length_n():
 
 def train_ranks(engine: pe.PruneEngine, world: int, count: int) -> list[int]:
     """Train some batches on each rank of a world in turn; return the samples."""
-    streams = [batches(engine.sampler(shard=(q, world)), SIZE) for q in range(world)]
+    streams = [batches(iter(engine.sampler(shard=(q, world))), SIZE) for q in range(world)]
     trained: list[int] = []
     for _ in range(count):
         for stream in streams:
@@ -172,7 +210,8 @@ def test_batches_stay_full_whatever_batch_size_the_epoch_began_with():
     assert [len(batch) for batch in taken] == [16] * 5
     for batch in taken:
         observe(resumed, batch)
-    assert list(resumed.sampler(align=16)) == order[7:87], "until the epoch ends"
+    with pytest.raises(pe.PruneEngineError, match=r"epoch 0 is trained to its end.*end_epoch"):
+        iter(resumed.sampler(align=16))
     later = infobatch()
     later.load_state_dict(resumed.state_dict())
     assert list(later.sampler(align=16)) == [], "the tail stays dropped"
@@ -232,8 +271,8 @@ def damaged(path: str, value: Any) -> dict[str, Any]:
         ("epoch", "1", "epoch: expected int"),
         ("cursor", None, "cursor: expected int"),
         ("cursor", -1, "cursor: expected at least 0, got -1"),
-        ("threshold", [1.0], "threshold: expected Tensor"),
-        ("history", None, "history: expected list"),
+        ("threshold", [1.0], "threshold: expected tuple"),
+        ("history", None, "history: expected tuple"),
         ("history.0.planned", None, r"history\[0\]: planned missing"),
         ("buffer", None, "buffer: expected dict"),
         ("buffer.records", None, "records: expected a tensor"),
@@ -242,7 +281,7 @@ def damaged(path: str, value: Any) -> dict[str, Any]:
         ("buffer.counters", torch.zeros(5, dtype=torch.int64), "counters"),
         ("buffer.weight_table", None, "weight_table"),
         ("buffer.epoch", None, "epoch: expected an int"),
-        ("ahead", [{"epoch": 3}], r"ahead\[0\]: weight_class, weight_table, threshold missing"),
+        ("ahead", ({"epoch": 3},), r"ahead\[0\]: weight_class, weight_table, threshold missing"),
     ],
 )
 def test_edge_case_09_a_damaged_state_is_refused_and_nothing_is_half_loaded(path, value, message):

@@ -20,8 +20,12 @@ from prune_engine.backends import reference
 pytestmark = pytest.mark.triton
 
 TESTS = Path(__file__).resolve().parent
-OPS = ("observe", "mean_threshold", "plan", "compact", "order", "audit")
-OPS += ("cross_entropy_observe", "cross_entropy_grad")
+OPS = (
+    *("observe", "mean_threshold", "plan", "compact", "order", "audit"),
+    *("moments", "activation_std", "relu_moments", "gelu_moments"),
+    *("select", "top"),
+    *("cross_entropy_observe", "cross_entropy_grad"),
+)
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from _cases import MAX_SEED, float32, mean_rule
 from triton_parity import *  # noqa: F403 - its tests, here with DEVICE "cuda"
 from triton_parity import DEVICE, WEIGHTS
 from triton_parity_logits import *  # noqa: F403
+from triton_parity_moments import *  # noqa: F403 - the same
 
 import prune_engine as pe
 from prune_engine import backends
+from prune_engine.backends import triton
 
 pytestmark = [
     pytest.mark.triton,
@@ -132,6 +134,34 @@ def test_a_captured_observe_stays_right_in_later_epochs() -> None:
     for name, value in eager.items():
         assert_bitwise(captured[name], value, name)
     assert int(captured["records"].max()) >> 32 == 3
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # a kernel of the same name is overridden
+def test_a_compiled_step_reaches_the_kernels_and_equals_eager() -> None:
+    eager, compiled = (pe.ScoreBuffer(1000, device=DEVICE, backend="triton") for _ in range(2))
+    losses, indices = batch(256, 1000, 4)
+    weight = torch.ones((), device=DEVICE, requires_grad=True)
+
+    def step(losses: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        return compiled.observe(losses * weight, indices)[0].sum()
+
+    # A library with CUDA kernels would serve the operators' names itself: put Triton in its place.
+    library = torch.library.Library("prune_engine", "IMPL")
+    try:
+        for name, function in triton.OPERATORS.items():
+            library.impl(name, function, "CUDA")
+        run = torch.compile(step, fullgraph=True, mode="reduce-overhead")
+        for _ in range(3):
+            total = run(losses, indices)
+            total.backward()
+            assert weight.grad is not None
+            gradient, weight.grad = weight.grad.clone(), None
+    finally:
+        library._destroy()
+    want, weights = eager.observe(losses, indices)
+    assert torch.allclose(total, want.sum())
+    assert torch.allclose(gradient, (losses * weights).sum())
+    assert_bitwise(compiled.records, eager.records, "records")
 
 
 def test_the_gradient_is_that_of_the_weights() -> None:

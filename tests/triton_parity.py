@@ -370,3 +370,30 @@ def test_audit_equals_the_reference(num_samples):
         another = audit(old, classes, 3)
         assert got[:3].equal(another[:3])
         assert not got.equal(another)
+
+
+@settings(max_examples=8)
+@given(num_samples=sizes, ties=st.booleans(), salt=salts)
+def test_select_equals_the_reference(num_samples, ties, salt):
+    rng = random.Random(salt)
+    den = rng.choice([1, 100, 2**31 - 1])
+    ranks = [0, 1, -num_samples], [den, rng.randint(0, den), 0], den
+    for values in ranked_values(num_samples, ties, rng):
+        got = pe.ops.select(values.to(DEVICE), *ranks, backend="triton")
+        assert_bitwise(got, pe.ops.select(values, *ranks, backend="reference"), "select")
+
+
+@settings(max_examples=8)
+@given(num_samples=sizes, ties=st.booleans(), salt=salts, share=st.sampled_from([0, 1, 2, 4, 5]))
+def test_top_equals_the_reference(num_samples, ties, salt, share):
+    for values in ranked_values(num_samples, ties, random.Random(salt)):
+        k = num_samples * share // 4
+        got = pe.ops.top(values.to(DEVICE), k, backend="triton")
+        assert_bitwise(got, pe.ops.top(values, k, backend="reference"), "top")
+
+
+def ranked_values(num_samples, ties, rng):
+    """Return scores with nan among them, and records with unseen ones."""
+    pool = floats(rng, 3) if ties else floats(rng, num_samples)
+    scores = float32([rng.choice([*pool, torch.nan]) for _ in range(num_samples)])
+    return scores, int64(records(rng, num_samples, 3))

@@ -10,6 +10,7 @@
 
 #include "../bijection.h"
 #include "../decide.h"
+#include "../select.h"
 #include "../softmax.h"
 
 namespace prune_engine {
@@ -104,6 +105,65 @@ struct GradientBatch {
   void* made;                  // as the logits
 };
 
+// What a selection has come to, on the device.
+struct SelectState {
+  int64_t rank[kMaxRanks];  // among the samples that share the digits so far
+  int64_t ties[kMaxRanks];  // how many those are
+  int64_t tie_rank;         // top: the same for the last tie that stays, by index
+  uint32_t key[kMaxRanks];  // the digits so far
+  uint32_t last_index;
+};
+
+// Three digits of each rank's key, and three of a tie's index.
+constexpr int64_t kSelectCounts = (3 * kMaxRanks + 3) * int64_t{kBins};
+
+struct SelectArgs {
+  bool records;        // values are int64 records, else float32 scores
+  const void* values;  // [num_samples]
+  int64_t num_samples;
+  int num_ranks;
+  Rank rank[kMaxRanks];
+  int64_t den;
+  uint32_t* counts;    // [kSelectCounts], uninitialised
+  SelectState* state;  // [1], uninitialised
+  float* out;          // [num_ranks]
+};
+
+constexpr int kMomentTable = 96;        // tensors of one launch
+constexpr int64_t kMomentParts = 8448;  // at least the blocks of any launch
+
+// A tensor to be read, in the order of its storage.
+struct Activation {
+  const void* x;
+  int64_t numel;
+  Real type;
+};
+
+// Scratch of one launch, uninitialised; the ticket is set to zero before.
+struct MomentScratch {
+  double* parts;     // [kMomentParts][2]
+  unsigned* ticket;  // [launches]
+};
+
+struct StdTarget {
+  double* out;          // [num_batches]
+  const int64_t* slot;  // [1], or null: 0
+  int64_t num_batches;
+  double* rows;  // [layers][3], scratch
+  int layers;
+  bool unbiased;
+};
+
+// An activation to be written and measured.
+struct Activated {
+  const void* x;
+  void* y;  // or x itself
+  int64_t numel;
+  Real type;
+  MomentScratch scratch;
+  double* row;  // [3]
+};
+
 cudaError_t launch_observe(const Batch& batch, const State& state, cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
@@ -117,6 +177,15 @@ cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, in
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const State& state,
                                          cudaStream_t stream);
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream);
+cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);
+cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream);
+cudaError_t launch_moments(const Activation* tensors, int count, int64_t sample, double* rows,
+                           const MomentScratch& scratch, cudaStream_t stream);
+cudaError_t launch_activation_std(const Activation* tensors, int64_t sample,
+                                  const StdTarget& target, const MomentScratch& scratch,
+                                  cudaStream_t stream);
+cudaError_t launch_relu_moments(const Activated& job, cudaStream_t stream);
+cudaError_t launch_gelu_moments(const Activated& job, bool tanh, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace prune_engine

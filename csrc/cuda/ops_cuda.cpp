@@ -6,8 +6,7 @@
 #include <optional>
 #include <tuple>
 
-#include "device.h"
-#include "launch.h"
+#include "on_device.h"
 
 namespace prune_engine {
 namespace {
@@ -176,6 +175,60 @@ Tensor audit_cuda(Tensor records,       // [N] int64
   return result;
 }
 
+namespace {
+
+// Arguments of select and top, and the scratch they point to. It may go back to torch's allocator
+// at once: whoever gets it next is on this stream.
+struct SelectScratch {
+  Tensor counts;
+  Tensor state;
+
+  explicit SelectScratch(const Tensor& values)
+      : counts(torch::stable::new_empty(values, {cuda::kSelectCounts}, ScalarType::Int)),
+        state(torch::stable::new_empty(values, {sizeof(cuda::SelectState)}, ScalarType::Byte)) {}
+
+  cuda::SelectArgs args(const Tensor& values) {
+    cuda::SelectArgs args = {};
+    args.records = values.scalar_type() == ScalarType::Long;
+    args.values = values.const_data_ptr();
+    args.num_samples = values.numel();
+    args.counts = static_cast<uint32_t*>(counts.mutable_data_ptr());
+    args.state = static_cast<cuda::SelectState*>(state.mutable_data_ptr());
+    return args;
+  }
+};
+
+}  // namespace
+
+Tensor select_cuda(Tensor values,                 // [N] float32 scores or int64 records
+                   std::vector<int64_t> offsets,  // [R]
+                   std::vector<int64_t> shares,   // [R]
+                   int64_t den) {
+  const OnDevice device({values, "values"}, {});
+  const std::vector<Rank> ranks = check_select(values, offsets, shares, den);
+  SelectScratch scratch(values);
+  cuda::SelectArgs args = scratch.args(values);
+  args.num_ranks = static_cast<int>(ranks.size());
+  std::copy(ranks.begin(), ranks.end(), args.rank);
+  args.den = den;
+  Tensor result = torch::stable::new_empty(values, {args.num_ranks}, ScalarType::Float);
+  args.out = result.mutable_data_ptr<float>();
+  check_cuda(cuda::launch_select(args, device.stream()), "select");
+  return result;
+}
+
+Tensor top_cuda(Tensor values,  // [N] float32 scores or int64 records
+                int64_t k) {
+  const OnDevice device({values, "values"}, {});
+  check_top(values, k);
+  SelectScratch scratch(values);
+  Tensor mask = torch::stable::new_empty(values, {values.numel()}, ScalarType::Byte);
+  check_cuda(
+      cuda::launch_top(scratch.args(values), k, mask.mutable_data_ptr<uint8_t>(), device.stream()),
+      "top");
+  return mask;
+}
+
 }  // namespace prune_engine
 
 STABLE_TORCH_LIBRARY_IMPL(prune_engine, CUDA, m) {
@@ -185,4 +238,6 @@ STABLE_TORCH_LIBRARY_IMPL(prune_engine, CUDA, m) {
   m.impl("compact", TORCH_BOX(&prune_engine::compact_cuda));
   m.impl("order", TORCH_BOX(&prune_engine::order_cuda));
   m.impl("audit", TORCH_BOX(&prune_engine::audit_cuda));
+  m.impl("select", TORCH_BOX(&prune_engine::select_cuda));
+  m.impl("top", TORCH_BOX(&prune_engine::top_cuda));
 }

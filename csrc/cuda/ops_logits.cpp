@@ -3,8 +3,8 @@
 #include <optional>
 #include <tuple>
 
-#include "device.h"
 #include "launch.h"
+#include "on_device.h"
 
 namespace prune_engine {
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
@@ -110,6 +111,42 @@ class Kernels(Protocol):
         /,
     ) -> Tensor:
         """Turn the gradient of the weighed losses into that of the logits."""
+        ...
+
+    def select(self, values: Tensor, offsets: list[int], shares: list[int], den: int, /) -> Tensor:
+        """Find the scores at some ranks."""
+        ...
+
+    def top(self, values: Tensor, k: int, /) -> Tensor:
+        """Mark the k largest scores."""
+        ...
+
+    def moments(self, tensors: Sequence[Tensor], sample: int, /) -> Tensor:
+        """Count, mean and sum of squared deviations of each tensor."""
+        ...
+
+    def activation_std(
+        self,
+        tensors: Sequence[Tensor],
+        out: Tensor,
+        slot: Tensor | None,
+        unbiased: bool,
+        sample: int,
+        /,
+    ) -> None:
+        """Write the mean over the tensors of their standard deviations into one slot."""
+        ...
+
+    def relu_moments(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
+        """ReLU, and the moments of the result."""
+        ...
+
+    def relu_moments_(self, x: Tensor, /) -> Tensor:
+        """ReLU in place, and the moments of the result."""
+        ...
+
+    def gelu_moments(self, x: Tensor, tanh: bool, /) -> tuple[Tensor, Tensor]:
+        """GELU, and the moments of the result."""
         ...
 
 
@@ -229,31 +266,31 @@ def resolve(name: str, device_type: str) -> str:
     )
 
 
-def kernels_for(backend: str, tensor: Tensor) -> Kernels:
-    """Return the kernels that serve a tensor; inside ``torch.compile``, what it can trace.
+def kernels_for(name: str, tensor: Tensor) -> Kernels:
+    """Return the operators that serve a tensor.
 
     Args:
-        backend: ``"auto"`` or a name of ``TABLE``.
-        tensor: says where.
+        name: ``"auto"`` or a name of ``TABLE``.
+        tensor: of the device to be served.
 
     Returns:
-        A backend module, or the namespace of the compiled operators.
+        A module with the operators.
 
     Raises:
-        ValueError: see ``resolve``.
-        RuntimeError: see ``resolve``.
+        ValueError: no such backend, or it does not serve this device.
+        RuntimeError: none can be loaded.
 
     Example:
-        >>> import torch
         >>> kernels_for("reference", torch.zeros(1)).CHECKS_ARGUMENTS
         False
     """
-    if torch.compiler.is_compiling() and backend != "reference":
+    if torch.compiler.is_compiling() and name != "reference":
         # Dynamo can trace neither an import nor a cache, but an operator it can see by name; the
-        # dispatcher then finds the device's kernel or says that there is none.
+        # dispatcher then finds the device's kernel (for CUDA tensors the library's, or Triton's
+        # where that has none and the backend was loaded) or says that there is none.
         traced: Any = torch.ops.prune_engine
         return traced
-    return load(resolve(backend, tensor.device.type))
+    return load(resolve(name, tensor.device.type))
 
 
 @dataclass(frozen=True)

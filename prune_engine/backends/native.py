@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from prune_engine.backends import surroundings
+from prune_engine.backends.surroundings import LIBRARY
 from prune_engine.types import PLAN_BLOCK
 
 CHECKS_ARGUMENTS = True  # before anything is written, so ops.py need not
-LIBRARY = Path(__file__).resolve().parent.parent / "_ops.so"
 
 
 def _load() -> Any:
@@ -21,7 +22,12 @@ def _load() -> Any:
     if not hasattr(torch.ops.prune_engine, "observe"):
         if not LIBRARY.exists():
             raise ImportError(f"{LIBRARY.name} is not built; run `pip install .` with a compiler")
-        torch.ops.load_library(str(LIBRARY))  # pyright: ignore[reportUnknownMemberType]
+        if reason := surroundings.torch_refusal(surroundings.Surroundings(torch.__version__)):
+            raise ImportError(reason)
+        try:
+            torch.ops.load_library(str(LIBRARY))  # pyright: ignore[reportUnknownMemberType]
+        except OSError as error:
+            raise ImportError(surroundings.load_refusal(str(error))) from error
     return torch.ops.prune_engine
 
 
@@ -31,6 +37,14 @@ _register_fake = cast(
     "Callable[[str], Callable[[_Fake], _Fake]]",
     torch.library.register_fake,  # pyright: ignore[reportUnknownMemberType]
 )
+
+
+has_kernel = cast(
+    "Callable[[str, str], bool]",
+    torch._C._dispatch_has_kernel_for_dispatch_key,  # pyright: ignore
+)
+# Asked now, for the Triton backend may register its kernels for CUDA tensors later.
+BUILT_WITH_CUDA = has_kernel("prune_engine::observe", "CUDA")
 
 
 def cuda_refusal() -> str:
@@ -43,17 +57,8 @@ def cuda_refusal() -> str:
         >>> torch.cuda.is_available() or cuda_refusal() != ""
         True
     """
-    has_kernel = cast(
-        "Callable[[str, str], bool]",
-        torch._C._dispatch_has_kernel_for_dispatch_key,  # pyright: ignore
-    )
-    if not has_kernel("prune_engine::observe", "CUDA"):
-        return f"{LIBRARY.name} was built without CUDA, for want of nvcc; see PE_CUDA in setup.py"
-    if torch.version.cuda is None:  # also ROCm, whose tensors call themselves cuda
-        return f"torch {torch.__version__} is built without CUDA"
-    if not torch.cuda.is_available():
-        return "torch finds no CUDA device"
-    return ""
+    here = surroundings.read()
+    return surroundings.cuda_refusal(replace(here, kernels=BUILT_WITH_CUDA))
 
 
 observe = _ops.observe.default
@@ -64,6 +69,13 @@ order = _ops.order.default
 audit = _ops.audit.default
 cross_entropy_observe = _ops.cross_entropy_observe.default
 cross_entropy_grad = _ops.cross_entropy_grad.default
+select = _ops.select.default
+top = _ops.top.default
+moments = _ops.moments.default
+activation_std = _ops.activation_std.default
+relu_moments = _ops.relu_moments.default
+relu_moments_ = _ops.relu_moments_.default
+gelu_moments = _ops.gelu_moments.default
 
 
 @_register_fake("prune_engine::observe")
@@ -161,3 +173,38 @@ def _(
     stats: Tensor,
 ) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+@_register_fake("prune_engine::select")
+def _(values: Tensor, offsets: list[int], shares: list[int], den: int) -> Tensor:
+    return values.new_empty(len(offsets), dtype=torch.float32)
+
+
+@_register_fake("prune_engine::top")
+def _(values: Tensor, k: int) -> Tensor:
+    return values.new_empty(values.numel(), dtype=torch.uint8)
+
+
+@_register_fake("prune_engine::moments")
+def _(tensors: list[Tensor], sample: int) -> Tensor:
+    return tensors[0].new_empty((len(tensors), 3), dtype=torch.float64)
+
+
+@_register_fake("prune_engine::activation_std")
+def _(tensors: list[Tensor], out: Tensor, slot: Tensor | None, unbiased: bool, sample: int) -> None:
+    return None
+
+
+@_register_fake("prune_engine::relu_moments")
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(3, dtype=torch.float64)
+
+
+@_register_fake("prune_engine::relu_moments_")
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(3, dtype=torch.float64)
+
+
+@_register_fake("prune_engine::gelu_moments")
+def _(x: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(3, dtype=torch.float64)

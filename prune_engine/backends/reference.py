@@ -47,24 +47,39 @@ from prune_engine.backends.reference_cross_entropy import (
     cross_entropy_observe,
 )
 from prune_engine.backends.reference_observe import limb_sums, observe
+from prune_engine.backends.reference_ranking import select, top
+from prune_engine.backends.reference_statistics import (
+    activation_std,
+    gelu_moments,
+    moments,
+    relu_moments,
+    relu_moments_,
+)
 from prune_engine.types import PLAN_BLOCK
 
 __all__ = [
+    "activation_std",
     "audit",
     "bijection",
     "compact",
     "cross_entropy_grad",
     "cross_entropy_observe",
     "float_to_key",
+    "gelu_moments",
     "hash32",
     "keep_draw",
     "key_to_float",
     "mean_threshold",
+    "moments",
     "observe",
     "order",
     "philox4x32",
     "plan",
+    "relu_moments",
+    "relu_moments_",
     "score_code",
+    "select",
+    "top",
 ]
 
 CHECKS_ARGUMENTS = False

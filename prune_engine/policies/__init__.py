@@ -1,14 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of policies: one row each. A new one is a file, a row, and inherits its tests."""
 
+from prune_engine.policies.bandit import UCB, EpsilonGreedy
 from prune_engine.policies.base import Policy, PolicyMemory, Progress
 from prune_engine.policies.baseline import KeepAll, RandomSubset
+from prune_engine.policies.budget import Budget
 from prune_engine.policies.infobatch import InfoBatch
+from prune_engine.policies.quantile import InfoBatchQuantile
 
 TABLE: dict[str, type[Policy]] = {
     "infobatch": InfoBatch,
+    "infobatch_quantile": InfoBatchQuantile,
+    "budget": Budget,
+    "ucb": UCB,
+    "epsilon_greedy": EpsilonGreedy,
     "random": RandomSubset,
     "full": KeepAll,
 }
 
-__all__ = ["TABLE", "InfoBatch", "KeepAll", "Policy", "PolicyMemory", "Progress", "RandomSubset"]
+__all__ = [
+    "TABLE",
+    "UCB",
+    "Budget",
+    "EpsilonGreedy",
+    "InfoBatch",
+    "InfoBatchQuantile",
+    "KeepAll",
+    "Policy",
+    "PolicyMemory",
+    "Progress",
+    "RandomSubset",
+]

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
-from prune_engine.types import Band, Rule, Selection, decimal_fraction
+from prune_engine.types import Band, Rule, Selection, decimal_fraction, weight_table
 
-if TYPE_CHECKING:  # it brings torch, and host.py uses the arithmetic below without torch
+if TYPE_CHECKING:  # they bring torch, and host.py uses the arithmetic below without torch
+    from torch import Tensor
+
     from prune_engine.buffer import ScoreBuffer
 
 
@@ -23,6 +25,7 @@ class Progress:
         epoch: the epoch being planned, 0-based.
         done: nominal work done before it: epochs, or steps.
         total: nominal work of the run, or None where it is not known.
+        seed: the run's, for policies that draw themselves.
 
     Example:
         >>> Progress(epoch=3, done=3, total=10).total
@@ -32,6 +35,7 @@ class Progress:
     epoch: int
     done: int
     total: int | None
+    seed: int = 0
 
 
 class PolicyMemory(Protocol):
@@ -243,3 +247,46 @@ def check_sampling(sampling: str) -> None:
     """
     if sampling not in ("bernoulli", "fixed"):
         raise ValueError(f"sampling must be 'bernoulli' or 'fixed', got {sampling!r}")
+
+
+def select_fixed(
+    buffer: ScoreBuffer,
+    pool: Tensor,
+    count: int,
+    size: int,
+    *,
+    seed: int,
+    epoch: int,
+    weight_class: int = 1,
+) -> Tensor:
+    """Keep a fixed number of a pool's samples, drawn at random, and all others with weight 1.
+
+    Those with the largest keep draws of the epoch stay, ties to the smaller index (DESIGN 3.3).
+
+    Args:
+        buffer: says which kernels.
+        pool: bool [N].
+        count: in 0..size, how many of the pool stay.
+        size: how many are in the pool.
+        seed: in 0..2^63-1.
+        epoch: in 0..2^31-2.
+        weight_class: in 1..7, of those that stay.
+
+    Returns:
+        uint8 [N]: 0 = dropped, 1 = not in the pool.
+
+    Example:
+        >>> import torch
+        >>> from prune_engine import ScoreBuffer
+        >>> pool = torch.tensor([True, True, False, True])
+        >>> select_fixed(ScoreBuffer(4), pool, 1, 3, seed=0, epoch=0, weight_class=2).tolist()
+        [2, 0, 1, 0]
+    """
+    from prune_engine import ops
+
+    # To plan, the others are samples never seen, which stay; the pool is one band of equal scores.
+    records = pool.to(buffer.records.dtype) * ((1 << 32) | (1 << 31))
+    band = Band(0, weight_class, count, max(1, size))
+    nothing = Rule.keep_all(buffer.device).thresholds
+    rule = Rule(nothing, (band,), weight_table(), fixed=True)
+    return ops.plan(records, rule, seed=seed, epoch=epoch, backend=buffer.backend)[0]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from prune_engine import ops
 from prune_engine.policies.base import (
     Policy,
     PolicyMemory,
@@ -16,7 +17,7 @@ from prune_engine.policies.base import (
     dropping_band,
     kept_weight,
 )
-from prune_engine.types import Rule, weight_table
+from prune_engine.types import Rule, Selection, weight_table
 
 if TYPE_CHECKING:
     from prune_engine.buffer import ScoreBuffer
@@ -49,7 +50,7 @@ class KeepAll(Policy):
 
 @dataclass(frozen=True)
 class RandomSubset(Policy):
-    """Drop each sample with probability r, whatever its score: a fresh subset every epoch.
+    """Drop each sample with probability r, whatever its score: fresh every epoch, or static.
 
     With ``rescale=True`` it is the soft random prune of InfoBatch's Table 5 (ICLR 2024), which
     nearly matches InfoBatch at equal savings: the control that every claim needs.
@@ -59,6 +60,7 @@ class RandomSubset(Policy):
         rescale: weigh the kept samples 1 / (1 - r).
         delta: in (0, 1]; everything is kept from ``delta * num_epochs`` on.
         sampling: ``"bernoulli"`` or ``"fixed"`` (exactly floor((1 - r) N) stay).
+        static: draw once, for the whole run, instead of anew in every epoch.
 
     Raises:
         TypeError: a parameter is not a number.
@@ -73,9 +75,12 @@ class RandomSubset(Policy):
     rescale: bool = False
     delta: float = 1.0
     sampling: str = "bernoulli"
+    static: bool = False
 
     def __post_init__(self) -> None:
         check_fraction("prune_ratio", self.prune_ratio, zero=True, one=False)
+        if not isinstance(self.static, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"static must be a bool, got {self.static!r}")
         check_fraction("delta", self.delta, zero=False, one=True)
         check_sampling(self.sampling)
 
@@ -86,7 +91,7 @@ class RandomSubset(Policy):
 
     def rule(
         self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
-    ) -> Rule:
+    ) -> Rule | Selection:
         """Return one band for all samples, seen or not.
 
         Args:
@@ -103,4 +108,11 @@ class RandomSubset(Policy):
         band = dropping_band(self.prune_ratio, 2 if self.rescale else 1)
         table = weight_table(kept_weight(band, fixed=fixed)) if self.rescale else weight_table()
         no_thresholds = Rule.keep_all(buffer.device).thresholds
-        return Rule(no_thresholds, (band,), table, fixed, unseen_band=0)
+        rule = Rule(no_thresholds, (band,), table, fixed, unseen_band=0)
+        if not self.static:
+            return rule
+        # The draws of epoch 0 in every epoch; the order is another one all the same.
+        classes, _ = ops.plan(
+            buffer.records, rule, seed=progress.seed, epoch=0, backend=buffer.backend
+        )
+        return Selection(classes, table)

@@ -10,4 +10,5 @@
 | ``compare`` | the arms of a run and their order |
 | ``files``, ``pictures`` | what a run leaves on disk |
 | ``environment``, ``diagnostics``, ``inspection`` | what ``info``, ``bench``, ``inspect`` say |
+| ``selftest`` | every operator against the reference (``info --check``) |
 """

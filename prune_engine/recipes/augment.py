@@ -17,7 +17,8 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, *, padding: int = 
 
     Args:
         images: any dtype [B, C, H, W].
-        generator: on the CPU; two calls with equally seeded generators give equal batches.
+        generator: on the CPU or on the images' device, where nothing crosses; two calls with
+            equally seeded generators of one device give equal batches.
         padding: at least 0.
 
     Returns:
@@ -37,12 +38,12 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, *, padding: int = 
     if padding < 0:
         raise ValueError(f"padding: expected at least 0, got {padding}")
     batch, _, height, width = images.shape
-    shift = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator)
-    mirror = torch.randint(0, 2, (batch, 1), generator=generator).bool()
-    columns = torch.arange(width).expand(batch, width)
+    source, device = generator.device, images.device
+    shift = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=generator, device=source)
+    mirror = torch.randint(0, 2, (batch, 1), generator=generator, device=source).bool()
+    columns = torch.arange(width, device=source).expand(batch, width)
     columns = torch.where(mirror, columns.flip(1), columns) + shift[1]
-    rows = torch.arange(height).expand(batch, height) + shift[0]
-    device = images.device
+    rows = torch.arange(height, device=source).expand(batch, height) + shift[0]
     rows, columns = rows.to(device), columns.to(device)
     padded = F.pad(images, (padding, padding, padding, padding))
     sample = torch.arange(batch, device=device)[:, None, None]

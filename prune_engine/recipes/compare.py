@@ -9,15 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prune_engine.policies import InfoBatch, KeepAll, RandomSubset
-from prune_engine.recipes import environment, files
+from prune_engine.distributed import world
+from prune_engine.policies import KeepAll, RandomSubset
+from prune_engine.recipes import environment, files, ranks
+from prune_engine.recipes.arms import (
+    EQUAL,
+    POLICIES,
+    TARGET_SAVINGS,
+    Choice,
+    arm_name,
+    equal,
+    make,
+)
 from prune_engine.recipes.data import ImageData, load
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
 from prune_engine.recipes.trainer import TrainConfig, warm_up
-from prune_engine.report import FULL, FULL_CUT, RANDOM, SCHEMA, Report
+from prune_engine.report import ALL, FULL, FULL_CUT, RANDOM, SCHEMA, Report
 from prune_engine.types import decimal_fraction
-
-POLICIES = ("infobatch", "random", "random_rescale", "full")
 
 DEFAULTS: dict[str, TrainConfig] = {
     "digits": TrainConfig(model="mlp", epochs=30, batch_size=32, lr=0.05),
@@ -35,12 +43,15 @@ class RunOptions:
         data: a name of ``data.DATA_SETS``.
         out: the run folder.
         train: shared by all arms.
-        policy: a name of ``POLICIES``.
-        prune_ratio: share of the low samples that is dropped, in [0, 1).
+        policy: a name of ``arms.POLICIES``, or ``"all"``: every policy whose saving can be set.
+        prune_ratio: share of the low samples that is dropped, in [0, 1); of all, for ``ucb``,
+            ``epsilon_greedy`` and the random ones.
         delta: share of the epochs before annealing, in (0, 1].
         sampling: ``"bernoulli"`` or ``"fixed"``.
         seeds: one training per arm and seed.
         compare: also train ``full``, ``full_cut`` and the random control.
+        target_savings: share of the run's samples that the policy is made to save, in (0, 1); None:
+            what its parameters save, and 0.4 for ``"all"``.
         data_root: the folder of the files.
         limit: first training samples only.
     """
@@ -54,27 +65,30 @@ class RunOptions:
     sampling: str = "bernoulli"
     seeds: tuple[int, ...] = (0,)
     compare: bool = False
+    target_savings: float | None = None
     data_root: str | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy: expected one of {', '.join(POLICIES)}, got {self.policy!r}")
+        if self.policy not in (*POLICIES, ALL):
+            names = ", ".join((*POLICIES, ALL))
+            raise ValueError(f"policy: expected one of {names}, got {self.policy!r}")
+        if self.policy == ALL and not self.compare:
+            raise ValueError("policy: all is a comparison; add --compare")
         if self.compare and self.policy == "full":
             raise ValueError("policy: full is what the others are compared with; drop --compare")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different seeds, at least one, got {self.seeds}")
 
+    @property
+    def target(self) -> float:
+        """What the arms of ``"all"`` save."""
+        return TARGET_SAVINGS if self.target_savings is None else self.target_savings
+
     def arm(self) -> Arm:
         """The policy under test, as an arm."""
-        if self.policy == "full":
-            return Arm(FULL, KeepAll())
-        ratio, delta = self.prune_ratio, self.delta
-        if self.policy == "infobatch":
-            return Arm("infobatch", InfoBatch(ratio, delta, sampling=self.sampling))
-        rescale = self.policy == "random_rescale"
-        name = "random_rescale" if rescale else "random_no_rescale"
-        return Arm(name, RandomSubset(ratio, rescale=rescale, delta=delta, sampling=self.sampling))
+        choice = Choice(self.prune_ratio, self.delta, self.sampling, self.target_savings)
+        return Arm(arm_name(self.policy), make(self.policy, choice, self.train.epochs))
 
     def names(self, seed_number: int) -> list[str]:
         """The arms of one seed, in the order they are trained.
@@ -89,6 +103,10 @@ class RunOptions:
         Returns:
             Names of arms, each once.
         """
+        if self.policy == ALL:
+            # Every arm is first, second, ... in turn.
+            names = [FULL, FULL_CUT, *EQUAL]
+            return names[seed_number % len(names) :] + names[: seed_number % len(names)]
         policy = self.arm().name
         if not self.compare:
             return [policy]
@@ -137,46 +155,58 @@ def control_ratio(
     return max(0.0, 1.0 - kept / num_samples)
 
 
-def run(options: RunOptions, say: Callable[[str], None]) -> Report:
+def run(options: RunOptions, say: Callable[[str], None]) -> Report | None:
     """Train every arm of every seed, and write the files of the run as they come.
+
+    Under torchrun every rank calls it; the first writes and says.
 
     Args:
         options: what to train.
         say: receives one line per epoch.
 
     Returns:
-        The report over all trainings.
+        The report over all trainings; None on all ranks but the first.
 
     Raises:
         ValueError: an argument that does not fit.
         FileNotFoundError: a data file is missing.
     """
     data = load(options.data, options.data_root, limit=options.limit)
+    for name in options.names(0):  # what cannot save the target says so before anything is trained
+        _arm(options, name, data, options.train.batch_size)
     planned = [
         f"{name}-seed{seed}"
         for number, seed in enumerate(options.seeds)
         for name in options.names(number)
     ]
-    for name in planned:  # an earlier run in the same folder must not be mixed in
-        for file in ("metrics.jsonl", "losses.json"):
-            (options.out / name / file).unlink(missing_ok=True)
-    files.write_json(options.out / "config.json", _config(options, data, planned))
+    first = ranks.is_first()
+    if first:
+        for name in planned:  # an earlier run in the same folder must not be mixed in
+            for file in ("metrics.jsonl", "losses.json"):
+                (options.out / name / file).unlink(missing_ok=True)
+        files.write_json(options.out / "config.json", _config(options, data, planned))
     warm_up(data, options.train)
     for number, seed in enumerate(options.seeds):
         policy_samples = 0
         for name in options.names(number):
             arm = _arm(options, name, data, policy_samples)
-            result = train_arm(data, options.train, arm, seed, _writer(options, arm, seed, say))
-            if name == options.arm().name:
+            writer = _writer(options, arm, seed, say) if first else None
+            result = train_arm(data, options.train, arm, seed, writer)
+            if options.policy != ALL and name == options.arm().name:
                 policy_samples = result.served
-    report, _ = files.load_run(options.out)
-    return report
+    return files.load_run(options.out)[0] if first else None
 
 
 def _arm(options: RunOptions, name: str, data: ImageData, policy_samples: int) -> Arm:
     """An arm by its name; the last two are made from what the policy trained."""
     if name == FULL:
         return Arm(FULL, KeepAll())
+    if options.policy == ALL:
+        epochs, batch = options.train.epochs, options.train.batch_size
+        if name == FULL_CUT:
+            steps = round((1 - options.target) * epochs * (data.num_samples // batch))
+            return Arm(FULL_CUT, KeepAll(), samples=max(1, steps) * batch)
+        return Arm(name, equal(name, options.target, options.delta, epochs, options.sampling))
     if name == FULL_CUT:
         return Arm(FULL_CUT, KeepAll(), samples=policy_samples)
     if name == RANDOM:
@@ -217,9 +247,10 @@ def _config(options: RunOptions, data: ImageData, planned: list[str]) -> dict[st
             "out": str(options.out),
             "data_root": None if options.data_root is None else str(options.data_root),
         },
-        "policy_arm": options.arm().name,
+        "policy_arm": ALL if options.policy == ALL else options.arm().name,
         "runs": planned,
         "num_samples": data.num_samples,
         "num_test": len(data.test_labels),
+        "world_size": world()[1],
         **environment.describe(),
     }

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
+from prune_engine.distributed import world
 from prune_engine.engine import PruneEngine
 from prune_engine.policies import Policy
+from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.trainer import TrainConfig, Trainer
 from prune_engine.report import SCHEMA
@@ -43,7 +45,7 @@ class ArmResult:
     """What one training left.
 
     Args:
-        rows: one per epoch, as written to ``metrics.jsonl``.
+        rows: one per epoch, as written to ``metrics.jsonl``; only the first rank evaluates.
         histogram: loss distribution in the middle of the training, or None if nothing was pruned.
     """
 
@@ -141,11 +143,11 @@ def train_arm(
         # An arm that stops within an epoch leaves planned samples unseen, and knows it.
         coverage="raise" if budget is None else "ignore",
     )
-    loader = trainer.loader(engine.sampler(align=config.batch_size))
+    loader = trainer.loader(engine)
     full_steps = config.epochs * (data.num_samples // config.batch_size)
     schedule = _schedule(trainer, engine, full_steps, budget)
     result = ArmResult()
-    trained, engine_before = 0, 0.0
+    trained, engine_before, size = 0, 0.0, world()[1]
     for epoch in range(config.epochs):
         bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
         planned = engine.plan.num_kept
@@ -158,7 +160,7 @@ def train_arm(
             trainer.step(engine.observe(losses, indices.to(trainer.device), score=score))
             schedule.step()
             total += losses.detach().sum()
-            served += len(labels)
+            served += len(labels) * size
             bar.advance()
             if trained + served == budget:
                 break
@@ -169,7 +171,7 @@ def train_arm(
         bar.close()
         trained += served
         clock = time.perf_counter()
-        accuracy = trainer.accuracy()
+        accuracy = trainer.accuracy() if ranks.is_first() else float("nan")
         eval_seconds = time.perf_counter() - clock
         if epoch + 1 == max(1, config.epochs // 2):
             result = ArmResult(result.rows, _histogram(engine))
@@ -181,7 +183,7 @@ def train_arm(
                 "epoch": epoch,
                 "num_epochs": config.epochs,
                 "num_samples": data.num_samples,
-                "train_loss": _finite(float(total) / max(1, served)),
+                "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
                 "test_accuracy": accuracy,
                 "lr": lr,
                 "planned": planned,

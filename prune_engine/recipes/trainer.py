@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from prune_engine.device_loader import Batch, DeviceLoader
+from prune_engine.distributed import world
+from prune_engine.engine import PruneEngine
 from prune_engine.losses import cross_entropy
-from prune_engine.recipes import augment, models
+from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.data import Gather, ImageData, Positions
 
 
@@ -22,7 +25,7 @@ class TrainConfig:
     Args:
         model: a name of ``models.MODELS``.
         epochs: of the full schedule.
-        batch_size: at most the number of training samples.
+        batch_size: over all ranks; at most the number of training samples.
         lr: the peak of the one-cycle schedule.
         optimizer: ``"sgd"`` (Nesterov momentum 0.9) or ``"adamw"``.
         weight_decay: of all parameters.
@@ -32,6 +35,7 @@ class TrainConfig:
         device: such as ``"cpu"`` or ``"cuda"``.
         backend: of the engine.
         num_workers: of the loader; 0 is best for data in memory.
+        resident: keep the data on the device and make the batches there, without a ``DataLoader``.
         progress: draw a bar on stderr.
     """
 
@@ -47,6 +51,7 @@ class TrainConfig:
     device: str = "cpu"
     backend: str = "auto"
     num_workers: int = 0
+    resident: bool = False
     progress: bool = False
 
     def __post_init__(self) -> None:
@@ -60,6 +65,11 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not self.lr > 0:
             raise ValueError(f"lr: expected more than 0, got {self.lr}")
+        if self.resident and self.num_workers:
+            raise ValueError(
+                f"num_workers: expected 0 for resident data, got {self.num_workers}: no worker "
+                "shares the device"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: expected [0, 1), got {self.label_smoothing}")
 
@@ -74,9 +84,12 @@ class Trainer:
                 f"got {config.batch_size}"
             )
         self.data, self.config = data, config
+        self.batch_size = ranks.share_of(config.batch_size)
         self.device = torch.device(config.device)
-        self.generator = torch.Generator().manual_seed(seed)
+        # Ranks differ in their augmentation, and in nothing else.
+        self.generator = torch.Generator().manual_seed(seed + (world()[0] << 32))
         self.model = models.build(config.model, data.shape, data.num_classes, seed).to(self.device)
+        self.averaged = ranks.averaged(self.model)
         self.mean = data.mean.view(1, -1, 1, 1).to(self.device)
         self.scale = (1.0 / data.std).view(1, -1, 1, 1).to(self.device)
         self.optimizer: torch.optim.Optimizer
@@ -93,33 +106,41 @@ class Trainer:
                 self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
             )
 
-    def loader(self, sampler: Any) -> DataLoader[Any]:
-        """A plain ``DataLoader`` over positions; one gather serves a batch."""
+    def loader(self, engine: PruneEngine) -> DataLoader[Any] | DeviceLoader:
+        """Batches of (images, labels, indices), all of them full: one gather serves a batch."""
+        if self.config.resident:
+            augmented = self.augment if self.config.augment else None
+            data = (self.data.train_images, self.data.train_labels)
+            return engine.device_loader(data, self.batch_size, augment=augmented)
         # Workers are other processes: they get the data on the host. Without workers it can lie on
         # the device, and a batch never crosses.
         home = self.device if self.config.num_workers == 0 else torch.device("cpu")
         return DataLoader(
             Positions(self.data.num_samples),
-            batch_size=self.config.batch_size,
-            sampler=sampler,
+            batch_size=self.batch_size,
+            sampler=engine.sampler(align=self.config.batch_size),
             collate_fn=Gather(self.data.train_images.to(home), self.data.train_labels.to(home)),
             num_workers=self.config.num_workers,
             persistent_workers=self.config.num_workers > 0,
             generator=self.generator,
         )
 
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Crop and flip the images of a batch; what comes after them stays."""
+        padding = min(4, self.data.shape[1] // 8)
+        return (augment.crop_and_flip(batch[0], generator, padding=padding), *batch[1:])
+
     def logits(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images [B, C, H, W] and apply the model."""
+        """Normalise uint8 images [B, C, H, W] and apply the model, in training over all ranks."""
         pixels = images.to(self.device, torch.float32, memory_format=torch.channels_last)
         pixels = pixels.sub_(self.mean).mul_(self.scale)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            return self.model(pixels)
+            return self.averaged(pixels) if self.model.training else self.model(pixels)
 
     def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Augment, run forward and return per-sample losses and their score."""
-        if self.config.augment:
-            padding = min(4, self.data.shape[1] // 8)
-            images = augment.crop_and_flip(images, self.generator, padding=padding)
+        if self.config.augment and not self.config.resident:  # whose loader has done it
+            (images,) = self.augment((images,), self.generator)
         labels = labels.to(self.device)
         logits = self.logits(images).float()
         return cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
@@ -158,7 +179,7 @@ def warm_up(data: ImageData, config: TrainConfig, steps: int = 10) -> None:
     """
     trainer = Trainer(data, config, seed=0)
     for _ in range(steps):
-        images = data.train_images[: config.batch_size]
-        losses, _ = trainer.losses(images, data.train_labels[: config.batch_size])
+        images = data.train_images[: trainer.batch_size]
+        losses, _ = trainer.losses(images, data.train_labels[: trainer.batch_size])
         trainer.step(losses.mean())
     trainer.synchronize()

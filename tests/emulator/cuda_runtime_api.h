@@ -92,6 +92,11 @@ template <typename Value>
 Value __ldcs(const Value* pointer) {
   return *emulator::aligned_pointer(pointer);
 }
+template <typename Value>
+Value __ldcg(const Value* pointer) {
+  return *emulator::aligned_pointer(pointer);
+}
+inline void __threadfence() {}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 template <typename Value>

@@ -117,6 +117,26 @@ void launch(unsigned grid, unsigned block, const std::function<void()>& body) {
 
 using namespace prune_engine;
 
+namespace {
+
+// Tensors to be measured, and scratch full of what must not be read.
+struct Measured {
+  Measured(int count, const void* const* x, const int64_t* numel, const int* type)
+      : parts(static_cast<size_t>(2 * cuda::kMomentParts), 1e300),
+        tickets(static_cast<size_t>(num_blocks(count, cuda::kMomentTable)), 77) {
+    for (int k = 0; k < count; ++k) {
+      table.push_back({x[k], numel[k], static_cast<cuda::Real>(type[k])});
+    }
+  }
+  cuda::MomentScratch scratch() const { return {parts.data(), tickets.data()}; }
+
+  std::vector<cuda::Activation> table;
+  mutable std::vector<double> parts;
+  mutable std::vector<unsigned> tickets;
+};
+
+}  // namespace
+
 extern "C" {
 
 void emulator_descending(int on) { emulator::descending = on != 0; }
@@ -219,5 +239,56 @@ void emulated_cross_entropy_grad(int logit_type, const void* grad, const void* l
                                    stats,
                                    made},
                                   nullptr);
+}
+
+void emulated_select(int is_records, const void* values, int64_t num_samples, int64_t ranks,
+                     const int64_t* offsets, const int64_t* shares, int64_t den, int64_t k,
+                     float* out, uint8_t* mask) {
+  // Not zero: what the kernels must write before they read is wrong until then.
+  std::vector<uint32_t> counts(cuda::kSelectCounts, 0xabababab);
+  cuda::SelectState state;
+  std::memset(&state, 0xab, sizeof state);
+  cuda::SelectArgs args = {};
+  args.records = is_records != 0;
+  args.values = values;
+  args.num_samples = num_samples;
+  args.num_ranks = static_cast<int>(ranks);
+  for (int64_t r = 0; r < ranks; ++r) args.rank[r] = {offsets[r], shares[r]};
+  args.den = den;
+  args.counts = counts.data();
+  args.state = &state;
+  args.out = out;
+  if (mask != nullptr) {
+    cuda::launch_top(args, k, mask, nullptr);
+  } else {
+    cuda::launch_select(args, nullptr);
+  }
+}
+
+void emulated_moments(int count, const void* const* x, const int64_t* numel, const int* type,
+                      int64_t sample, double* rows) {
+  const Measured tensors(count, x, numel, type);
+  cuda::launch_moments(tensors.table.data(), count, sample, rows, tensors.scratch(), nullptr);
+}
+
+void emulated_activation_std(int count, const void* const* x, const int64_t* numel, const int* type,
+                             int64_t sample, double* out, const int64_t* slot, int64_t num_batches,
+                             int unbiased) {
+  const Measured tensors(count, x, numel, type);
+  std::vector<double> rows(static_cast<size_t>(3 * count), 1e300);
+  cuda::launch_activation_std(tensors.table.data(), sample,
+                              {out, slot, num_batches, rows.data(), count, unbiased != 0},
+                              tensors.scratch(), nullptr);
+}
+
+void emulated_relu_moments(const void* x, void* y, int64_t numel, int type, double* row) {
+  const Measured one(1, &x, &numel, &type);
+  cuda::launch_relu_moments({x, y, numel, one.table[0].type, one.scratch(), row}, nullptr);
+}
+
+void emulated_gelu_moments(const void* x, void* y, int64_t numel, int type, int tanh, double* row) {
+  const Measured one(1, &x, &numel, &type);
+  cuda::launch_gelu_moments({x, y, numel, one.table[0].type, one.scratch(), row}, tanh != 0,
+                            nullptr);
 }
 }

@@ -7,6 +7,9 @@ name in :mod:`prune_engine.backends.reference` and gives the same bits. As on an
 waits for the host, so what the reference refuses by value is answered without raising: an index out
 of range is counted, a position out of range gives -2^31.
 
+Traced code (``torch.compile``) calls the operators by name; where the compiled library has no CUDA
+kernels, the dispatcher finds these (:mod:`~prune_engine.backends.triton.dispatch`).
+
 With ``TRITON_INTERPRET=1`` in the environment before the first import the kernels run on CPU
 tensors, slowly; that is how they are tested without a GPU.
 """
@@ -16,32 +19,65 @@ import os
 import torch
 
 try:
+    from prune_engine.backends.triton.activation_std import activation_std
     from prune_engine.backends.triton.audit import audit
     from prune_engine.backends.triton.compact import compact
     from prune_engine.backends.triton.cross_entropy_grad import cross_entropy_grad
     from prune_engine.backends.triton.cross_entropy_observe import cross_entropy_observe
+    from prune_engine.backends.triton.dispatch import register
+    from prune_engine.backends.triton.gelu_moments import gelu_moments
     from prune_engine.backends.triton.mean_threshold import mean_threshold
+    from prune_engine.backends.triton.moments import moments
     from prune_engine.backends.triton.observe import observe
     from prune_engine.backends.triton.order import order
     from prune_engine.backends.triton.plan import plan
+    from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
+    from prune_engine.backends.triton.select import select
+    from prune_engine.backends.triton.top import top
 except ModuleNotFoundError as error:
     if error.name != "triton":
         raise
     raise ImportError("triton is not installed; run `pip install triton`") from error
 
 __all__ = [
+    "OPERATORS",
+    "activation_std",
     "audit",
     "compact",
     "cross_entropy_grad",
     "cross_entropy_observe",
+    "gelu_moments",
     "mean_threshold",
+    "moments",
     "observe",
     "order",
     "plan",
     "refusal",
+    "relu_moments",
+    "relu_moments_",
+    "select",
+    "top",
 ]
 
 CHECKS_ARGUMENTS = False
+OPERATORS = {
+    "activation_std": activation_std,
+    "audit": audit,
+    "compact": compact,
+    "cross_entropy_grad": cross_entropy_grad,
+    "cross_entropy_observe": cross_entropy_observe,
+    "gelu_moments": gelu_moments,
+    "mean_threshold": mean_threshold,
+    "moments": moments,
+    "observe": observe,
+    "order": order,
+    "plan": plan,
+    "relu_moments": relu_moments,
+    "relu_moments_": relu_moments_,
+    "select": select,
+    "top": top,
+}
+REGISTERED = register(OPERATORS)  # lives as long as this module
 
 
 def refusal() -> str:

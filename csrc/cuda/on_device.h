@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every operator on CUDA tensors begins with: all tensors on one device, which is made
-// current, and torch's stream there.
+// What every operator on CUDA tensors begins with: its device, its stream, its dtype.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// select on a GPU: three reads of the samples and three tiny launches between them (select.cuh).
+#include "select.cuh"
+
+namespace prune_engine {
+namespace cuda {
+namespace {
+
+constexpr int64_t kMaxGrid = 528;  // four blocks on each of the 132 multiprocessors of an H200
+
+// Grid: blocks of 512 threads, 16 samples a thread and stride. counts [1 or ranks][2048] is zero
+// before. Equal keys meet on one address of shared memory, which serialises a warp's additions: all
+// equal costs a few times the read, and nothing else gets worse.
+template <typename Sample, int kLevel>
+__global__ void __launch_bounds__(kSelectThreads)
+    digit_kernel(const Sample* __restrict__ values, int64_t num_samples, bool vector,
+                 const SelectState* __restrict__ state, int num_ranks,
+                 uint32_t* __restrict__ counts) {
+  constexpr int kRows = kLevel == 0 ? 1 : kMaxRanks;
+  __shared__ uint32_t bins[kRows * kBins];
+  __shared__ uint32_t above[kMaxRanks];
+  const int rows = kLevel == 0 ? 1 : num_ranks;
+  for (int i = static_cast<int>(threadIdx.x); i < rows * kBins; i += kSelectThreads) bins[i] = 0;
+  if (kLevel > 0 && static_cast<int>(threadIdx.x) < num_ranks) {
+    above[threadIdx.x] = above_digit<false>(state->key[threadIdx.x], kLevel);
+  }
+  __syncthreads();
+  visit_seen(values, num_samples, vector, [&](uint32_t, uint32_t key) {
+    const uint32_t digit = digit_of<false>(key, kLevel);
+    if constexpr (kLevel == 0) {
+      atomicAdd(bins + digit, 1u);
+    } else {
+      for (int r = 0; r < rows; ++r) {
+        if (above_digit<false>(key, kLevel) == above[r]) atomicAdd(bins + r * kBins + digit, 1u);
+      }
+    }
+  });
+  __syncthreads();
+  flush_counts(bins, rows * kBins, counts);
+}
+
+struct Ranks {
+  Rank rank[kMaxRanks];
+  int64_t den;
+};
+
+// Grid: one block of 1024 threads per rank, two bins a thread. Takes the digit of a level; after
+// the last, the score is known.
+template <int kLevel>
+__global__ void __launch_bounds__(kPickThreads)
+    pick_kernel(const uint32_t* __restrict__ counts, const __grid_constant__ Ranks ranks,
+                SelectState* __restrict__ state, float* __restrict__ out) {
+  const int r = static_cast<int>(blockIdx.x);
+  const uint32_t* row = counts + (kLevel == 0 ? 0 : r * kBins) + 2 * threadIdx.x;
+  const uint32_t count[2] = {row[0], row[1]};
+  int64_t total;
+  const int64_t before =
+      exclusive_scan<kPickThreads>(static_cast<int64_t>(count[0]) + count[1], &total);
+  if (total == 0) {  // nothing seen
+    if (threadIdx.x == 0) {
+      state->key[r] = kNoKey;
+      if (kLevel == kLevels - 1 && out != nullptr) out[r] = nothing_selected();
+    }
+    return;
+  }
+  const int64_t rank = kLevel == 0 ? rank_of(ranks.rank[r], ranks.den, total) : state->rank[r];
+  __syncthreads();  // all have read the rank before the one that has the bin changes it
+  Bin found;
+  if (!find_bin(count, before, rank, &found)) return;
+  const uint32_t higher = kLevel == 0 ? 0 : state->key[r];
+  const uint32_t key = higher | static_cast<uint32_t>(found.bin) << digit_shift<false>(kLevel);
+  state->key[r] = key;
+  state->rank[r] = found.rank;
+  state->ties[r] = found.count;
+  if (kLevel == kLevels - 1 && out != nullptr) out[r] = key_to_float(key);
+}
+
+template <typename Sample, int kLevel>
+cudaError_t take_digit(const SelectArgs& args, cudaStream_t stream) {
+  uint32_t* counts = args.counts + kLevel * kMaxRanks * kBins;
+  const auto* values = static_cast<const Sample*>(args.values);
+  const unsigned grid = select_grid(args.num_samples, kMaxGrid);
+  if (grid > 0) {
+    digit_kernel<Sample, kLevel><<<grid, kSelectThreads, 0, stream>>>(
+        values, args.num_samples, select_vector(args), args.state, args.num_ranks, counts);
+    const cudaError_t error = cudaGetLastError();
+    if (error != cudaSuccess) return error;
+  }
+  Ranks ranks = {};
+  for (int r = 0; r < args.num_ranks; ++r) ranks.rank[r] = args.rank[r];
+  ranks.den = args.den;
+  pick_kernel<kLevel><<<static_cast<unsigned>(args.num_ranks), kPickThreads, 0, stream>>>(
+      counts, ranks, args.state, args.out);
+  return cudaGetLastError();
+}
+
+template <typename Sample>
+cudaError_t take_digits(const SelectArgs& args, cudaStream_t stream) {
+  cudaError_t error = take_digit<Sample, 0>(args, stream);
+  if (error == cudaSuccess) error = take_digit<Sample, 1>(args, stream);
+  if (error == cudaSuccess) error = take_digit<Sample, 2>(args, stream);
+  return error;
+}
+
+}  // namespace
+
+cudaError_t launch_digits(const SelectArgs& args, cudaStream_t stream) {
+  return args.records ? take_digits<int64_t>(args, stream) : take_digits<float>(args, stream);
+}
+
+cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream) {
+  if (args.num_ranks == 0) return cudaSuccess;
+  const cudaError_t error =
+      cudaMemsetAsync(args.counts, 0, kSelectCounts * sizeof(uint32_t), stream);
+  return error != cudaSuccess ? error : launch_digits(args, stream);
+}
+
+}  // namespace cuda
+}  // namespace prune_engine

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// What select and top share on a GPU: radix select. A key has three digits of 11, 11 and 10 bits.
+// Each pass counts one digit of the samples whose higher digits are those of the answer; a tiny
+// launch turns the counts into the next digit, on the device, so the host never waits.
+#pragma once
+
+#include "block.cuh"
+#include "launch.h"
+
+namespace prune_engine {
+namespace cuda {
+
+constexpr int kLevels = 3;
+constexpr int kSelectThreads = 512;
+constexpr int kPickThreads = 1024;
+constexpr int kGroup = 4;   // neighbouring samples of a thread: one 16-byte load of scores
+constexpr int kGroups = 4;  // groups in flight per thread
+constexpr int64_t kSelectTile = kSelectThreads * kGroup * kGroups;
+
+// A digit of a number: of a key, or of a sample's index, which has 31 bits.
+template <bool kIndex>
+__device__ __forceinline__ int digit_shift(int level) {
+  return level == 0 ? (kIndex ? 20 : 21) : (level == 1 ? 10 : 0);
+}
+
+template <bool kIndex>
+__device__ __forceinline__ uint32_t digit_of(uint32_t number, int level) {
+  const int bits = level == 0 || (level == 1 && !kIndex) ? 11 : 10;
+  return (number >> digit_shift<kIndex>(level)) & ((1u << bits) - 1);
+}
+
+// The bits above a digit; there are none above the first.
+template <bool kIndex>
+__device__ __forceinline__ uint32_t above_digit(uint32_t number, int level) {
+  return level == 0 ? 0 : number >> digit_shift<kIndex>(level - 1);
+}
+
+// Keys of the group's four samples, 0 where there is none.
+__device__ __forceinline__ void load_group(const float* __restrict__ values, int64_t first,
+                                           int64_t num_samples, bool vector,
+                                           uint32_t (&key)[kGroup]) {
+  if (vector && first + kGroup <= num_samples) {
+    const uint4 four = *reinterpret_cast<const uint4*>(values + first);
+    const uint32_t bits[kGroup] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int e = 0; e < kGroup; ++e) key[e] = sample_key(bits_float(bits[e]));
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < kGroup; ++e) {
+    key[e] = first + e < num_samples ? sample_key(values[first + e]) : kNoKey;
+  }
+}
+
+__device__ __forceinline__ void load_group(const int64_t* __restrict__ values, int64_t first,
+                                           int64_t num_samples, bool vector,
+                                           uint32_t (&key)[kGroup]) {
+  if (vector && first + kGroup <= num_samples) {
+    const auto* pairs = reinterpret_cast<const uint4*>(values + first);
+#pragma unroll
+    for (int pair = 0; pair < kGroup / 2; ++pair) {
+      const uint4 two = pairs[pair];
+      // The high words are needed: a load whose half is unused is narrowed to two of 4 bytes.
+      key[2 * pair] = (two.x | two.y) != 0 ? two.x : kNoKey;
+      key[2 * pair + 1] = (two.z | two.w) != 0 ? two.z : kNoKey;
+    }
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < kGroup; ++e) {
+    key[e] = first + e < num_samples ? sample_key(values[first + e]) : kNoKey;
+  }
+}
+
+// Calls visit(sample, key) for every sample that has been seen.
+template <typename Sample, typename Visit>
+__device__ __forceinline__ void visit_seen(const Sample* __restrict__ values, int64_t num_samples,
+                                           bool vector, const Visit& visit) {
+  const int64_t stride = kSelectTile * gridDim.x;
+  for (int64_t tile = kSelectTile * blockIdx.x; tile < num_samples; tile += stride) {
+    uint32_t key[kGroups][kGroup];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const int64_t first = tile + kGroup * (g * kSelectThreads + static_cast<int>(threadIdx.x));
+      load_group(values, first, num_samples, vector, key[g]);
+    }
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const int64_t first = tile + kGroup * (g * kSelectThreads + static_cast<int>(threadIdx.x));
+#pragma unroll
+      for (int e = 0; e < kGroup; ++e) {
+        if (key[g][e] != kNoKey) visit(static_cast<uint32_t>(first + e), key[g][e]);
+      }
+    }
+  }
+}
+
+// Adds a block's counts to those of all blocks; integer additions commute.
+__device__ __forceinline__ void flush_counts(const uint32_t* counts, int size,
+                                             uint32_t* __restrict__ out) {
+  for (int i = static_cast<int>(threadIdx.x); i < size; i += kSelectThreads) {
+    if (counts[i] != 0) atomicAdd(out + i, counts[i]);
+  }
+}
+
+// The bin in which a rank lies: for the one thread that has it, true. For all 1024 threads.
+struct Bin {
+  int bin;
+  int64_t rank;   // within the bin
+  int64_t count;  // of the bin
+};
+
+__device__ __forceinline__ bool find_bin(const uint32_t (&count)[2], int64_t before, int64_t rank,
+                                         Bin* found) {
+  const int64_t mine = static_cast<int64_t>(count[0]) + count[1];
+  if (rank < before || rank >= before + mine) return false;
+  const int second = rank >= before + count[0] ? 1 : 0;
+  found->bin = 2 * static_cast<int>(threadIdx.x) + second;
+  found->rank = rank - before - (second != 0 ? count[0] : 0);
+  found->count = count[second];
+  return true;
+}
+
+// Declared here for launch_top: the key of each rank, in args.state.
+cudaError_t launch_digits(const SelectArgs& args, cudaStream_t stream);
+
+inline unsigned select_grid(int64_t num_samples, int64_t most) {
+  return static_cast<unsigned>(
+      num_blocks(num_samples, kSelectTile) < most ? num_blocks(num_samples, kSelectTile) : most);
+}
+
+inline bool select_vector(const SelectArgs& args) { return aligned(args.values, sizeof(uint4)); }
+
+}  // namespace cuda
+}  // namespace prune_engine

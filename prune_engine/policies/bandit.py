@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UCB and EpsilonGreedy: keep the top scores for a number of epochs, explore a little."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from prune_engine.policies.base import Policy, PolicyMemory, Progress, check_fraction, select_fixed
+from prune_engine.types import Rule, Selection, decimal_fraction, weight_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prune_engine.buffer import ScoreBuffer
+
+TENSORS = ("ema", "varema", "chosen")
+
+
+class BanditMemory:
+    """Averages of every sample's scores, and what is kept at present: 9 bytes per sample.
+
+    With decay d and a score s of the epoch: varema <- d varema + (1 - d) (s - ema)^2, then
+    ema <- d ema + (1 - d) s; the first score is the ema, with varema 0. A sample that was not
+    trained keeps both. Each operation is one IEEE float32 operation, so all devices agree.
+
+    Args:
+        policy: says when and how to choose.
+        buffer: says how many samples there are and where tensors live.
+        seed: the run's.
+    """
+
+    def __init__(self, policy: Bandit, buffer: ScoreBuffer, seed: int) -> None:
+        self.policy, self.seed = policy, seed
+        self.ema = (buffer.records * 0).float() + math.nan  # nan: never seen
+        self.varema = self.ema * 0
+        self.chosen = buffer.weight_class.clone()
+        self.decided = False
+
+    def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
+        """Average in the scores of an epoch, and choose anew where a period begins.
+
+        Args:
+            buffer: the scores.
+            epoch: the epoch that ended.
+        """
+        scores, decay = buffer.scores, self.policy.decay
+        fresh = (buffer.records >> 32) == epoch + 1
+        rest = float(1 - decimal_fraction(decay))
+        first = self.ema.isnan()
+        residual = scores - self.ema
+        varema = decay * self.varema + rest * (residual * residual)
+        ema = decay * self.ema + rest * scores
+        ema, varema = ema.where(~first, scores), varema.where(~first, 0.0)
+        self.ema, self.varema = ema.where(fresh, self.ema), varema.where(fresh, self.varema)
+        if epoch % self.policy.period == 0:
+            # What was never seen must be tried before it can be judged.
+            ranked = self.policy.ranked(self).nan_to_num(nan=math.inf)
+            self.chosen = self.policy.choose(buffer, ranked, self.seed, epoch + 1)
+            self.decided = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of everything as tensors on the cpu, and a number."""
+        tensors = {name: getattr(self, name).to("cpu", copy=True) for name in TENSORS}
+        return {**tensors, "decided": int(self.decided)}
+
+    def state_problems(self, state: Mapping[str, Any]) -> list[str]:
+        """List what does not fit in a state.
+
+        Args:
+            state: what ``state_dict`` should have returned.
+
+        Returns:
+            One phrase per difference.
+        """
+        problems: list[str] = []
+        for name in TENSORS:
+            have, came = cast("Tensor", getattr(self, name)), state.get(name)
+            if not isinstance(came, type(have)):
+                problems.append(f"{name}: expected a tensor, got {type(came).__name__}")
+            elif came.shape != have.shape or came.dtype != have.dtype:
+                problems.append(
+                    f"{name}: expected {have.dtype} {tuple(have.shape)}, "
+                    f"got {came.dtype} {tuple(came.shape)}"
+                )
+        decided = state.get("decided")
+        if not isinstance(decided, int) or decided not in (0, 1):
+            problems.append(f"decided: expected 0 or 1, got {decided!r}")
+        return problems
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state in which ``state_problems`` found nothing.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
+        for name in TENSORS:
+            have = getattr(self, name)
+            setattr(self, name, state[name].to(have.device, copy=True))
+        self.decided = bool(state["decided"])
+
+
+@dataclass(frozen=True)
+class Bandit(Policy):
+    """What ``UCB`` and ``EpsilonGreedy`` share: a top-k every ``period`` epochs, weight 1.
+
+    Args:
+        keep: in (0, 1): floor(keep * N) samples are kept.
+        period: at least 1; epoch 0 is full, and epochs 1, 1 + period, ... choose anew.
+        decay: in [0, 1), of the averages.
+    """
+
+    keep: float = 0.7
+    period: int = 10
+    decay: float = 0.8
+
+    def __post_init__(self) -> None:
+        check_fraction("keep", self.keep, zero=False, one=False)
+        check_fraction("decay", self.decay, zero=True, one=False)
+        if isinstance(self.period, bool) or not isinstance(self.period, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"period must be an int, got {self.period!r}")
+        if self.period < 1:
+            raise ValueError(f"period must be at least 1, got {self.period}")
+
+    def count(self, num_samples: int) -> int:
+        """Return how many of N samples are kept.
+
+        Args:
+            num_samples: N.
+
+        Returns:
+            floor(keep * N), keep read as its decimal.
+        """
+        return math.floor(decimal_fraction(self.keep) * num_samples)
+
+    @abstractmethod
+    def ranked(self, memory: BanditMemory) -> Tensor:
+        """Return what is ranked, float32 [N], nan where never seen.
+
+        Args:
+            memory: the averages.
+        """
+
+    @abstractmethod
+    def choose(self, buffer: ScoreBuffer, ranked: Tensor, seed: int, epoch: int) -> Tensor:
+        """Return the weight classes from an epoch on, uint8 [N].
+
+        Args:
+            buffer: says which kernels.
+            ranked: float32 [N], inf where never seen.
+            seed: the run's.
+            epoch: the first epoch that they are for.
+        """
+
+    def memory(self, buffer: ScoreBuffer, seed: int) -> BanditMemory:
+        """Return empty averages.
+
+        Args:
+            buffer: says how many samples there are and where tensors live.
+            seed: the run's.
+
+        Returns:
+            What the run keeps.
+        """
+        return BanditMemory(self, buffer, seed)
+
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> Rule | Selection:
+        """Return what the memory has chosen; everything before it has seen an epoch.
+
+        Args:
+            buffer: the scores; not used.
+            progress: not used.
+            memory: what ``memory`` returned.
+
+        Returns:
+            The decision of the epoch.
+
+        Raises:
+            TypeError: the memory is not that of this policy.
+        """
+        if not isinstance(memory, BanditMemory):
+            raise TypeError(f"memory must be a BanditMemory, got {type(memory).__name__}")
+        if not memory.decided:
+            return Rule.keep_all(buffer.device)
+        return Selection(memory.chosen, weight_table())
+
+
+@dataclass(frozen=True)
+class UCB(Bandit):
+    """Keep the k samples with the largest upper confidence bounds, ema + varema.
+
+    Raju et al., "Accelerating Deep Learning with Dynamic Data Pruning" (2021), section 4: averages
+    with decay 0.8 of the loss and of its squared residual, a new top-k every 10 epochs. Hard
+    pruning: no weights, so the gradient is biased. Ties go to the smaller index.
+
+    Args:
+        keep: in (0, 1): floor(keep * N) samples are kept.
+        period: at least 1; epoch 0 is full, and epochs 1, 1 + period, ... choose anew.
+        decay: in [0, 1), of the averages.
+
+    Raises:
+        TypeError: a parameter is not a number.
+        ValueError: a parameter is out of range.
+
+    Example:
+        >>> UCB(keep=0.7).count(10)
+        7
+    """
+
+    def ranked(self, memory: BanditMemory) -> Tensor:
+        """Return ema + varema.
+
+        Args:
+            memory: the averages.
+
+        Returns:
+            float32 [N].
+        """
+        return memory.ema + memory.varema
+
+    def choose(self, buffer: ScoreBuffer, ranked: Tensor, seed: int, epoch: int) -> Tensor:
+        """Return the top k.
+
+        Args:
+            buffer: says which kernels.
+            ranked: float32 [N].
+            seed: not used.
+            epoch: not used.
+
+        Returns:
+            uint8 [N], 1 = kept.
+        """
+        return buffer.top(ranked, self.count(buffer.num_samples))
+
+
+@dataclass(frozen=True)
+class EpsilonGreedy(Bandit):
+    """Keep the (1 - epsilon) k samples with the largest averages, and epsilon k at random.
+
+    Raju et al., "Accelerating Deep Learning with Dynamic Data Pruning" (2021), section 4. Of k =
+    floor(keep * N) exactly floor(epsilon * k) are drawn, uniformly among all others, anew in each
+    period. Hard pruning: no weights, so the gradient is biased.
+
+    Args:
+        keep: in (0, 1).
+        period: at least 1; epoch 0 is full, and epochs 1, 1 + period, ... choose anew.
+        decay: in [0, 1), of the averages.
+        epsilon: in [0, 1].
+
+    Raises:
+        TypeError: a parameter is not a number.
+        ValueError: a parameter is out of range.
+
+    Example:
+        >>> EpsilonGreedy(keep=0.5, epsilon=0.2).describe()["epsilon"]
+        0.2
+    """
+
+    epsilon: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fraction("epsilon", self.epsilon, zero=True, one=True)
+
+    def ranked(self, memory: BanditMemory) -> Tensor:
+        """Return the averages.
+
+        Args:
+            memory: the averages.
+
+        Returns:
+            float32 [N].
+        """
+        return memory.ema
+
+    def choose(self, buffer: ScoreBuffer, ranked: Tensor, seed: int, epoch: int) -> Tensor:
+        """Return the top of the ranks and a draw among the others.
+
+        Args:
+            buffer: says which kernels.
+            ranked: float32 [N].
+            seed: of the draw.
+            epoch: of the draw.
+
+        Returns:
+            uint8 [N], 1 = kept.
+        """
+        k = self.count(buffer.num_samples)
+        drawn = math.floor(decimal_fraction(self.epsilon) * k)
+        greedy = buffer.top(ranked, k - drawn)
+        others = buffer.num_samples - (k - drawn)
+        return select_fixed(buffer, greedy == 0, drawn, others, seed=seed, epoch=epoch)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Budget: soft pruning that saves a stated share of every epoch, whatever the scores are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prune_engine.policies.base import (
+    Policy,
+    PolicyMemory,
+    Progress,
+    annealing,
+    check_fraction,
+    select_fixed,
+)
+from prune_engine.types import Rule, Selection, decimal_fraction, weight_table
+
+if TYPE_CHECKING:
+    from prune_engine.buffer import ScoreBuffer
+
+
+@dataclass(frozen=True)
+class Budget(Policy):
+    """Drop exactly ``target_savings`` of the data set in every pruning epoch, softly.
+
+    InfoBatch (ICLR 2024, eq. 4 and 5) with a number of low samples in place of the mean: the
+    m = round(s / r * N) lowest scores are low, ties to the larger index, and exactly round(s * N)
+    of them are dropped at random; the others of them weigh m / (m - round(s * N)), so the gradient
+    stays unbiased. The saving is s of N to within one sample, ties or not, for any score. A sample
+    that was never seen is kept, as in the first epoch, which is full; from epoch
+    ``delta * num_epochs`` on everything is kept.
+
+    Args:
+        target_savings: s, in [0, 1), the share of the data set that a pruning epoch skips.
+        prune_ratio: r, in (0, 1) and at least s: the share of the low samples that is dropped. The
+            nearer to s, the more samples are low.
+        delta: in (0, 1], the share of the run that prunes.
+
+    Raises:
+        TypeError: a parameter is not a number.
+        ValueError: a parameter is out of range.
+
+    Example:
+        >>> Budget(target_savings=0.4).counts(1000)
+        (800, 400)
+    """
+
+    target_savings: float = 0.4
+    prune_ratio: float = 0.5
+    delta: float = 0.875
+
+    def __post_init__(self) -> None:
+        check_fraction("target_savings", self.target_savings, zero=True, one=False)
+        check_fraction("prune_ratio", self.prune_ratio, zero=False, one=False)
+        check_fraction("delta", self.delta, zero=False, one=True)
+        if self.target_savings > self.prune_ratio:
+            raise ValueError(
+                f"target_savings must be in [0, prune_ratio = {self.prune_ratio}]: more than all "
+                f"samples would have to be low, got {self.target_savings}"
+            )
+
+    @property
+    def needs_total(self) -> bool:
+        """True unless it prunes to the end."""
+        return self.delta < 1
+
+    def counts(self, num_samples: int) -> tuple[int, int]:
+        """Return how many of N samples are low, and how many of those are dropped.
+
+        Args:
+            num_samples: N.
+
+        Returns:
+            Both counts; some of the low ones always stay.
+        """
+        target = decimal_fraction(self.target_savings)
+        low = round(target / decimal_fraction(self.prune_ratio) * num_samples)
+        return low, min(round(target * num_samples), max(0, low - 1))
+
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> Rule | Selection:
+        """Return the classes of the epoch, or keep all when annealing or before the first scores.
+
+        Args:
+            buffer: the scores.
+            progress: where the run is, and its seed.
+            memory: there is none.
+
+        Returns:
+            The decision of the epoch.
+        """
+        low, dropped = self.counts(buffer.num_samples)
+        if annealing(self.delta, progress) or progress.epoch == 0 or dropped == 0:
+            return Rule.keep_all(buffer.device)
+        # The never seen rank above every score, so that the low ones are the lowest seen.
+        ranked = buffer.scores.nan_to_num(nan=math.inf)
+        is_low = buffer.top(ranked, buffer.num_samples - low) == 0
+        table = weight_table(low / (low - dropped))
+        classes = select_fixed(
+            buffer,
+            is_low,
+            low - dropped,
+            low,
+            seed=progress.seed,
+            epoch=progress.epoch,
+            weight_class=2,
+        )
+        return Selection(classes, table)

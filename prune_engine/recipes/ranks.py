@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training on the ranks that torchrun started: who joins, who writes, what is summed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from prune_engine.distributed import world
+
+
+@contextmanager
+def joined(device: str) -> Generator[str, None, None]:
+    """Join the process group of the ranks that torchrun started; alone, do nothing.
+
+    Args:
+        device: of the training; ``"cuda"`` becomes this rank's own.
+
+    Yields:
+        The device of this rank.
+
+    Example:
+        >>> with joined("cpu") as device:
+        ...     device
+        'cpu'
+    """
+    if not dist.is_torchelastic_launched():
+        yield device
+        return
+    cuda = torch.device(device).type == "cuda"
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def is_first() -> bool:
+    """Whether this rank writes the files and prints; alone, it does."""
+    return world()[0] == 0
+
+
+def share_of(batch_size: int) -> int:
+    """Return how many samples of each batch are this rank's.
+
+    Args:
+        batch_size: over all ranks.
+
+    Returns:
+        The same number on every rank.
+
+    Raises:
+        ValueError: the ranks cannot have equal shares.
+
+    Example:
+        >>> share_of(32)
+        32
+    """
+    size = world()[1]
+    if batch_size % size:
+        raise ValueError(f"batch_size: expected a multiple of the {size} ranks, got {batch_size}")
+    return batch_size // size
+
+
+def averaged(model: nn.Module) -> nn.Module:
+    """Return the model whose gradients are averaged over the ranks; alone, the model itself.
+
+    Args:
+        model: the same on every rank.
+
+    Returns:
+        For the forward pass of the training; parameters and evaluation stay with ``model``.
+    """
+    return DistributedDataParallel(model) if world()[1] > 1 else model
+
+
+def summed(value: Tensor) -> Tensor:
+    """Return the sum of a tensor over the ranks.
+
+    Args:
+        value: changed; the same shape on every rank.
+
+    Returns:
+        The argument.
+
+    Example:
+        >>> summed(torch.ones(1)).item()
+        1.0
+    """
+    if world()[1] > 1:
+        dist.all_reduce(value)  # pyright: ignore[reportUnknownMemberType]
+    return value

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training that can be killed at every point that matters, and what it must come to.
+
+The same program runs on ranks that are threads, on processes, and under torchrun.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from _runs import batches, figures, losses_at
+
+import prune_engine as pe
+from prune_engine import checkpoint, distributed
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained.
+
+    Args:
+        n: samples.
+        num_epochs: of the run.
+        global_batch: over all ranks.
+        every: steps between two checkpoints.
+        align: of the sampler; with 1 the last batches are short.
+        sick: every so many samples' losses are nan in each epoch; 0 for none.
+    """
+
+    n: int = 240
+    num_epochs: int = 4
+    global_batch: int = 24
+    every: int = 4
+    align: int = 24
+    sick: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to: equal for any two runs that trained the same."""
+
+    times_trained: list[list[int]]
+    figures: list[str]
+    records: list[int]
+    order: list[int]
+
+
+def train(job: Job, file: Path, tick: Callable[[str], None]) -> Outcome:
+    """Train to the end on this rank, from the file if there is one.
+
+    ``times_trained`` stands for the model: it is saved with the engine, and goes back with it.
+    """
+    rank, size = distributed.world()
+    engine = pe.PruneEngine(job.n, pe.InfoBatch(0.5, delta=1.0), num_epochs=job.num_epochs, seed=5)
+    trained = torch.zeros(job.num_epochs, job.n, dtype=torch.int64)
+    if file.exists():
+        loaded = pe.load_state(engine, file)["trained"]
+        trained = loaded if rank == 0 else trained  # it is of all ranks together
+    for epoch in engine.epochs():
+        sampler = engine.sampler(align=job.align)
+        for batch in batches(sampler, job.global_batch // size):
+            losses = losses_at(batch, epoch)
+            if job.sick:
+                losses[(torch.tensor(batch) + epoch) % job.sick == 0] = torch.nan
+            engine.observe(losses, torch.tensor(batch))
+            trained[epoch, batch] += 1
+            tick("step")
+            if engine.steps % job.every == 0:
+                pe.save_state(engine, file, extra={"trained": total(trained)})
+    return Outcome(
+        total(trained).tolist(),
+        figures(engine),
+        engine.buffer.records.tolist(),
+        engine.plan.indices.tolist(),
+    )
+
+
+def total(counts: torch.Tensor) -> torch.Tensor:
+    """Return the sum over all ranks."""
+    summed = counts.clone()
+    if distributed.world()[1] > 1:
+        distributed.dist.all_reduce(summed, op=distributed.dist.ReduceOp.SUM)
+    return summed
+
+
+class Shim:
+    """A module, but for some functions."""
+
+    def __init__(self, module: Any, **functions: Any) -> None:
+        self._module = module
+        self.__dict__.update(functions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+@contextmanager
+def ticking(tick: Callable[[str], None], durable: bool) -> Iterator[None]:
+    """Let the library call ``tick`` around its exchanges and within its writes."""
+
+    def save(content: Any, file: Any) -> None:
+        data = io.BytesIO()
+        torch.save(content, data)
+        middle = len(data.getvalue()) // 2
+        file.write(data.getvalue()[:middle])
+        file.flush()
+        tick("half written")
+        file.write(data.getvalue()[middle:])
+
+    def fsync(descriptor: int) -> None:
+        tick("flush")
+        if durable:  # a killed process does not lose what the system has
+            os.fsync(descriptor)
+
+    def rename(source: Any, target: Any) -> None:
+        tick("before the rename")
+        os.replace(source, target)
+        tick("after the rename")
+
+    def around(collective: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            tick("before the exchange")
+            result = collective(*arguments)
+            tick("after the exchange")
+            return result
+
+        return called
+
+    with (
+        mock.patch.object(checkpoint, "torch", Shim(torch, save=save)),
+        mock.patch.object(checkpoint, "os", Shim(os, fsync=fsync, replace=rename)),
+        mock.patch.object(distributed, "_gather", around(distributed._gather)),
+        mock.patch.object(distributed, "_all_reduce_max", around(distributed._all_reduce_max)),
+    ):
+        yield
+
+
+@dataclass
+class Fate:
+    """Kill one rank when it ticks for the nth time, of all ticks or of those with a name.
+
+    Args:
+        kill: does it.
+        rank: whom; -1 for nobody.
+        at: 1 for the first tick.
+        name: counts only these.
+    """
+
+    kill: Callable[[], None]
+    rank: int = -1
+    at: int = 0
+    name: str = ""
+    seen: int = 0
+
+    def __call__(self, name: str) -> None:
+        if distributed.world()[0] == self.rank and name.startswith(self.name):
+            self.seen += 1
+            if self.seen == self.at:
+                self.kill()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_process(
+    rank: int, size: int, folder: str, job: Job, victim: int, at: int, name: str, attempt: int
+) -> None:
+    """Run one rank over gloo; rank 0 leaves the outcome."""
+    store = torch.distributed.FileStore(f"{folder}/store{attempt}", size)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    run(folder, job, victim, at, name)
+
+
+def run(folder: str, job: Job, victim: int, at: int, name: str) -> None:
+    fate = Fate(die, victim, at, name)
+    with ticking(fate, durable=True):
+        outcome = train(job, Path(folder) / "run.pt", fate)
+    if distributed.world()[0] == 0:
+        torch.save(vars(outcome), f"{folder}/outcome.pt")
+
+
+def without_a_fault(job: Job, folder: Path, **changes: Any) -> Outcome:
+    """Return what one process comes to, never stopped."""
+    return train(replace(job, every=10**9, **changes), folder / "never", lambda _: None)
+
+
+if __name__ == "__main__":  # under torchrun: FOLDER VICTIM AT NAME
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    run(sys.argv[1], Job(), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What test_torchrun.py lets torchrun start: the README's recipe, as a reader would run it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from test_readme import README, blocks, readers_names
+
+
+def recipe() -> str:
+    """Return the README's block for many processes."""
+    (found,) = [code for _, code in blocks(README.read_text()) if "init_process_group" in code]
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def run_recipe(folder: Path, code: str) -> dict[str, Any]:
+    """Run it as a reader would; return what its engine came to."""
+    space = readers_names(folder)
+    # The reader's model is drawn from the global generator, which is each process's own.
+    with torch.no_grad():
+        for parameter in space["model"].parameters():
+            parameter.zero_()
+    exec(compile(code, str(README), "exec"), space)
+    engine = space["engine"]
+    return {
+        "planned": [report.planned for report in engine.history],
+        "observed": [report.observed for report in engine.history],
+        "kept": engine.plan.kept,
+        "scores": engine.scores(),
+    }
+
+
+if __name__ == "__main__":
+    folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+    torch.set_num_threads(1)
+    torch.save(run_recipe(folder, recipe()), folder / f"recipe{rank}.pt")

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The release workflow, the image and the cluster guide: linted, and run as far as it goes here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import _wheel
+import pytest
+from _wheel import ROOT, run
+
+DOCKERFILE = ROOT / ".ci/Dockerfile"
+WORKFLOW = ROOT / ".github/workflows/release.yml"
+GUIDE = ROOT / ".ci/README.md"
+
+
+def workflow() -> dict[str, Any]:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML, of the dev extra")
+    return yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """Return a Dockerfile's (word, rest) pairs, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    lines = [line for line in joined.splitlines() if line and not line.startswith("#")]
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def shell_lines(page: str) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+
+
+def test_only_the_job_that_publishes_may_and_it_waits_for_all_others() -> None:
+    found = workflow()
+    assert found["permissions"] == {"contents": "read"}
+    jobs = found["jobs"]
+    allowed = {name for name, job in jobs.items() if "write" in str(job.get("permissions"))}
+    assert allowed == {"publish"}
+    assert set(jobs["publish"]["needs"]) == set(jobs) - {"publish"}
+    assert all("timeout-minutes" in job for job in jobs.values())
+    text = WORKFLOW.read_text(encoding="utf-8")
+    assert "secrets." not in text
+    assert "password" not in text
+
+
+def test_every_supported_python_is_released_and_the_wheel_for_all() -> None:
+    rows = workflow()["jobs"]["wheels"]["strategy"]["matrix"]["include"]
+    built = {(row["host"], tag) for row in rows for tag in row["build"].split()}
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pythons = re.findall(r"Python :: 3\.(\d+)", project)
+    assert len(pythons) >= 5
+    assert built == {("1", f"cp3{minor}-*") for minor in pythons} | {("0", "cp311-*")}
+
+
+def test_the_release_is_built_with_the_nvcc_of_the_extra() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (extra,) = re.findall(r"^nvcc = \[(.*?)\]", project, re.MULTILINE | re.DOTALL)
+    packages = re.findall(r'"(nvidia-[^"]+)"', extra)
+    (step,) = [s for s in workflow()["jobs"]["wheels"]["steps"] if "CIBW_BUILD" in s.get("env", {})]
+    assert packages
+    assert set(packages) <= set(step["env"]["CIBW_BEFORE_BUILD"].split())
+
+
+def test_the_image_runs_as_nobody_and_checks_itself() -> None:
+    words = instructions(DOCKERFILE.read_text(encoding="utf-8"))
+    assert ("RUN", "prune-engine info --check") in words
+    assert ("USER", "65534:65534") in words
+    assert words[-1][0] == "CMD"
+
+
+def test_every_file_and_variable_that_the_guide_names_exists() -> None:
+    page = GUIDE.read_text(encoding="utf-8")
+    known = (ROOT / "setup.py").read_text(encoding="utf-8")
+    variables = set(
+        re.findall(r"\b(PE_\w+|MAX_JOBS|NVCC|CUDA_HOME|TORCH_CUDA_ARCH_LIST|CXX)\b", page)
+    )
+    assert len(variables) >= 6
+    assert {name for name in variables if name not in known} == set()
+    for path in re.findall(r"\.ci/[\w.]+", page):
+        assert (ROOT / path).is_file()
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    made = re.findall(r"\bmake ([a-z-]+)", page)
+    assert made
+    assert set(made) <= set(targets)
+
+
+def lint(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    found = Path(sys.executable).with_name(tool)
+    if not found.exists():
+        pytest.skip(f"{tool} is not installed (dev extra)")
+    return subprocess.run([str(found), *map(str, arguments)], capture_output=True, text=True)
+
+
+SCHEMA = ("--builtin-schema", "vendor.github-workflows")
+
+
+def test_the_workflow_fits_the_schema_and_the_image_its_linter(tmp_path: Path) -> None:
+    done = lint("check-jsonschema", *SCHEMA, WORKFLOW)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = lint("hadolint", DOCKERFILE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_control_the_linters_see_a_fault(tmp_path: Path) -> None:
+    broken = tmp_path / "release.yml"
+    broken.write_text(WORKFLOW.read_text(encoding="utf-8").replace("runs-on:", "runs:"))
+    assert lint("check-jsonschema", *SCHEMA, broken).returncode == 1
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    (tmp_path / "Dockerfile").write_text(text.replace("WORKDIR /src", "WORKDIR src"))
+    assert lint("hadolint", tmp_path / "Dockerfile").returncode == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the build is for Linux")
+def test_the_steps_of_the_image_run_here_without_docker(tmp_path: Path) -> None:
+    archive = _wheel.build_sdist(tmp_path)
+    tree = _wheel.unpack(archive, tmp_path / "unpacked")
+    needed = ["setuptools", "wheel", "pybind11", "ninja", "numpy", "torch", "pip"]
+    python = _wheel.environment(tmp_path / "venv", _wheel.requirements(needed, ["triton"]))
+    pip = python.with_name("pip")
+    pip.write_text(f'#!/bin/sh\nexec "{python}" -m pip "$@"\n')
+    pip.chmod(0o755)
+    ran: list[str] = []
+    for word, line in instructions(DOCKERFILE.read_text(encoding="utf-8")):
+        # What installs the system and the big packages is the image's; the rest must run as it is.
+        if word != "RUN" or "apt-get" in line or "-m venv" in line or "constraints" in line:
+            continue
+        there = line.replace("/venv", str(tmp_path / "venv"))
+        if shutil.which("nvcc") is None:
+            there = there.replace("PE_CUDA=1", "PE_CUDA=0")
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+        printed = run(["sh", "-c", there], tree, PATH=path, PE_CUDA_ARCHS="9.0")
+        ran.append(line)
+    assert len(ran) == 2
+    assert "ok    cpu on cpu: plan" in printed
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_workflow_run_here(tmp_path: Path) -> None:
+    tree = _wheel.unpack(_wheel.build_sdist(tmp_path), tmp_path / "unpacked")
+    steps = [step for job in workflow()["jobs"].values() for step in job["steps"]]
+    commands = [step["run"] for step in steps if "run" in step]
+    assert ".ci/run" in commands  # it is what runs this test
+    version = re.search(r'^version = "(.+)"', (tree / "pyproject.toml").read_text(), re.M)
+    assert version
+    (tag,) = [line for line in commands if line.startswith("test ")]
+    run(["bash", "-c", tag], tree, TAG=f"v{version[1]}")
+    wrong = {**os.environ, "TAG": "v9.9.9"}
+    assert subprocess.run(["bash", "-c", tag], cwd=tree, env=wrong).returncode == 1
+    (sources,) = [line for line in commands if "setup.py" in line]
+    run(["bash", "-c", sources.replace("python ", f"{sys.executable} ", 1)], tree)
+    assert len(list(tree.glob("dist/*.tar.gz"))) == 1
+    (time,) = [line for line in commands if "SOURCE_DATE_EPOCH" in line]
+    written = tmp_path / "environment"
+    run(["bash", "-c", time], ROOT, GITHUB_ENV=str(written))
+    assert re.fullmatch(r"SOURCE_DATE_EPOCH=\d*\n", written.read_text())
