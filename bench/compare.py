@@ -25,6 +25,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import bench_activation_std
+import bench_cross_entropy_observe
 import bench_memory
 import bench_observe
 import bench_order
@@ -46,8 +47,10 @@ ROUNDS = {
     "observe": (31, 31),
     "sampler": (15, 15),
     "select": (25, 9),
+    "cross_entropy": (9, 9),
 }
-TABLES = (*ROUNDS, "memory")  # of a run that is asked for none
+LOGITS = ("cross_entropy", "cross_entropy_memory")  # a run of their own, for torch.compile is slow
+TABLES = (*(name for name in ROUNDS if name not in LOGITS), "memory")  # where none is asked for
 ACTIVATIONS = bench_activation_std.TABLE  # knows no N, so it is a run of its own
 ACTIVATION_ROUNDS = 15
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
@@ -106,6 +109,12 @@ def _jobs(names: Sequence[str], n: int) -> list[tuple[Any, Any]]:
             jobs.append((bench_observe, lambda b=batch: bench_observe.ObserveData(n, b)))
     if "sampler" in names:
         jobs.append((bench_sampler, lambda: bench_sampler.SamplerData(n)))
+    if "cross_entropy" in names:
+        module = bench_cross_entropy_observe
+        for batch, classes in module.SHAPES:
+            for dtype in module.DTYPES:
+                make = lambda b=batch, c=classes, d=dtype: module.LogitData(n, b, c, d)  # noqa: E731
+                jobs.append((module, make))
     if "select" in names:
         jobs.append((bench_select, lambda: bench_select.SelectData(n)))
     return jobs
@@ -146,6 +155,14 @@ def run(arguments: argparse.Namespace) -> int:
         for kind in bench_memory.KINDS:
             _say(f"memory, N = {n:,}: {kind} ({time.monotonic() - started:.0f} s)")
             document["memory"].append(bench_memory.measure(kind, n))
+    if "cross_entropy_memory" in arguments.tables:
+        module = bench_cross_entropy_observe
+        document["logit_memory"] = [
+            module.peak(kind, batch, classes, dtype)
+            for batch, classes in module.MEMORY_SHAPES
+            for dtype in module.DTYPES
+            for kind in module.MEMORY_KINDS
+        ]
     document["seconds"] = round(time.monotonic() - started, 1)
     arguments.out.write_text(to_json(document))
     _say(f"{arguments.out} written after {document['seconds']:.0f} s")
@@ -216,7 +233,9 @@ def main(argv: Sequence[str]) -> int:
     one = commands.add_parser("run", help="measure and write the JSON")
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--samples", type=int, nargs="+", default=list(data.SAMPLES))
-    one.add_argument("--tables", nargs="+", choices=(*TABLES, ACTIVATIONS), default=list(TABLES))
+    one.add_argument(
+        "--tables", nargs="+", choices=(*TABLES, *LOGITS, ACTIVATIONS), default=list(TABLES)
+    )
     one.add_argument("--rounds", type=int, help="for every table (default: 9 to 31, by table)")
     one.add_argument("--flush-mib", type=int, default=harness.default_flush_mib())
     one.set_defaults(action=run, command_line=" ".join(("python bench/compare.py", *argv)))

@@ -139,6 +139,23 @@ def memory_table(measured: Sequence[Json]) -> str:
     )
 
 
+def logit_memory_table(measured: Sequence[Json]) -> str:
+    """The peaks of one step from logits to their gradient."""
+    rows = [
+        [
+            f"{m['shape']}: {m['kind']}", number(m["peak_bytes"] / 1e6),
+            number(m["logit_bytes"] / 1e6), f"{m['peak_bytes'] / m['logit_bytes']:.2f}",
+        ]
+        for m in measured
+    ]  # fmt: skip
+    method = ", ".join(sorted({m["method"] for m in measured}))
+    return (
+        "### memory of cross_entropy\n\nGrowth of the resident set of a fresh process over one "
+        f"forward and backward pass, the logits' gradient included ({method}).\n\n"
+        + markdown(["step", "peak MB", "logits MB", "peak / logits"], rows)
+    )
+
+
 def document(run: Json) -> str:
     """The whole run: command, circumstances, all tables."""
     circumstances = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
@@ -149,6 +166,8 @@ def document(run: Json) -> str:
     ]
     if run["memory"]:
         parts.append(memory_table(run["memory"]))
+    if run.get("logit_memory"):
+        parts.append(logit_memory_table(run["logit_memory"]))
     return "\n\n".join(parts) + "\n"
 
 

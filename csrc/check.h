@@ -15,6 +15,7 @@
 
 #include "select.h"
 #include "semantics.h"
+#include "softmax.h"
 
 namespace prune_engine {
 
@@ -102,6 +103,44 @@ inline void check_observe(const Tensor& losses, const Tensor& indices, const Ten
   check_size(epoch, "epoch", 1);
   check_vector(scored, "score", scored.scalar_type(), "");
   check_size(scored, "score", batch_size);
+}
+
+// What is computed in: float32, float64 for float64 logits.
+inline ScalarType real_dtype(const Tensor& logits) {
+  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// All but the values of targets, which only a cpu can read.
+inline Labels check_logits(const Tensor& logits, const Tensor& targets,
+                           const std::optional<Tensor>& class_weight, double label_smoothing,
+                           int64_t ignore_index, int64_t kind) {
+  STD_TORCH_CHECK(logits.dim() == 2, "logits must be [B, C], got ", logits.dim(), " dimensions");
+  STD_TORCH_CHECK(logits.is_contiguous(), "logits must be contiguous");
+  check_vector(targets, "targets", ScalarType::Long, "int64");
+  check_size(targets, "targets", logits.size(0));
+  if (class_weight.has_value()) {
+    check_vector(*class_weight, "class_weight", ScalarType::Float, "float32");
+    check_size(*class_weight, "class_weight", logits.size(1));
+  }
+  STD_TORCH_CHECK(label_smoothing >= 0 && label_smoothing <= 1,
+                  "label_smoothing must be in 0..1, got ", label_smoothing);
+  STD_TORCH_CHECK(kind >= 0 && kind < kNumScores, "score must be in 0..", kNumScores - 1, ", got ",
+                  kind);
+  return {logits.size(1),
+          class_weight.has_value() ? class_weight->const_data_ptr<float>() : nullptr,
+          label_smoothing, ignore_index, kind};
+}
+
+inline void check_gradient(const Tensor& grad, const Tensor& logits, const Tensor& batch_weights,
+                           const Tensor& stats) {
+  const bool wide = logits.scalar_type() == ScalarType::Double;
+  check_vector(grad, "grad", real_dtype(logits), wide ? "float64" : "float32");
+  check_size(grad, "grad", logits.size(0));
+  check_vector(batch_weights, "batch_weights", ScalarType::Float, "float32");
+  check_size(batch_weights, "batch_weights", logits.size(0));
+  STD_TORCH_CHECK(stats.scalar_type() == real_dtype(logits) && stats.is_contiguous(),
+                  "stats must be those of cross_entropy_observe");
+  check_size(stats, "stats", 2 * logits.size(0));
 }
 
 inline void check_mean_threshold(const Tensor& score_sum) {

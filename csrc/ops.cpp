@@ -25,6 +25,17 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
       "int epoch) -> Tensor");
   // records [N], weight_class [N] -> [sum high, sum low, seen, planned seen, missing, extra].
   m.def("audit(Tensor records, Tensor weight_class, int epoch) -> Tensor");
+  // logits [B, C], targets [B] -> loss and score of each row, recorded and weighed as by observe:
+  // (rescaled [B], batch_weights [B], score [B], stats [B, 2] for the gradient).
+  m.def(
+      "cross_entropy_observe(Tensor logits, Tensor targets, Tensor indices, Tensor? class_weight, "
+      "float label_smoothing, int ignore_index, int kind, Tensor(a!) records, "
+      "Tensor(b!) score_sum, Tensor(c!) counters, Tensor weight_class, Tensor weight_table, "
+      "Tensor epoch) -> (Tensor, Tensor, Tensor, Tensor)");
+  // The gradient of rescaled, grad [B], -> that of logits [B, C].
+  m.def(
+      "cross_entropy_grad(Tensor grad, Tensor logits, Tensor targets, Tensor? class_weight, "
+      "float label_smoothing, int ignore_index, Tensor batch_weights, Tensor stats) -> Tensor");
   // Scores or records [N] -> the scores at ranks ceil((seen - 1) * share / den) + offset, float32.
   m.def("select(Tensor values, int[] offsets, int[] shares, int den) -> Tensor");
   // Scores or records [N] -> 1 for the k largest, ties to the smaller index, else 0: uint8 [N].

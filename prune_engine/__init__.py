@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_engine import backends, host, losses, ops
+    from prune_engine import backends, host, losses, ops, scores
     from prune_engine.buffer import ScoreBuffer
     from prune_engine.checkpoint import load_state, save_state
     from prune_engine.dataset import IndexedDataset
@@ -30,8 +30,18 @@ if TYPE_CHECKING:
         RandomBatches,
         RandomSubset,
     )
+    from prune_engine.reducers import (
+        BatchScalar,
+        MixedPairs,
+        Pixels,
+        Reduced,
+        Reducer,
+        Tokens,
+        mix_targets,
+    )
     from prune_engine.sampler import PruneSampler
     from prune_engine.schedule import VirtualScheduler
+    from prune_engine.subset import load_subset, save_subset, select_subset
     from prune_engine.types import (
         Band,
         CoverageError,
@@ -50,6 +60,7 @@ __all__ = [
     "UCB",
     "ActivationMonitor",
     "Band",
+    "BatchScalar",
     "Budget",
     "CoverageError",
     "DeviceLoader",
@@ -61,7 +72,9 @@ __all__ = [
     "InfoBatch",
     "InfoBatchQuantile",
     "KeepAll",
+    "MixedPairs",
     "NonFiniteLossError",
+    "Pixels",
     "Policy",
     "PolicyMemory",
     "Progress",
@@ -70,18 +83,26 @@ __all__ = [
     "PruneSampler",
     "RandomBatches",
     "RandomSubset",
+    "Reduced",
+    "Reducer",
     "Rule",
     "ScoreBuffer",
     "Selection",
     "StateMismatchError",
+    "Tokens",
     "VirtualScheduler",
     "__version__",
     "backends",
     "host",
     "load_state",
+    "load_subset",
     "losses",
+    "mix_targets",
     "ops",
     "save_state",
+    "save_subset",
+    "scores",
+    "select_subset",
 ]
 
 # Public module -> the public names that live in it. They are imported when first asked for (PEP
@@ -100,6 +121,15 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "monitor": ("ActivationMonitor",),
     "ops": (),
     "plan": ("EpochPlan",),
+    "reducers": (
+        "BatchScalar",
+        "MixedPairs",
+        "Pixels",
+        "Reduced",
+        "Reducer",
+        "Tokens",
+        "mix_targets",
+    ),
     "policies": (
         "BPAS",
         "UCB",
@@ -116,6 +146,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     ),
     "sampler": ("PruneSampler",),
     "schedule": ("VirtualScheduler",),
+    "scores": (),
+    "subset": ("load_subset", "save_subset", "select_subset"),
     "types": (
         "Band",
         "CoverageError",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
+from prune_engine.cross_entropy import cross_entropy_state
 from prune_engine.types import INT64_MAX, MAX_SAMPLES, NUM_CLASSES, StateMismatchError, host_ints
 
 KEY_MASK = 0xFFFFFFFF
@@ -59,6 +60,15 @@ def _filled(count: int, value: int, dtype: type[np.generic], device: torch.devic
     if device.type == "cpu":
         return filled
     return torch.full((count,), value, dtype=filled.dtype, device=device)
+
+
+def _decoded(records: Tensor) -> Tensor:
+    key = records & KEY_MASK
+    bits = torch.where(key >= 0x80000000, key & 0x7FFFFFFF, key ^ KEY_MASK)
+    # The low 32 bits as a signed number, which is what a cast to int32 may not wrap to.
+    signed = torch.where(bits >= 0x80000000, bits - 0x100000000, bits)
+    decoded = signed.to(torch.int32).view(torch.float32)
+    return torch.where(records == 0, torch.nan, decoded)
 
 
 class ScoreBuffer:
@@ -128,12 +138,20 @@ class ScoreBuffer:
     @property
     def scores(self) -> Tensor:
         """Decode the scores: float32 [N] in dataset order, nan where never seen (a copy)."""
-        key = self.records & KEY_MASK
-        bits = torch.where(key >= 0x80000000, key & 0x7FFFFFFF, key ^ KEY_MASK)
-        # The low 32 bits as a signed number, which is what a cast to int32 may not wrap to.
-        signed = torch.where(bits >= 0x80000000, bits - 0x100000000, bits)
-        decoded = signed.to(torch.int32).view(torch.float32)
-        return torch.where(self.records == 0, torch.nan, decoded)
+        return _decoded(self.records)
+
+    def last_scores(self, indices: Tensor) -> Tensor:
+        """Return some samples' last scores, without waiting for the device.
+
+        Args:
+            indices: [B] int64 | int32 in 0..N-1; one that is not gives any sample's, for
+                ``observe`` is what refuses it.
+
+        Returns:
+            float32 [B] in the order of ``indices``, nan where never seen.
+        """
+        inside = indices.to(torch.int64).clamp(0, max(self.num_samples - 1, 0))
+        return _decoded(self.records[inside])
 
     def observe(
         self, losses: Tensor, indices: Tensor, *, score: Tensor | None = None
@@ -157,6 +175,46 @@ class ScoreBuffer:
         # These tensors are the buffer's own: none of them is ever saved for a backward pass.
         return ops.observe_state(
             losses, indices, score, self.observe_arguments, kernels, checks=self._checks
+        )
+
+    def cross_entropy_observe(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        indices: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        class_weight: Tensor | None = None,
+        score: str = "loss",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Record one batch from its logits (``ops.cross_entropy_observe``).
+
+        Args:
+            logits: [B, C].
+            targets: [B].
+            indices: [B] int64 | int32 in 0..N-1.
+            label_smoothing: of the loss.
+            ignore_index: a target that counts for nothing.
+            class_weight: [C], of the loss.
+            score: a name of ``scores.SCORES``.
+
+        Returns:
+            ``rescaled``, ``batch_weights`` and ``score`` [B], in the order of the batch.
+
+        Raises:
+            IndexError: an index or a target is out of range (on the cpu).
+        """
+        return cross_entropy_state(
+            logits,
+            targets,
+            indices,
+            self.observe_arguments,
+            self._kernels,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            class_weight=class_weight,
+            score=score,
         )
 
     def mean_threshold(self) -> Tensor:

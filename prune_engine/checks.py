@@ -164,6 +164,50 @@ def check_batch(losses: object, indices: object, score: object, device: torch.de
         check_vector("score", score, LOSS_DTYPES, size=size, device=device)
 
 
+def check_labels(
+    logits: object,
+    targets: object,
+    indices: object,
+    class_weight: object,
+    label_smoothing: float,
+    device: torch.device,
+) -> None:
+    """Refuse logits and labels that no loss can be made of, naming the argument.
+
+    Args:
+        logits: must be [B, C] floating, C at least 1.
+        targets: must be [B] int64 | int32.
+        indices: must be [B] int64 | int32.
+        class_weight: None, or must be [C] floating.
+        label_smoothing: must be in 0..1.
+        device: where the records are.
+
+    Raises:
+        TypeError: not a tensor, or a dtype does not fit.
+        ValueError: a shape, device or number does not fit.
+
+    Example:
+        >>> batch = torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0])
+        >>> check_labels(*batch, None, 0.1, torch.device("cpu"))
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    if logits.dim() != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits must be [B, C] with C > 0, got shape {tuple(logits.shape)}")
+    if logits.dtype not in LOSS_DTYPES:
+        words = " or ".join(str(dtype).removeprefix("torch.") for dtype in LOSS_DTYPES)
+        raise TypeError(f"logits must be {words}, got {logits.dtype}")
+    if logits.device != device:
+        raise ValueError(f"logits must be on {device}, got {logits.device}")
+    size, num_classes = logits.shape
+    check_vector("targets", targets, INDEX_DTYPES, size=size, device=device)
+    check_vector("indices", indices, INDEX_DTYPES, size=size, device=device)
+    if class_weight is not None:
+        check_vector("class_weight", class_weight, LOSS_DTYPES, size=num_classes, device=device)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in 0..1, got {label_smoothing}")
+
+
 def raise_index_error(error: Exception) -> NoReturn:
     """Re-raise a kernel's error, as IndexError where the kernel says it is one.
 

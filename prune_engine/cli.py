@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``prune-engine train | info | inspect | report | bench``."""
+"""The command line: ``prune-engine train | info | inspect | select | report | bench``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,9 +24,11 @@ from prune_engine.recipes import (
     pictures,
     ranks,
     selftest,
+    subsets,
 )
 from prune_engine.recipes.data import DATA_SETS
 from prune_engine.report import FOOTNOTE, Report
+from prune_engine.subset import KEEP
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("state", type=Path, metavar="STATE.pt")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
+
+    select = commands.add_parser("select", help="a fixed subset from a saved state's scores")
+    select.add_argument("state", type=Path, metavar="STATE.pt")
+    select.add_argument("--out", type=Path, required=True, metavar="SUBSET.npy")
+    select.add_argument("--keep", choices=KEEP, default="hard")
+    number = select.add_mutually_exclusive_group(required=True)
+    number.add_argument("--count", type=int, metavar="K")
+    number.add_argument("--fraction", type=float, metavar="F", help="of all samples, rounded down")
+    select.add_argument("--forgetting", action="store_true", help="scores count forgetting events")
+    select.add_argument("--json", action="store_true", help="print JSON")
+    select.set_defaults(run=_select)
 
     report = commands.add_parser("report", help="redraw table and pictures from a run's files")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
@@ -264,8 +278,23 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    facts = inspection.inspect_state(arguments.state)
-    if arguments.json:
+    return _show(inspection.inspect_state(arguments.state), as_json=arguments.json)
+
+
+def _select(arguments: argparse.Namespace) -> int:
+    facts = subsets.choose(
+        arguments.state,
+        arguments.out,
+        keep=arguments.keep,
+        count=arguments.count,
+        fraction=arguments.fraction,
+        events=arguments.forgetting,
+    )
+    return _show(facts, as_json=arguments.json)
+
+
+def _show(facts: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
         print(json.dumps(facts, indent=2))
     else:
         width = max(len(name) for name in facts)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -13,12 +12,11 @@ from torch.utils.data import DataLoader
 
 from prune_engine import distributed, state
 from prune_engine.buffer import ScoreBuffer
-from prune_engine.checks import check_batch
 from prune_engine.coverage import MODES
 from prune_engine.dataset import IndexedDataset
 from prune_engine.device_loader import Augment, DeviceLoader
 from prune_engine.history import History
-from prune_engine.losses import check_reduction, reduce_losses, refuse_nonfinite
+from prune_engine.observation import Observer
 from prune_engine.plan import EpochPlan
 from prune_engine.policies import Policy
 from prune_engine.policies.batch_memory import Monitor
@@ -27,10 +25,8 @@ from prune_engine.sampler import PruneSampler, choose_align
 from prune_engine.schedule import VirtualScheduler
 from prune_engine.types import EpochReport, PruneEngineError
 
-Reduction = Literal["mean", "sum", "none", "weighted_mean"]
 
-
-class PruneEngine:
+class PruneEngine(Observer):
     """Skip the samples a model has already learned, without making the host wait.
 
     Scores live on the device; each batch records its losses in one launch (``observe``), each
@@ -108,68 +104,6 @@ class PruneEngine:
         )
 
     # The loop ---------------------------------------------------------------------------------
-
-    def observe(
-        self,
-        losses: Tensor,
-        indices: Tensor,
-        *,
-        score: Tensor | None = None,
-        reduction: Reduction = "mean",
-        denom: Tensor | float | None = None,
-    ) -> Tensor:
-        """Record a batch's losses and return the loss to call ``backward`` on.
-
-        ``mean``: ``sum(w_i loss_i) / B``, divided by B and not by the sum of weights (InfoBatch,
-        ICLR 2024, eq. 9). One launch, no host sync; the caller's tensors are not changed.
-
-        Args:
-            losses: [B] float16 | bfloat16 | float32 | float64, from ``reduction="none"``.
-            indices: [B] int64 | int32, the dataset positions that came with the batch.
-            score: [B], what is recorded instead of the losses: the unsmoothed loss where the loss
-                is label-smoothed.
-            reduction: ``"mean"``, ``"sum"``, ``"none"`` or ``"weighted_mean"`` (by sum of weights).
-            denom: divide the weighted sum by this (a token count) instead of B.
-
-        Returns:
-            A scalar, or [B] in the order of the batch for ``"none"``; in the dtype of ``losses``.
-
-        Raises:
-            TypeError: a dtype does not fit.
-            ValueError: a shape or device does not fit, or the loss is a scalar.
-            IndexError: an index is out of range (on a device it is raised by ``end_epoch``).
-            NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
-        """
-        if torch.compiler.is_compiling():  # no clock runs while a step is being traced
-            return self._observe(losses, indices, score, reduction, denom)
-        began = time.perf_counter()
-        loss = self._observe(losses, indices, score, reduction, denom)
-        self._run.engine_seconds += time.perf_counter() - began
-        return loss
-
-    def _observe(
-        self,
-        losses: Tensor,
-        indices: Tensor,
-        score: Tensor | None,
-        reduction: Reduction,
-        denom: Tensor | float | None,
-    ) -> Tensor:
-        run, device = self._run, self.buffer.device
-        check_reduction(reduction, denom)
-        if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
-            indices = indices.to(device, non_blocking=True)
-        if run.ahead or run.on_nonfinite == "raise":
-            check_batch(losses, indices, score, device)
-            if run.ahead:
-                run.arrive(losses.shape[0])
-            if run.on_nonfinite == "raise" and losses.is_cpu:
-                refuse_nonfinite(losses if score is None else score, indices)
-        activations = run.take_activations()  # raises before anything is recorded
-        rescaled, weights = self.buffer.observe(losses, indices, score=score)
-        run.commit_activations(activations, indices)
-        run.consume(losses.shape[0])
-        return reduce_losses(rescaled, weights, reduction, denom)
 
     def epochs(self) -> Iterator[int]:
         """Iterate over the epochs, ending each after the loop's body; continues a restored run.

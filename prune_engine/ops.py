@@ -19,6 +19,8 @@ from prune_engine.checks import (
     check_vector,
     raise_index_error,
 )
+from prune_engine.cross_entropy import ObserveState
+from prune_engine.cross_entropy import cross_entropy_observe as cross_entropy_observe
 from prune_engine.gradient import differentiable_observe
 from prune_engine.ranking import kth as kth
 from prune_engine.ranking import percentiles as percentiles
@@ -33,7 +35,6 @@ from prune_engine.types import PLAN_BLOCK, Rule
 from prune_engine.weights import rescale
 
 _kernels = backends.kernels_for
-ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def observe(

@@ -79,6 +79,7 @@ class Emulated:
 
     def _call(self, name: str, *arguments: Any) -> None:
         words = [ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments]
+        words = [ctypes.c_double(a) if isinstance(a, float) else a for a in words]
         words = [_pointer(a) if isinstance(a, Tensor) else a for a in words]
         getattr(self._library, f"emulated_{name}")(*words)
 
@@ -141,6 +142,36 @@ class Emulated:
         result = torch.full((6,), -1, dtype=torch.int64)
         self._call("audit", records, weight_class, records.numel(), epoch, result)
         return result
+
+    def cross_entropy_observe(
+        self, logits, targets, indices, class_weight, smoothing, ignore_index, kind, /, *state
+    ):
+        records, score_sum, counters, weight_class, table, epoch = state
+        size, num_classes = logits.shape
+        real = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        rescaled, stats = torch.empty(size, dtype=real), torch.empty(size, 2, dtype=real)
+        weights, score = torch.empty(size), torch.empty(size)
+        self._call(
+            "cross_entropy_observe",
+            *(REAL[logits.dtype], logits, num_classes, targets),
+            *(int(indices.dtype == torch.int64), indices, size),
+            *(_pointer(class_weight), smoothing, ignore_index, kind),
+            *(rescaled, weights, score, stats),
+            *(records, records.numel(), score_sum, counters, weight_class, table, epoch),
+        )
+        return rescaled, weights, score, stats
+
+    def cross_entropy_grad(
+        self, grad, logits, targets, class_weight, smoothing, ignore_index, weights, stats, /
+    ):
+        made = torch.empty(logits.shape, dtype=logits.dtype)
+        size, num_classes = logits.shape
+        self._call(
+            "cross_entropy_grad",
+            *(REAL[logits.dtype], grad, logits, num_classes, targets, size),
+            *(_pointer(class_weight), smoothing, ignore_index, weights, stats, made),
+        )
+        return made
 
     def select(self, values, offsets, shares, den, /):
         found = torch.full((len(offsets),), torch.nan)

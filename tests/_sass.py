@@ -18,6 +18,7 @@ from pathlib import Path
 STREAMING = {
     *("plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"),
     *("moments_kernel", "activation_std_kernel", "relu_moments_kernel", "gelu_moments_kernel"),
+    *(f"cross_entropy_{name}_kernel" for name in ("warp", "block", "grad")),
     *("digit_kernel", "tie_kernel", "mask_kernel"),
 }
 # Those with more than one such load in a thread's work, or with 16-byte stores: how many of each.

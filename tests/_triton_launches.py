@@ -20,6 +20,7 @@ PACKAGE = "prune_engine.backends.triton"
 MODULES = (
     *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "audit"),
     *("moments", "activation_std", "select", "top"),
+    *("cross_entropy_observe", "cross_entropy_grad"),
 )
 NUM_SAMPLES = 10_001
 
@@ -116,6 +117,42 @@ def audit() -> torch.Tensor:
     return module("audit").audit(cuda(NUM_SAMPLES), cuda(NUM_SAMPLES, dtype=torch.uint8), 3)
 
 
+def cross_entropy_observe(
+    logits: torch.dtype, kind: int, smoothing: float = 0.0, weighted: bool = False
+) -> None:
+    """Observe 8 rows of GPT-2's vocabulary."""
+    module("cross_entropy_observe").cross_entropy_observe(
+        cuda(8, 50257, dtype=logits),
+        cuda(8),
+        cuda(8),
+        cuda(50257, dtype=torch.float32) if weighted else None,
+        smoothing,
+        -100,
+        kind,
+        cuda(NUM_SAMPLES),
+        cuda(3),
+        cuda(4),
+        cuda(NUM_SAMPLES, dtype=torch.uint8),
+        cuda(8, dtype=torch.float32),
+        cuda(1),
+    )
+
+
+def cross_entropy_grad(logits: torch.dtype, smoothing: float = 0.0, weighted: bool = False) -> None:
+    """The gradient of 8 rows of 32,768 classes."""
+    real = torch.float64 if logits == torch.float64 else torch.float32
+    module("cross_entropy_grad").cross_entropy_grad(
+        cuda(8, dtype=real),
+        cuda(8, 32768, dtype=logits),
+        cuda(8),
+        cuda(32768, dtype=torch.float32) if weighted else None,
+        smoothing,
+        -100,
+        cuda(8, dtype=torch.float32),
+        cuda(8, 2, dtype=real),
+    )
+
+
 def select(dtype: torch.dtype, ranks: int) -> torch.Tensor:
     """Find some ranks."""
     offsets = list(range(-1, ranks - 1))
@@ -155,6 +192,19 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "order-positions": (lambda: order(5000, is_range=False), 1),
     "order-range": (lambda: order(10**6, is_range=True), 1),
     "audit": (audit, 1),
+    "cross_entropy_observe-loss": (lambda: cross_entropy_observe(torch.float32, 0), 1),
+    "cross_entropy_observe-el2n": (lambda: cross_entropy_observe(torch.bfloat16, 1, 0.1), 1),
+    "cross_entropy_observe-margin": (lambda: cross_entropy_observe(torch.float16, 2), 1),
+    "cross_entropy_observe-least": (lambda: cross_entropy_observe(torch.float64, 3), 1),
+    "cross_entropy_observe-entropy": (
+        lambda: cross_entropy_observe(torch.float32, 4, 0.1, weighted=True),
+        1,
+    ),
+    "cross_entropy_observe-forgetting": (lambda: cross_entropy_observe(torch.bfloat16, 5), 1),
+    "cross_entropy_grad-float32": (lambda: cross_entropy_grad(torch.float32), 1),
+    "cross_entropy_grad-bfloat16": (lambda: cross_entropy_grad(torch.bfloat16, 0.1), 1),
+    "cross_entropy_grad-float16": (lambda: cross_entropy_grad(torch.float16), 1),
+    "cross_entropy_grad-float64": (lambda: cross_entropy_grad(torch.float64, 0.1, True), 1),
     "select-records": (lambda: select(torch.int64, 2), 6),
     "top-scores": (lambda: top(torch.float32), 13),
     **{

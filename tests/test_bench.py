@@ -264,7 +264,7 @@ def test_run_writes_a_file_that_becomes_tables(
 ) -> None:
     out = tmp_path / "run.json"
     asked = ["--samples", "3000", "--rounds", "1", "--flush-mib", "0"]
-    timed = ["--tables", *bench.compare.ROUNDS]
+    timed = ["--tables", "plan", "order", "observe", "sampler", "select"]
     assert bench.compare.main(["run", "--out", str(out), *asked, *timed]) == 0
     assert bench.compare.main(["table", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -285,3 +285,19 @@ def test_readme_shows_the_stored_run(bench: SimpleNamespace) -> None:
     page = (ROOT / "bench" / "README.md").read_text()
     text = bench.tables.document(bench.compare.load(ROOT / "bench" / "results" / "cpu.json"))
     assert bench.compare.insert(page, text) == page
+    page = (ROOT / "bench" / "results" / "logits.md").read_text()
+    text = bench.tables.document(bench.compare.load(ROOT / "bench" / "results" / "logits.json"))
+    assert bench.compare.insert(page, text, "logits") == page
+
+
+def test_both_sides_of_the_logits_table_do_the_same_job(bench: SimpleNamespace) -> None:
+    module = importlib.import_module("bench_cross_entropy_observe")
+    found = []
+    for name in (module.OURS, module.VERSUS, "gradient in the forward pass (not taken)"):
+        data = module.LogitData(50, 6, 11, "float32")
+        module.MEASURED[name].call(data, module._indices(data, 1))
+        found.append((data.logits.grad, data.engine.scores()))
+    for gradient, scores in found[1:]:
+        torch.testing.assert_close(gradient, found[0][0])
+        torch.testing.assert_close(scores, found[0][1], equal_nan=True)
+    assert found[0][0].abs().sum() > 0

@@ -20,6 +20,7 @@ HEIGHTS = {
     "recipes": 6,
     "integrations": 6,
     "engine": 5,
+    "observation": 5,
     "run": 4,
     "policies": 4,
     "sampler": 4,
@@ -43,6 +44,10 @@ HEIGHTS = {
     "ranking": 3,
     "statistics": 3,
     "losses": 3,
+    "cross_entropy": 3,
+    "reducers": 3,
+    "subset": 3,
+    "scores": 2,
     "checks": 2,
     "weights": 2,
     "gradient": 2,
@@ -50,6 +55,7 @@ HEIGHTS = {
     "arrays": 1,
     "_host": 1,
     "_ops": 1,
+    "atomic": 0,
     "types": 0,
     "errors": 0,
 }
@@ -57,7 +63,7 @@ FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts
 # A policy never sees a kernel; nor does anything between the engine and the operators.
 SEES_BACKENDS = (
     *("cli", "recipes", "integrations", "engine", "buffer", "ops", "statistics", "ranking"),
-    *("gradient", "backends"),
+    *("gradient", "cross_entropy", "backends"),
 )
 
 CODE = {".py", ".cpp", ".h", ".cu", ".cuh"}

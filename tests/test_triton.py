@@ -24,6 +24,7 @@ OPS = (
     *("observe", "mean_threshold", "plan", "compact", "order", "audit"),
     *("moments", "activation_std", "relu_moments", "gelu_moments"),
     *("select", "top"),
+    *("cross_entropy_observe", "cross_entropy_grad"),
 )
 
 

@@ -12,6 +12,7 @@ from _assertions import assert_bitwise
 from _cases import MAX_SEED, float32, mean_rule
 from triton_parity import *  # noqa: F403 - its tests, here with DEVICE "cuda"
 from triton_parity import DEVICE, WEIGHTS
+from triton_parity_logits import *  # noqa: F403
 from triton_parity_moments import *  # noqa: F403 - the same
 
 import prune_engine as pe

@@ -11,6 +11,7 @@
 #include "../bijection.h"
 #include "../decide.h"
 #include "../select.h"
+#include "../softmax.h"
 
 namespace prune_engine {
 namespace cuda {
@@ -76,6 +77,32 @@ struct Wanted {
   int64_t start;
   int64_t step;
   int64_t count;
+};
+
+struct LogitBatch {
+  Real logit_type;
+  const void* logits;      // [size, labels.num_classes]
+  const int64_t* targets;  // [size]
+  bool wide;               // indices are int64, else int32
+  const void* indices;     // [size]
+  int64_t size;
+  Labels labels;
+  void* rescaled;        // [size]; float, double for double logits
+  float* batch_weights;  // [size]
+  float* score;          // [size]
+  void* stats;           // [size, 2]; as rescaled
+};
+
+struct GradientBatch {
+  Real logit_type;
+  const void* grad;        // [size]; float, double for double logits
+  const void* logits;      // [size, labels.num_classes]
+  const int64_t* targets;  // [size]
+  int64_t size;
+  Labels labels;
+  const float* batch_weights;  // [size]
+  const void* stats;           // [size, 2]; as grad
+  void* made;                  // as the logits
 };
 
 // What a selection has come to, on the device.
@@ -147,6 +174,9 @@ cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Wanted&
                          int32_t* samples, cudaStream_t stream);
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
+cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const State& state,
+                                         cudaStream_t stream);
+cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream);
 cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);
 cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream);
 cudaError_t launch_moments(const Activation* tensors, int count, int64_t sample, double* rows,

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // observe on a GPU: one launch for a batch of any size. A 64-bit atomicMax per sample on its
 // record, then the block's exact integer sums, then at most six atomics per block.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
-#include "block.cuh"
 #include "launch.h"
+#include "record.cuh"
 
 namespace prune_engine {
 namespace cuda {
@@ -15,10 +12,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int64_t kMaxGrid = 2048;  // larger batches: several samples per thread
-
-__device__ __forceinline__ float to_float(double x) { return __double2float_rn(x); }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 // float32(loss) * weight in one rounding, then one more to the dtype; double stays double.
 __device__ __forceinline__ float rescale(float loss, float weight) {
@@ -59,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
                    float* __restrict__ batch_weights) {
   const int64_t current = *epoch;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  int64_t high = 0, low = 0, seen = 0, observed = 0, nonfinite = 0, outside = 0;
+  Tally tally = {};
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; b < size;
        b += stride) {
     const int64_t index = static_cast<int64_t>(indices[b]);
@@ -68,38 +61,15 @@ __global__ void __launch_bounds__(kThreads)
     if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(num_samples)) {
       rescaled[b] = loss;
       batch_weights[b] = 1.0f;
-      ++outside;
-      atomicMin(reinterpret_cast<long long*>(counters + 3), static_cast<long long>(index));
+      record_outside(index, counters, &tally);
       continue;
     }
     const float weight = weight_table[weight_class[index] & (kNumClasses - 1)];
     batch_weights[b] = weight;
     rescaled[b] = rescale(loss, weight);
-    ++observed;
-    const uint32_t bits = float_bits(read_score(score, score_type, b));
-    if (!is_finite_bits(bits)) {  // Edge case 2: the last finite score decides
-      ++nonfinite;
-      continue;
-    }
-    // Edge case 4, the same sample twice: each winner adds its difference to what it replaced, so
-    // the sum telescopes whatever the order.
-    const int64_t fresh = make_record(current, bits_to_key(bits));
-    const int64_t old =
-        atomicMax(reinterpret_cast<long long*>(records + index), static_cast<long long>(fresh));
-    if (fresh <= old) continue;
-    const int64_t code = bits_to_code(bits);
-    high += code_high(code);
-    low += code_low(code);
-    if (old == 0) {
-      ++seen;
-    } else {
-      const int64_t old_code = score_code(key_to_float(record_key(old)));
-      high -= code_high(old_code);
-      low -= code_low(old_code);
-    }
+    record_score(records + index, read_score(score, score_type, b), current, &tally);
   }
-  const int64_t sums[6] = {high, low, seen, observed, nonfinite, outside};
-  add_block<kThreads>(sums, score_sum, counters);
+  add_tally<kThreads>(tally, score_sum, counters);
 }
 
 template <typename Loss, typename Index>

@@ -78,6 +78,41 @@ class Kernels(Protocol):
         """Recompute the sum and compare what was seen with what was planned."""
         ...
 
+    def cross_entropy_observe(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        indices: Tensor,
+        class_weight: Tensor | None,
+        label_smoothing: float,
+        ignore_index: int,
+        kind: int,
+        records: Tensor,
+        score_sum: Tensor,
+        counters: Tensor,
+        weight_class: Tensor,
+        weight_table: Tensor,
+        epoch: Tensor,
+        /,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute losses and scores of logits, record the scores and weigh the losses."""
+        ...
+
+    def cross_entropy_grad(
+        self,
+        grad: Tensor,
+        logits: Tensor,
+        targets: Tensor,
+        class_weight: Tensor | None,
+        label_smoothing: float,
+        ignore_index: int,
+        batch_weights: Tensor,
+        stats: Tensor,
+        /,
+    ) -> Tensor:
+        """Turn the gradient of the weighed losses into that of the logits."""
+        ...
+
     def select(self, values: Tensor, offsets: list[int], shares: list[int], den: int, /) -> Tensor:
         """Find the scores at some ranks."""
         ...

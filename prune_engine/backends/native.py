@@ -67,6 +67,8 @@ plan = _ops.plan.default
 compact = _ops.compact.default
 order = _ops.order.default
 audit = _ops.audit.default
+cross_entropy_observe = _ops.cross_entropy_observe.default
+cross_entropy_grad = _ops.cross_entropy_grad.default
 select = _ops.select.default
 top = _ops.top.default
 moments = _ops.moments.default
@@ -134,6 +136,43 @@ def _(
 @_register_fake("prune_engine::audit")
 def _(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:
     return records.new_empty(6, dtype=torch.int64)
+
+
+@_register_fake("prune_engine::cross_entropy_observe")
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    indices: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int,
+    kind: int,
+    records: Tensor,
+    score_sum: Tensor,
+    counters: Tensor,
+    weight_class: Tensor,
+    weight_table: Tensor,
+    epoch: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    size = logits.shape[0]
+    real = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    weights, score = (logits.new_empty(size, dtype=torch.float32) for _ in range(2))
+    stats = logits.new_empty((size, 2), dtype=real)
+    return logits.new_empty(size, dtype=real), weights, score, stats
+
+
+@_register_fake("prune_engine::cross_entropy_grad")
+def _(
+    grad: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int,
+    batch_weights: Tensor,
+    stats: Tensor,
+) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 @_register_fake("prune_engine::select")

@@ -30,11 +30,40 @@ def inspect_state(file: Path) -> dict[str, Any]:
     """Say what a saved engine state holds, without an engine and without running any code in it.
 
     Args:
+        file: see ``load_buffer``.
+
+    Returns:
+        Version, run, position, what was seen and quantiles of the scores, ready for JSON.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a state of an engine.
+    """
+    saved, buffer = load_buffer(file)
+    scores = buffer.scores
+    seen = torch.sort(scores[torch.isfinite(scores)]).values
+    history = saved.get("history", [])
+    return {
+        **{name: saved.get(name) for name in STATE_NAMES},
+        "epochs_ended": len(history),
+        "data_saving_index": history[-1]["dsi"] if history else 0.0,
+        "planned": int((buffer.weight_class != 0).sum()),
+        "seen": len(seen),
+        "score_quantiles": {
+            f"{q:g}": float(seen[round(q * (len(seen) - 1))]) for q in QUANTILES if len(seen)
+        },
+    }
+
+
+def load_buffer(file: Path) -> tuple[dict[str, Any], ScoreBuffer]:
+    """Read a saved engine state and its scores, as plain data.
+
+    Args:
         file: written by ``torch.save`` of ``engine.state_dict()``, or of a checkpoint that has it
             under one of its keys.
 
     Returns:
-        Version, run, position, what was seen and quantiles of the scores, ready for JSON.
+        The state and a buffer on the cpu that holds its scores.
 
     Raises:
         FileNotFoundError: no such file.
@@ -54,19 +83,7 @@ def inspect_state(file: Path) -> dict[str, Any]:
         raise ValueError(f"state: {file} has no tensor 'records' in its buffer")
     buffer = ScoreBuffer(len(saved["buffer"]["records"]), device="cpu", backend="reference")
     buffer.load_state_dict(saved["buffer"])
-    scores = buffer.scores
-    seen = torch.sort(scores[torch.isfinite(scores)]).values
-    history = saved.get("history", [])
-    return {
-        **{name: saved.get(name) for name in STATE_NAMES},
-        "epochs_ended": len(history),
-        "data_saving_index": history[-1]["dsi"] if history else 0.0,
-        "planned": int((buffer.weight_class != 0).sum()),
-        "seen": len(seen),
-        "score_quantiles": {
-            f"{q:g}": float(seen[round(q * (len(seen) - 1))]) for q in QUANTILES if len(seen)
-        },
-    }
+    return saved, buffer
 
 
 def _find_state(loaded: Any) -> dict[str, Any] | None:

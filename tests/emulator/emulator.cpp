@@ -202,6 +202,45 @@ void emulated_audit(const int64_t* records, const uint8_t* weight_class, int64_t
   cuda::launch_audit(records, weight_class, num_samples, epoch, result, nullptr);
 }
 
+void emulated_cross_entropy_observe(int logit_type, const void* logits, int64_t num_classes,
+                                    const int64_t* targets, int wide, const void* indices,
+                                    int64_t size, const float* class_weight, double smoothing,
+                                    int64_t ignore_index, int64_t kind, void* rescaled,
+                                    float* batch_weights, float* score, void* stats,
+                                    int64_t* records, int64_t num_samples, int64_t* score_sum,
+                                    int64_t* counters, const uint8_t* weight_class,
+                                    const float* weight_table, const int64_t* epoch) {
+  cuda::launch_cross_entropy_observe(
+      {static_cast<cuda::Real>(logit_type),
+       logits,
+       targets,
+       wide != 0,
+       indices,
+       size,
+       {num_classes, class_weight, smoothing, ignore_index, kind},
+       rescaled,
+       batch_weights,
+       score,
+       stats},
+      {records, num_samples, score_sum, counters, weight_class, weight_table, epoch}, nullptr);
+}
+
+void emulated_cross_entropy_grad(int logit_type, const void* grad, const void* logits,
+                                 int64_t num_classes, const int64_t* targets, int64_t size,
+                                 const float* class_weight, double smoothing, int64_t ignore_index,
+                                 const float* batch_weights, const void* stats, void* made) {
+  cuda::launch_cross_entropy_grad({static_cast<cuda::Real>(logit_type),
+                                   grad,
+                                   logits,
+                                   targets,
+                                   size,
+                                   {num_classes, class_weight, smoothing, ignore_index, 0},
+                                   batch_weights,
+                                   stats,
+                                   made},
+                                  nullptr);
+}
+
 void emulated_select(int is_records, const void* values, int64_t num_samples, int64_t ranks,
                      const int64_t* offsets, const int64_t* shares, int64_t den, int64_t k,
                      float* out, uint8_t* mask) {

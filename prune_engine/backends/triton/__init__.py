@@ -22,6 +22,8 @@ try:
     from prune_engine.backends.triton.activation_std import activation_std
     from prune_engine.backends.triton.audit import audit
     from prune_engine.backends.triton.compact import compact
+    from prune_engine.backends.triton.cross_entropy_grad import cross_entropy_grad
+    from prune_engine.backends.triton.cross_entropy_observe import cross_entropy_observe
     from prune_engine.backends.triton.dispatch import register
     from prune_engine.backends.triton.gelu_moments import gelu_moments
     from prune_engine.backends.triton.mean_threshold import mean_threshold
@@ -42,6 +44,8 @@ __all__ = [
     "activation_std",
     "audit",
     "compact",
+    "cross_entropy_grad",
+    "cross_entropy_observe",
     "gelu_moments",
     "mean_threshold",
     "moments",
@@ -60,6 +64,8 @@ OPERATORS = {
     "activation_std": activation_std,
     "audit": audit,
     "compact": compact,
+    "cross_entropy_grad": cross_entropy_grad,
+    "cross_entropy_observe": cross_entropy_observe,
     "gelu_moments": gelu_moments,
     "mean_threshold": mean_threshold,
     "moments": moments,

@@ -12,16 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prune_engine.backends.triton.arithmetic import (
-    bits_to_key,
-    code_of_key,
-    is_finite_bits,
-    narrow,
-    widen,
-)
+from prune_engine.backends.triton.arithmetic import narrow, widen
 from prune_engine.backends.triton.launch import blocks_of, launch
+from prune_engine.backends.triton.record import record
 
-# Small, so that a batch spreads over the device; at most 32767, see `counted` below.
+# Small, so that a batch spreads over the device; at most 32767, see record.py.
 BLOCK = 256
 WARPS = BLOCK // 32  # one sample a thread: no tile has to change its layout between threads
 
@@ -59,40 +54,8 @@ def observe_kernel(
     else:
         tl.store(rescaled + position, narrow(widen(loss) * weight, loss.dtype), inside)
 
-    # A record is a max-register: whoever wins, in whatever order, the last winner's code stays in
-    # the sum, for each adds its own code and takes away that of the record it replaced.
     bits = widen(tl.load(scores + position, inside, other=0.0)).to(tl.uint32, bitcast=True)
-    finite = is_finite_bits(bits)
-    recordable = valid & finite
-    key = bits_to_key(bits)
-    fresh = ((tl.load(epoch) + 1) << 32) | key.to(tl.int64)
-    old = tl.atomic_max(records + index, fresh, mask=recordable, sem="relaxed")
-    grew = recordable & (fresh > old)
-    first = grew & (old == 0)
-    fresh_code = code_of_key(key)
-    old_code = tl.where(old == 0, 0, code_of_key(old.to(tl.uint32)))
-    high = tl.sum(tl.where(grew, (fresh_code >> 32) - (old_code >> 32), 0))
-    low = tl.sum(tl.where(grew, (fresh_code & 0xFFFFFFFF) - (old_code & 0xFFFFFFFF), 0))
-    tl.atomic_add(score_sum, high, sem="relaxed")
-    tl.atomic_add(score_sum + 1, low, sem="relaxed")
-
-    # Four counts in one reduction, 16 bits each.
-    outside = inside & (valid == 0)
-    counted = (
-        valid.to(tl.int64)
-        | (first.to(tl.int64) << 16)
-        | ((valid & (finite == 0)).to(tl.int64) << 32)
-        | (outside.to(tl.int64) << 48)
-    )
-    total = tl.sum(counted)
-    tl.atomic_add(counters, total & 0xFFFF, sem="relaxed")
-    tl.atomic_add(score_sum + 2, (total >> 16) & 0xFFFF, sem="relaxed")
-    if (total >> 32) != 0:
-        tl.atomic_add(counters + 1, (total >> 32) & 0xFFFF, sem="relaxed")
-        if (total >> 48) != 0:
-            tl.atomic_add(counters + 2, total >> 48, sem="relaxed")
-            smallest = tl.min(tl.where(outside, index, 0x7FFFFFFFFFFFFFFF))
-            tl.atomic_min(counters + 3, smallest, sem="relaxed")
+    record(bits, index, valid, inside, tl.load(epoch), records, score_sum, counters)
 
 
 def observe(

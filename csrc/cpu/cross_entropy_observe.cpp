@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// cross_entropy_observe on the CPU: threads share the rows, each row is read once; the records then
+// take the scores as observe's do.
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+#include "logits.h"
+#include "observe.h"
+#include "parallel.h"
+
+namespace prune_engine {
+namespace {
+
+constexpr int64_t kGrain = 32768;  // logits a thread is worth starting for
+
+// A target that names no class: refused, like an index, before anything is written.
+void check_targets(const int64_t* targets, int64_t size, const Labels& labels) {
+  for (int64_t b = 0; b < size; ++b) {
+    const int64_t target = targets[b];
+    STD_TORCH_CHECK(target == labels.ignore_index || (target >= 0 && target < labels.num_classes),
+                    "IndexError: targets must be in 0..", labels.num_classes - 1,
+                    " or ignore_index, got ", target, " at position ", b);
+  }
+}
+
+template <typename Logit, typename Index>
+void observe_logits(const void* data, const int64_t* targets, const Index* indices, int64_t size,
+                    const Labels& labels, const State& state, void* rescaled, float* batch_weights,
+                    float* score, void* saved) {
+  using Real = typename Accumulator<Logit>::Type;
+  const auto* logits = static_cast<const Logit*>(data);
+  auto* losses = static_cast<Real*>(rescaled);
+  auto* stats = static_cast<Real*>(saved);
+  check_indices(indices, size, state.num_samples);
+  check_targets(targets, size, labels);
+  const int64_t count = labels.num_classes;
+  const Smoothing<Real> smoothing = {static_cast<Real>(labels.smoothing), count};
+  const bool full = needs_full(labels.smoothing, labels.kind);
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, count));
+  TorchThreads()(0, size, grain, [&](int64_t first, int64_t last) {
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t target = targets[b];
+      if (target == labels.ignore_index) {  // no loss and no score: the last score stays
+        losses[b] = 0;
+        score[b] = static_cast<float>(NAN);
+        stats[2 * b] = stats[2 * b + 1] = 0;
+        continue;
+      }
+      const Logit* row = logits + b * count;
+      const RowStats<Real> found = row_stats(row, labels.class_weight, count, full);
+      const Real own = static_cast<Real>(row[target]);
+      const Real weight = labels.class_weight ? static_cast<Real>(labels.class_weight[target]) : 1;
+      losses[b] = row_loss(found, own, weight, smoothing);
+      score[b] = row_score(found, own, labels.kind, state.records[indices[b]], state.epoch);
+      stats[2 * b] = found.largest;
+      stats[2 * b + 1] = row_factor(found, weight, smoothing);
+    }
+  });
+  const Batch batch = {losses, indices, score, size};
+  observe_batch<Real, Index, float>(batch, state, losses, batch_weights);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_observe_cpu(
+    Tensor logits,                       // [B, C] float16 | bfloat16 | float32 | float64
+    Tensor targets,                      // [B] int64
+    Tensor indices,                      // [B] int64 | int32
+    std::optional<Tensor> class_weight,  // [C] float32, or none
+    double label_smoothing, int64_t ignore_index, int64_t kind,
+    Tensor records,       // [N] int64, changed
+    Tensor score_sum,     // [3] int64, changed
+    Tensor counters,      // [4] int64, changed
+    Tensor weight_class,  // [N] uint8
+    Tensor weight_table,  // [8] float32
+    Tensor epoch) {       // [1] int64
+  const Labels labels =
+      check_logits(logits, targets, class_weight, label_smoothing, ignore_index, kind);
+  check_observe(targets, indices, targets, records, score_sum, counters, weight_class, weight_table,
+                epoch);
+  const int64_t current = *epoch.const_data_ptr<int64_t>();
+  check_epoch(current);
+  const int64_t size = targets.numel();
+
+  const ScalarType real = real_dtype(logits);
+  Tensor rescaled = torch::stable::new_empty(logits, {size}, real);
+  Tensor batch_weights = torch::stable::new_empty(logits, {size}, ScalarType::Float);
+  Tensor score = torch::stable::new_empty(logits, {size}, ScalarType::Float);
+  Tensor stats = torch::stable::new_empty(logits, {size, 2}, real);
+  const State state = {records.mutable_data_ptr<int64_t>(),
+                       score_sum.mutable_data_ptr<int64_t>(),
+                       counters.mutable_data_ptr<int64_t>(),
+                       weight_class.const_data_ptr<uint8_t>(),
+                       weight_table.const_data_ptr<float>(),
+                       records.numel(),
+                       current};
+  with_float_type(logits.scalar_type(), "logits", [&](auto* type) {
+    using Logit = std::remove_pointer_t<decltype(type)>;
+    const auto run = [&](const auto* typed_indices) {
+      observe_logits<Logit>(logits.const_data_ptr(), targets.const_data_ptr<int64_t>(),
+                            typed_indices, size, labels, state, rescaled.mutable_data_ptr(),
+                            batch_weights.mutable_data_ptr<float>(),
+                            score.mutable_data_ptr<float>(), stats.mutable_data_ptr());
+    };
+    if (indices.scalar_type() == ScalarType::Long) {
+      run(indices.const_data_ptr<int64_t>());
+    } else {
+      run(indices.const_data_ptr<int32_t>());
+    }
+  });
+  return {rescaled, batch_weights, score, stats};
+}
+
+}  // namespace prune_engine
+
+STABLE_TORCH_LIBRARY_IMPL(prune_engine, CPU, m) {
+  m.impl("cross_entropy_observe", TORCH_BOX(&prune_engine::cross_entropy_observe_cpu));
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// cross_entropy_grad on a GPU: one launch that reads each logit and writes its gradient once.
+#include <algorithm>
+
+#include "launch.h"
+#include "logits.cuh"
+
+namespace prune_engine {
+namespace cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kPiece = 16384;      // logits of one block
+constexpr int64_t kMaxGrid = 1 << 20;  // more pieces: several per block
+
+template <typename Real>
+struct RowGradient {
+  const float* weights;  // or null
+  Real largest, scale, shift, own;
+  int64_t target;  // the class that own is taken from, -1: none
+  bool nothing;    // an ignored row
+
+  template <typename Logit>
+  __device__ __forceinline__ void write(int64_t c, Logit logit, Logit* to) const {
+    const Real weight = weights ? static_cast<Real>(weights[c]) : static_cast<Real>(1);
+    Real made = exp_of(static_cast<Real>(widen(logit)) - largest) * scale - shift * weight;
+    if (c == target) made -= own;
+    narrow(nothing ? static_cast<Real>(0) : made, to);
+  }
+};
+
+template <typename Logit>
+__device__ __forceinline__ RowGradient<typename Accumulator<Logit>::Type> row_gradient(
+    const GradientBatch& batch, int64_t b) {
+  using Real = typename Accumulator<Logit>::Type;
+  const Labels& labels = batch.labels;
+  const int64_t y = batch.targets[b];
+  const auto* stats = static_cast<const Real*>(batch.stats) + 2 * b;
+  const bool inside = y >= 0 && y < labels.num_classes;
+  const Real upstream =
+      static_cast<const Real*>(batch.grad)[b] * static_cast<Real>(batch.batch_weights[b]);
+  const Real share = static_cast<Real>(labels.smoothing);
+  const Real weight = inside && labels.class_weight ? static_cast<Real>(labels.class_weight[y]) : 1;
+  return {labels.class_weight,
+          stats[0],
+          upstream * stats[1],
+          upstream * share / static_cast<Real>(labels.num_classes),
+          upstream * (1 - share) * weight,
+          inside ? y : -1,
+          y == labels.ignore_index};
+}
+
+// Grid: one block per piece of a row.
+template <typename Logit>
+__global__ void __launch_bounds__(kThreads) cross_entropy_grad_kernel(GradientBatch batch) {
+  constexpr int kCount = Vector<Logit>::kCount;
+  const int64_t count = batch.labels.num_classes;
+  const int64_t pieces = num_blocks(count, kPiece);
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int64_t p = blockIdx.x; p < batch.size * pieces; p += gridDim.x) {
+    const int64_t b = p / pieces, begin = (p % pieces) * kPiece;
+    const int64_t size = count - begin < kPiece ? count - begin : kPiece;
+    const auto row = row_gradient<Logit>(batch, b);
+    const auto* from = static_cast<const Logit*>(batch.logits) + b * count + begin;
+    auto* to = static_cast<Logit*>(batch.made) + b * count + begin;
+    // Both begin at the same place within 16 bytes, or nothing is written in vectors.
+    const bool vector =
+        (reinterpret_cast<uintptr_t>(from) - reinterpret_cast<uintptr_t>(to)) % 16 == 0;
+    const int64_t head = vector ? head_of(from, size) : size;
+    const int64_t vectors = (size - head) / kCount;
+    for (int64_t c = thread; c < head; c += kThreads) row.write(begin + c, from[c], to + c);
+    for (int64_t v = thread; v < vectors; v += kThreads) {
+      const int64_t c = head + v * kCount;
+      const Vector<Logit> read = load_vector(from + c);
+      Vector<Logit> made;
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) row.write(begin + c + k, read.at[k], made.at + k);
+      *reinterpret_cast<Vector<Logit>*>(to + c) = made;
+    }
+    for (int64_t c = head + vectors * kCount + thread; c < size; c += kThreads) {
+      row.write(begin + c, from[c], to + c);
+    }
+  }
+}
+
+template <typename Logit>
+void launch(const GradientBatch& batch, cudaStream_t stream) {
+  const int64_t pieces = batch.size * num_blocks(batch.labels.num_classes, kPiece);
+  const auto grid = static_cast<unsigned>(std::min(kMaxGrid, pieces));
+  cross_entropy_grad_kernel<Logit><<<grid, kThreads, 0, stream>>>(batch);
+}
+
+}  // namespace
+
+cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream) {
+  if (batch.size == 0) return cudaSuccess;  // Edge case 1
+  switch (batch.logit_type) {
+    case Real::kFloat:
+      launch<float>(batch, stream);
+      break;
+    case Real::kDouble:
+      launch<double>(batch, stream);
+      break;
+    case Real::kHalf:
+      launch<__half>(batch, stream);
+      break;
+    case Real::kBFloat16:
+      launch<__nv_bfloat16>(batch, stream);
+      break;
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace cuda
+}  // namespace prune_engine

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// How kernels read and write a row of logits: 16 bytes at a time from the first aligned element to
+// the last, one by one before and after, so that a row may begin anywhere (C = 50257).
+#pragma once
+
+#include "../softmax.h"
+#include "record.cuh"
+
+namespace prune_engine {
+namespace cuda {
+
+template <typename Logit>
+struct Accumulator {
+  using Type = float;
+};
+template <>
+struct Accumulator<double> {
+  using Type = double;
+};
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
+__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+__device__ __forceinline__ void narrow(float x, float* to) { *to = x; }
+__device__ __forceinline__ void narrow(double x, double* to) { *to = x; }
+__device__ __forceinline__ void narrow(float x, __half* to) { *to = __float2half_rn(x); }
+__device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16_rn(x); }
+
+template <typename Logit>
+struct alignas(16) Vector {
+  static constexpr int kCount = 16 / static_cast<int>(sizeof(Logit));
+  Logit at[kCount];
+};
+
+template <typename Logit>
+__device__ __forceinline__ Vector<Logit> load_vector(const Logit* from) {
+  const uint4 bits = __ldcs(reinterpret_cast<const uint4*>(from));
+  Vector<Logit> vector;
+  memcpy(&vector, &bits, sizeof bits);
+  return vector;
+}
+
+// Elements before the first one that is aligned to 16 bytes, at most count.
+template <typename Logit>
+__device__ __forceinline__ int64_t head_of(const Logit* row, int64_t count) {
+  const uintptr_t past = reinterpret_cast<uintptr_t>(row) % 16;
+  const int64_t head = past == 0 ? 0 : static_cast<int64_t>((16 - past) / sizeof(Logit));
+  return head < count ? head : count;
+}
+
+// Calls body(c, logit) for the elements of a row that are this thread's, one of `threads`.
+template <typename Logit, typename Body>
+__device__ __forceinline__ void for_each_logit(const Logit* __restrict__ row, int64_t count,
+                                               int thread, int threads, const Body& body) {
+  constexpr int kCount = Vector<Logit>::kCount;
+  const int64_t head = head_of(row, count);
+  const int64_t vectors = (count - head) / kCount;
+  for (int64_t c = thread; c < head; c += threads) body(c, row[c]);
+  for (int64_t v = thread; v < vectors; v += threads) {
+    const int64_t c = head + v * kCount;
+    const Vector<Logit> vector = load_vector(row + c);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) body(c + k, vector.at[k]);
+  }
+  for (int64_t c = head + vectors * kCount + thread; c < count; c += threads) body(c, row[c]);
+}
+
+}  // namespace cuda
+}  // namespace prune_engine
