@@ -66,7 +66,7 @@ def test_metadata_says_what_is_needed_and_under_which_licence() -> None:
     assert about["Requires-Python"] == ">=3.10"
     required = [line for line in metadata.requires("prune_engine") or () if "extra ==" not in line]
     assert sorted(required) == ["numpy", "torch>=2.10"]
-    assert set(about.get_all("Provides-Extra") or ()) == {"train", "test", "dev", "nvcc"}
+    assert set(about.get_all("Provides-Extra") or ()) == {"train", "test", "dev", "nvcc", "text"}
 
 
 def test_the_command_is_installed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -220,7 +221,7 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
         assert abs(samples["random"] - samples["infobatch"]) < 100
     _, config = files.load_run(tmp_path)
     assert len(config["runs"]) == 8
-    assert config["versions"]["torch"] == torch.__version__
+    assert config["versions"]["torch"] == metadata.version("torch")
     assert config["arguments"]["train"]["batch_size"] == 16
     trained = 0
     for name in config["runs"]:

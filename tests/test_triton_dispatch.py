@@ -104,7 +104,8 @@ def test_the_dispatcher_reaches_the_kernels_with_the_bits_of_the_reference():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        *("served", "activation_std", "audit", "compact", "gelu_moments", "mean_threshold"),
+        *("served", "activation_std", "audit", "compact", "cross_entropy_grad"),
+        *("cross_entropy_observe", "gelu_moments", "mean_threshold"),
         *("moments", "observe", "order", "plan", "relu_moments", "relu_moments_"),
         *("select", "top"),
     ]

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prune_engine import ops
 from prune_engine.policies.base import (
     Policy,
     PolicyMemory,
@@ -111,6 +110,8 @@ class RandomSubset(Policy):
         rule = Rule(no_thresholds, (band,), table, fixed, unseen_band=0)
         if not self.static:
             return rule
+        from prune_engine import ops  # it brings torch, and host.py knows policies without torch
+
         # The draws of epoch 0 in every epoch; the order is another one all the same.
         classes, _ = ops.plan(
             buffer.records, rule, seed=progress.seed, epoch=0, backend=buffer.backend

@@ -238,6 +238,24 @@ def _gelu_moments(operators: Any, backend: str, device: torch.device) -> Iterato
         yield from (y.double(), moments)
 
 
+def _cross_entropy_observe(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    # In float64: a softmax in float32 differs between backends in its last bits.
+    rng = torch.Generator().manual_seed(SEED)
+    logits = torch.randn(64, 1000, generator=rng, dtype=torch.float64).to(device).requires_grad_()
+    losses, weights, scores = operators.cross_entropy_observe(
+        logits,
+        torch.randint(1000, (64,), generator=rng).to(device),
+        torch.randperm(NUM_SAMPLES, generator=rng)[:64].to(device),
+        **state(NUM_SAMPLES, device),
+        epoch=0,
+        label_smoothing=0.1,
+        score="el2n",
+        backend=backend,
+    )
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)  # cross_entropy_grad
+    yield from (losses.detach(), weights, scores, gradient)
+
+
 Case = Callable[[Any, str, torch.device], Iterator[Tensor]]
 CASES: dict[str, Case] = {
     "observe": _observe,
@@ -252,4 +270,5 @@ CASES: dict[str, Case] = {
     "activation_std": _activation_std,
     "relu_moments": _relu_moments,
     "gelu_moments": _gelu_moments,
+    "cross_entropy_observe": _cross_entropy_observe,
 }
