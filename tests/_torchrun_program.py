@@ -25,9 +25,8 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def run_recipe(folder: Path, code: str) -> dict[str, Any]:
-    """Run it as a reader would; return what its engine came to."""
-    space = readers_names(folder)
+def run_recipe(code: str, space: dict[str, Any]) -> dict[str, Any]:
+    """Run it as a reader would, among a reader's names; return what its engine came to."""
     # The reader's model is drawn from the global generator, which is each process's own.
     with torch.no_grad():
         for parameter in space["model"].parameters():
@@ -45,4 +44,8 @@ def run_recipe(folder: Path, code: str) -> dict[str, Any]:
 if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), os.environ["RANK"]
     torch.set_num_threads(1)
-    torch.save(run_recipe(folder, recipe()), folder / f"recipe{rank}.pt")
+    space = readers_names(folder)
+    torch.save(run_recipe(recipe(), space), folder / f"recipe{rank}.pt")
+    # With the reader's objects alive: to free a model of DDP after its process group was seen to
+    # wait for a thread of gloo's for ever, on a busy machine.
+    os._exit(0)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from _assertions import assert_bitwise
 from _processes import start_ranks
 from _torchrun_program import free_port, recipe, run_recipe
+from test_readme import readers_names
 
 from prune_engine import cli
 from prune_engine.distributed import world
@@ -51,7 +52,8 @@ def test_the_recipe_of_the_readme_trains_on_two_ranks_what_one_would(tmp_path, m
     for name, value in torchrun_tells(0, 1, free_port()).items():
         monkeypatch.setenv(name, value)
     with torch.random.fork_rng():  # the reader's model draws from it
-        one = run_recipe(tmp_path, recipe().replace("batch_size=32", "batch_size=64"))
+        code = recipe().replace("batch_size=32", "batch_size=64")
+        one = run_recipe(code, readers_names(tmp_path))
     assert not dist.is_initialized()
     for name in ("kept", "scores"):
         assert_bitwise(first[name], second[name], name)
