@@ -32,6 +32,7 @@ import bench_order
 import bench_plan
 import bench_sampler
 import bench_select
+import bench_training_step
 import data
 import environment
 import harness
@@ -51,8 +52,9 @@ ROUNDS = {
 }
 LOGITS = ("cross_entropy", "cross_entropy_memory")  # a run of their own, for torch.compile is slow
 TABLES = (*(name for name in ROUNDS if name not in LOGITS), "memory")  # where none is asked for
-ACTIVATIONS = bench_activation_std.TABLE  # knows no N, so it is a run of its own
-ACTIVATION_ROUNDS = 15
+# These know no N, so they are runs of their own.
+ACTIVATIONS, STEP = bench_activation_std.TABLE, bench_training_step.TABLE
+ACTIVATION_ROUNDS, STEP_ROUNDS = 15, 15
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 
@@ -149,6 +151,14 @@ def run(arguments: argparse.Namespace) -> int:
         document["sections"].append(section)
         del made
         gc.collect()
+    if STEP in arguments.tables:
+        _say(f"{STEP} ({time.monotonic() - started:.0f} s)")
+        made = bench_training_step.StepData()
+        rounds = arguments.rounds or STEP_ROUNDS
+        section = run_section(bench_training_step, made, made.items, rounds, flush)
+        document["sections"].append(section)
+        del made
+        gc.collect()
     # The processes of this table need the memory, and nothing is timed in them.
     flush = harness.ColdCaches(0)
     for n in arguments.samples if "memory" in arguments.tables else ():
@@ -234,7 +244,7 @@ def main(argv: Sequence[str]) -> int:
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--samples", type=int, nargs="+", default=list(data.SAMPLES))
     one.add_argument(
-        "--tables", nargs="+", choices=(*TABLES, *LOGITS, ACTIVATIONS), default=list(TABLES)
+        "--tables", nargs="+", choices=(*TABLES, *LOGITS, ACTIVATIONS, STEP), default=list(TABLES)
     )
     one.add_argument("--rounds", type=int, help="for every table (default: 9 to 31, by table)")
     one.add_argument("--flush-mib", type=int, default=harness.default_flush_mib())

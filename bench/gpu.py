@@ -27,13 +27,15 @@ from typing import Any
 import compare
 import environment
 import torch
-from gpu_work import Row, Work, observe_work, plan_work, resnet_work
+from gpu_model import LOGITS, activation_work, loss_work, resnet_work
+from gpu_work import Row, Work, observe_work, plan_work, select_work
 
 import prune_engine as pe
 
 FORMAT = 1
 SAMPLES = (1_281_167, 14_197_122, 100_000_000)  # ImageNet-1k, ImageNet-22k, and beyond
 BATCHES = (256, 1024, 4096, 16_384, 65_536)
+IMAGES, SIDE = 256, 224
 ROUNDS, MIN_ROUNDS = 31, 3
 SECONDS_PER_ROW = 1.0  # slow rows take part in fewer rounds
 BEGIN, END = "<!-- gpu table -->", "<!-- /gpu table -->"
@@ -114,9 +116,24 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def run(
-    device: torch.device, samples: Sequence[int], batches: Sequence[int], rounds: int
+    device: torch.device,
+    samples: Sequence[int] = SAMPLES,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = ROUNDS,
+    logits: Sequence[tuple[int, int]] = LOGITS,
+    images: int = IMAGES,
+    side: int = SIDE,
 ) -> dict[str, Any]:
     """Measures everything.
+
+    Args:
+        device: a GPU, or the CPU to test this program.
+        samples: sizes of the data set.
+        batches: batch sizes of observe.
+        rounds: at most; slow rows take part in fewer.
+        logits: (batch, classes) of the losses.
+        images: a batch of the activations.
+        side: of an image, in pixels.
 
     Returns:
         The document: plain JSON values.
@@ -128,7 +145,10 @@ def run(
     rows: list[Row] = []
     jobs: list[Callable[[], list[Work]]] = [
         *(lambda n=n: plan_work(n, device) for n in samples),
+        *(lambda n=n: select_work(n, device) for n in samples),
         *(lambda b=b: observe_work(samples[0], b, device) for b in batches),
+        *(lambda b=b, c=c: loss_work(b, c, device) for b, c in logits),
+        lambda: activation_work(images, side, device),
     ]
     if device.type == "cuda":
         jobs.append(lambda: resnet_work(device))

@@ -12,6 +12,7 @@ from torch import Tensor
 import prune_engine as pe
 
 STEPS = 32  # calls of observe in one timed call
+PERCENTS = (20.0, 85.0)
 QUANTILE_LIMIT = 2**24  # torch.quantile refuses more elements
 
 
@@ -118,6 +119,29 @@ def plan_work(n: int, device: torch.device) -> list[Work]:
     return [(Row("plan", n, name, size), call) for name, size, call in rows]
 
 
+def select_work(n: int, device: torch.device) -> list[Work]:
+    """Two percentiles and a half, exact: no sort, and no look at a number between the passes."""
+    scores = random_scores(n, device)
+    records = filled_buffer(n, device, scores).records
+    ranks = [round((n - 1) * percent / 100) for percent in PERCENTS]
+
+    def kthvalues() -> object:
+        return [torch.kthvalue(scores, rank + 1) for rank in ranks]
+
+    copied = torch.empty_like(scores)
+    rows: list[tuple[str, int, Callable[[], object]]] = [
+        ("copy of the scores", 8 * n, lambda: copied.copy_(scores)),
+        ("percentiles", 4 * n, lambda: pe.ops.percentiles(scores, PERCENTS)),
+        ("percentiles of records", 8 * n, lambda: pe.ops.percentiles(records, PERCENTS)),
+        ("top half", 5 * n, lambda: pe.ops.top(scores, n // 2)),
+        ("torch.kthvalue, twice", 0, kthvalues),
+        ("torch.sort", 0, lambda: torch.sort(scores)),
+        ("torch.topk, half", 0, lambda: torch.topk(scores, n // 2, sorted=False)),
+        ("torch.mean", 4 * n, scores.mean),
+    ]
+    return [(Row("select", n, name, size), call) for name, size, call in rows]
+
+
 def graph_of(call: Callable[[], object]) -> Callable[[], object]:
     """Capture a call; the result replays it."""
     side = torch.cuda.Stream()
@@ -154,30 +178,3 @@ def observe_work(n: int, batch: int, device: torch.device) -> list[Work]:
     if device.type == "cuda":
         rows.insert(1, ("observe, in a graph", graph_of(ours)))  # type: ignore[arg-type]
     return [(Row("observe", batch, name, size, STEPS), call) for name, call in rows]
-
-
-def resnet_work(device: torch.device) -> list[Work]:
-    """A training step of ResNet-50 in bfloat16 at B = 256, with and without the engine."""
-    from torchvision.models import resnet50
-
-    batch = 256
-    model = resnet50().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    images = torch.zeros(batch, 3, 224, 224, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
-    targets = torch.arange(batch, device=device)
-    engine = pe.PruneEngine(1_281_167, pe.InfoBatch(), num_epochs=9, device=device)
-
-    def step(observe: bool) -> None:
-        with torch.autocast("cuda", torch.bfloat16):
-            losses = torch.nn.functional.cross_entropy(model(images), targets, reduction="none")
-        loss = engine.observe(losses, targets) if observe else losses.mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return [
-        (Row("ResNet-50 step", batch, name), lambda on=on: step(on))
-        for name, on in (("plain", False), ("with observe", True))
-    ]

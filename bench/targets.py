@@ -63,6 +63,8 @@ TARGETS = (
     Target("activation_std", _STD, 20, "torch.std loop", facts=_BFLOAT16),
     Target("activation_std", _FUSED, 1 / 1.15, "torch.relu_ (no statistics)", facts=_FLOAT32),
     Target("activation_std", _FUSED, 1 / 1.15, "torch.relu_ (no statistics)", facts=_BFLOAT16),
+    Target("training_step", ("with BPAS", 2), 1 / 1.01, "step without pruning"),
+    Target("training_step", ("with BPAS, fuse=True", 2), 1 / 1.01, "step without pruning"),
 )
 
 

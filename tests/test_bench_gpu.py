@@ -25,18 +25,30 @@ def gpu() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def document(gpu: Any) -> dict[str, Any]:
-    return gpu.run(torch.device("cpu"), (5000,), (256,), 3)
+    return gpu.run(torch.device("cpu"), (5000,), (256,), 3, ((8, 300),), images=2, side=32)
 
 
 def test_every_alternative_is_measured_or_says_why_not(document: dict[str, Any]) -> None:
-    assert {row["table"] for row in document["rows"]} == {"plan", "observe"}
+    assert [*dict.fromkeys(row["table"] for row in document["rows"])] == [
+        "plan", "select", "observe", "cross_entropy, 300 classes", "activation_std"
+    ]  # fmt: skip
     for row in document["rows"]:
         assert row["refused"] or row["p20_us"] <= row["p50_us"] <= row["p80_us"]
     names = {row["name"] for row in document["rows"]}
-    rivals = "sort argsort quantile kthvalue randperm nonzero".split()
-    assert names >= {"plan", "compact", "observe", *(f"torch.{name}" for name in rivals)}
+    rivals = "sort argsort quantile kthvalue randperm nonzero relu_".split()
+    ours = {"plan", "compact", "observe", "percentiles", "top half", "activation_std"}
+    ours |= {"relu_moments, in place", "cross_entropy_observe"}
+    assert names >= ours | {f"torch.{name}" for name in rivals}
     facts = document["environment"]
     assert {"device", "driver", "torch", "triton", "nvcc", "commit", "backend"} <= set(facts)
+
+
+def test_resnet_50_has_the_activations_that_are_counted(gpu: Any) -> None:
+    work = importlib.import_module("gpu_model")
+    shapes = list(work.post_relu_shapes(224))
+    assert len(shapes) == 49
+    assert shapes[0] == (64, 112, 112) and shapes[-1] == (2048, 7, 7)
+    assert sum(c * h * w for c, h, w in shapes) == 9_608_704
 
 
 def test_quantile_is_not_asked_for_what_it_refuses(gpu: Any, monkeypatch: Any) -> None:
@@ -54,7 +66,7 @@ def test_the_run_is_written_and_shown(gpu: Any, document: dict[str, Any], tmp_pa
     again = json.loads(importlib.import_module("compare").to_json(document))
     text = gpu.markdown(again)
     assert "### plan, 5,000" in text
-    assert text.count("\n| ") == len(document["rows"]) + 2 * 2
+    assert text.count("\n| ") == len(document["rows"]) + 2 * 5
     page = tmp_path / "page.md"
     page.write_text("# Page\n\nBefore.\n", encoding="utf-8")
     gpu.show(again, page)
