@@ -24,8 +24,9 @@ class BanditMemory:
     """Averages of every sample's scores, and what is kept at present: 9 bytes per sample.
 
     With decay d and a score s of the epoch: varema <- d varema + (1 - d) (s - ema)^2, then
-    ema <- d ema + (1 - d) s; the first score is the ema, with varema 0. A sample that was not
-    trained keeps both. Each operation is one IEEE float32 operation, so all devices agree.
+    ema <- d ema + (1 - d) s (after Raju et al., 2021); the first score is the ema, with varema 0.
+    A sample that was not trained keeps both. Each operation is one IEEE float32 operation, so all
+    devices agree.
 
     Args:
         policy: says when and how to choose.
@@ -194,9 +195,10 @@ class Bandit(Policy):
 class UCB(Bandit):
     """Keep the k samples with the largest upper confidence bounds, ema + varema.
 
-    Raju et al., "Accelerating Deep Learning with Dynamic Data Pruning" (2021), section 4: averages
-    with decay 0.8 of the loss and of its squared residual, a new top-k every 10 epochs. Hard
-    pruning: no weights, so the gradient is biased. Ties go to the smaller index.
+    The method called UCB of Raju et al., "Accelerating Deep Learning with Dynamic Data Pruning"
+    (2021): averages with decay 0.8 of the loss and of its squared residual (``BanditMemory``), a
+    new top-k every 10 epochs. Hard pruning: no weights, so the gradient is biased. Ties go to the
+    smaller index. The default of ``keep`` is this package's.
 
     Args:
         keep: in (0, 1): floor(keep * N) samples are kept.
@@ -242,9 +244,10 @@ class UCB(Bandit):
 class EpsilonGreedy(Bandit):
     """Keep the (1 - epsilon) k samples with the largest averages, and epsilon k at random.
 
-    Raju et al., "Accelerating Deep Learning with Dynamic Data Pruning" (2021), section 4. Of k =
-    floor(keep * N) exactly floor(epsilon * k) are drawn, uniformly among all others, anew in each
-    period. Hard pruning: no weights, so the gradient is biased.
+    The epsilon-greedy method of Raju et al., "Accelerating Deep Learning with Dynamic Data
+    Pruning" (2021). Of k = floor(keep * N) exactly floor(epsilon * k) are drawn, uniformly among
+    all others, anew in each period. Hard pruning: no weights, so the gradient is biased. The
+    defaults of ``keep`` and ``epsilon`` are this package's.
 
     Args:
         keep: in (0, 1).
