@@ -28,6 +28,7 @@ from prune_engine.recipes import (
 )
 from prune_engine.recipes.data import DATA_SETS
 from prune_engine.report import FOOTNOTE, Report
+from prune_engine.scores import SCORES
 from prune_engine.subset import KEEP
 
 
@@ -135,7 +136,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     more("--optimizer", choices=("sgd", "adamw"))
     more("--lr", type=float, help="peak of the one-cycle schedule")
     more("--weight-decay", type=float)
-    more("--label-smoothing", type=float, help="the score is then the unsmoothed loss")
+    more("--label-smoothing", type=float, help="of the loss that is trained on; a score has none")
+    more("--score", choices=SCORES, help="what is recorded of an image (default: loss)")
     more("--amp", action=argparse.BooleanOptionalAction, help="bfloat16 autocast")
     more("--augment", action=argparse.BooleanOptionalAction, help="random crop and flip")
     more("--device", help="such as cpu or cuda (default: cpu)")
@@ -161,6 +163,7 @@ TRAIN_FIELDS = (
     "lr",
     "weight_decay",
     "label_smoothing",
+    "score",
     "amp",
     "augment",
     "device",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ def test_an_unknown_model_or_too_small_an_image_is_refused() -> None:
         ("batch_size", 0),
         ("lr", 0.0),
         ("label_smoothing", 1.0),
+        ("score", "guess"),
     ],
 )
 def test_a_configuration_out_of_range_is_refused(field: str, value: object) -> None:
@@ -140,6 +142,25 @@ def test_resident_data_train_the_same(digits: data.ImageData) -> None:
     assert losses_of(one) == losses_of(two)
     assert losses_of(one) != losses_of(other)
     assert losses_of(one) != losses_of(plain), "the images were moved"
+
+
+@pytest.mark.parametrize("score", ["el2n", "forgetting"])
+def test_another_score_decides_and_the_loss_is_trained(digits: data.ImageData, score: Any) -> None:
+    arm = Arm("infobatch", pe.InfoBatch())
+    by_loss = train_arm(digits, TINY, arm, 3)
+    result = train_arm(digits, replace(TINY, score=score), arm, 3)
+    # Nothing is decided in the first epoch, and both train on the same loss.
+    assert losses_of(result)[0] == pytest.approx(losses_of(by_loss)[0], rel=1e-3)
+    assert result.served < 5 * 592
+    assert result.histogram is not None and by_loss.histogram is not None
+    assert result.histogram["mean_before"] != pytest.approx(by_loss.histogram["mean_before"])
+    largest = max(
+        e
+        for e, n in zip(result.histogram["edges"][1:], result.histogram["before"], strict=True)
+        if n
+    )
+    bound = 2**0.5 if score == "el2n" else 3.0  # at most sqrt(2), and one event an epoch
+    assert largest <= bound + 1e-3
 
 
 def test_arms_differ_in_their_policy_alone(digits: data.ImageData) -> None:

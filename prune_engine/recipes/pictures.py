@@ -87,7 +87,8 @@ def draw(folder: Path) -> list[Path]:
         elif picture == "batches.png":
             _batches(figure.subplots(), _batchwise(runs), config["arguments"])
         else:
-            _losses(figure.subplots(), histograms[0], config["policy_arm"])
+            score = config["arguments"]["train"].get("score", "loss")
+            _losses(figure.subplots(), histograms[0], config["policy_arm"], score)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         files.write_bytes(folder / picture, buffer.getvalue())
@@ -180,7 +181,7 @@ def _batches(axes: Any, runs: dict[str, Rows], arguments: dict[str, Any]) -> Non
     _finish(axes, "Batches kept, by epoch", "epoch", "batches")
 
 
-def _losses(axes: Any, histogram: dict[str, Any], arm: str) -> None:
+def _losses(axes: Any, histogram: dict[str, Any], arm: str, score: str) -> None:
     total = sum(histogram["before"])
     styles = (
         ("before", "before pruning", COLOURS[FULL], "-"),
@@ -198,5 +199,6 @@ def _losses(axes: Any, histogram: dict[str, Any], arm: str) -> None:
             label=f"{label} (mean {mean:.4f})",
         )
     axes.set_xscale("log")
-    title = f"Loss distribution, {arm}, epoch {histogram['epoch']}"
-    _finish(axes, title, "score (loss when last seen)", "share of the data set, %")
+    what = score.replace("_", " ")
+    title = f"{what.capitalize()} distribution, {arm}, epoch {histogram['epoch']}"
+    _finish(axes, title, f"score ({what} when last seen)", "share of the data set, %")

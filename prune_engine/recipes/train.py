@@ -160,12 +160,10 @@ def train_arm(
         served = 0
         total = torch.zeros((), dtype=torch.float64, device=trainer.device)
         for inputs, targets, indices in loader:
-            losses, score = trainer.losses(inputs, targets)
-            if config.label_smoothing == 0:
-                score = None  # the loss is the score
-            trainer.step(engine.observe(losses, indices.to(trainer.device), score=score))
+            loss, losses = trainer.observe(engine, inputs, targets, indices.to(trainer.device))
+            trainer.step(loss)
             schedule.step()
-            total += losses.detach().sum()
+            total += losses.sum()
             served += len(indices) * size
             bar.advance()
             if trained + served == budget:

@@ -17,9 +17,11 @@ from prune_engine.distributed import world
 from prune_engine.engine import PruneEngine
 from prune_engine.losses import cross_entropy
 from prune_engine.monitor import PRESETS, ActivationMonitor
+from prune_engine.observation import ScoreName
 from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.data import Gather, ImageData, Positions
 from prune_engine.recipes.text import ByteGPT2, TextData, token_losses
+from prune_engine.scores import SCORES
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class TrainConfig:
         lr: the peak of the one-cycle schedule.
         optimizer: ``"sgd"`` (Nesterov momentum 0.9) or ``"adamw"``.
         weight_decay: of all parameters.
-        label_smoothing: in [0, 1); the score is then the unsmoothed negative log-likelihood.
+        label_smoothing: in [0, 1); a loss that is the score stays unsmoothed.
+        score: what is recorded of an image, a name of ``scores.SCORES``.
         amp: bfloat16 autocast of the forward pass.
         augment: random crop and flip.
         device: such as ``"cpu"`` or ``"cuda"``.
@@ -53,6 +56,7 @@ class TrainConfig:
     optimizer: str = "sgd"
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
+    score: ScoreName = "loss"
     amp: bool = False
     augment: bool = False
     device: str = "cpu"
@@ -81,6 +85,8 @@ class TrainConfig:
             )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing: expected [0, 1), got {self.label_smoothing}")
+        if self.score not in SCORES:
+            raise ValueError(f"score: expected one of {', '.join(SCORES)}, got {self.score!r}")
 
 
 class Trainer(ABC):
@@ -160,6 +166,15 @@ class Trainer(ABC):
     def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Run forward and return per-sample losses and their score."""
 
+    def observe(
+        self, engine: PruneEngine, inputs: Tensor, targets: Tensor, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run forward and record the scores; return the loss to train on, and the plain losses."""
+        losses, score = self.losses(inputs, targets)
+        if self.config.label_smoothing == 0:
+            score = None  # the loss is the score
+        return engine.observe(losses, indices, score=score), losses.detach()
+
     @abstractmethod
     def evaluate(self) -> float:
         """``METRIC`` on the test samples."""
@@ -206,12 +221,28 @@ class ImageTrainer(Trainer):
 
     def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Augment, run forward and return per-sample losses and their score."""
+        logits, labels = self._outputs(inputs, targets)
+        return cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+
+    def observe(
+        self, engine: PruneEngine, inputs: Tensor, targets: Tensor, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Run forward and record the scores; another one than the loss comes from the logits."""
+        config = self.config
+        if config.score == "loss":
+            return super().observe(engine, inputs, targets, indices)
+        logits, labels = self._outputs(inputs, targets)
+        loss = engine.cross_entropy_observe(
+            logits, labels, indices, label_smoothing=config.label_smoothing, score=config.score
+        )
+        plain, _ = cross_entropy(logits.detach(), labels, label_smoothing=config.label_smoothing)
+        return loss, plain
+
+    def _outputs(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         images = inputs
         if self.config.augment and not self.config.resident:  # whose loader has done it
             (images,) = self.augment((images,), self.generator)
-        labels = targets.to(self.device)
-        logits = self.logits(images).float()
-        return cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        return self.logits(images).float(), targets.to(self.device)
 
     def evaluate(self) -> float:
         """Share of the test samples that are right, in [0, 1]."""
@@ -235,6 +266,8 @@ class TextTrainer(Trainer):
         for name in ("augment", "label_smoothing"):
             if getattr(config, name):
                 raise ValueError(f"{name}: expected none for text, got {getattr(config, name)}")
+        if config.score != "loss":
+            raise ValueError(f"score: expected loss for text, got {config.score!r}")
         super().__init__(data, ByteGPT2(data.length, seed), config, seed)
         self.data = data
 
