@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("harness", "published", "torch_planner", "data", "tables", "targets", "compare")
+MODULES = (
+    "agreement",
+    "harness",
+    "published",
+    "torch_planner",
+    "data",
+    "tables",
+    "targets",
+    "compare",
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +59,19 @@ def make_run(*sections: dict[str, Any]) -> dict[str, Any]:
         "format": 1, "command": "python bench/compare.py run", "started": "today", "seconds": 1.0,
         "environment": {"cpu": "a CPU"}, "sections": list(sections), "memory": [],
     }  # fmt: skip
+
+
+def test_agreement_is_counted_over_the_batches_that_the_exact_way_drops(
+    bench: SimpleNamespace,
+) -> None:
+    steps = torch.tensor([[1.0] * 10, [1.0] * 10, range(1, 11)]).double().cumsum(0)
+    ways = {"hooks": steps, "same": steps * (1 + 1e-12), "opposite": steps.flip(1)}
+    found = bench.agreement.compare_ways(ways, share=0.3)
+    assert found["hooks"] == {"relative_error": 0, "error_of_change": 0, "same_drops": 1}
+    assert found["same"]["same_drops"] == 1
+    assert 0 < found["same"]["relative_error"] < 1e-11
+    assert found["opposite"]["same_drops"] == 0
+    assert bench.agreement.mean_over_seeds([found, found]) == found
 
 
 # --- the baselines ---------------------------------------------------------------------------
