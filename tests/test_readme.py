@@ -18,6 +18,7 @@ from prune_engine.policies import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+GUIDE = ROOT / "prune_engine" / "README.md"
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SKIP = {".venv", "build", "dist", "node_modules", ".git", "runs"}
 
@@ -86,7 +87,9 @@ def test_blocks_of_other_pages_run(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = path.read_text()
     with torch.random.fork_rng():
-        count = execute(str(path), text, {"__name__": "page"})
+        torch.manual_seed(0)
+        space = readers_names(tmp_path) if path == GUIDE else {"__name__": "page"}
+        count = execute(str(path), text, space)
     assert count == len(re.findall("^```python", text, re.MULTILINE))
 
 
