@@ -44,6 +44,22 @@ def world(group: Any = None) -> tuple[int, int]:
     return dist.get_rank(group), dist.get_world_size(group)
 
 
+def alone(group: Any = None) -> bool:
+    """Say whether there is nobody to exchange anything with.
+
+    Args:
+        group: the data-parallel group.
+
+    Returns:
+        Whether the world is of one rank; no collective is then called.
+
+    Example:
+        >>> alone()
+        True
+    """
+    return world(group)[1] == 1
+
+
 def resolve_shard(shard: Shard, group: Any = None) -> tuple[int, int]:
     """Decide which share of the order a sampler serves, when it is asked, not when it is made.
 
@@ -122,10 +138,9 @@ def gather(tensor: Tensor, group: Any = None) -> Tensor:
         >>> gather(torch.tensor([7])).tolist()
         [[7]]
     """
-    size = world(group)[1]
-    if size == 1:
+    if alone(group):
         return tensor[None]
-    everyone = [torch.empty_like(tensor) for _ in range(size)]
+    everyone = [torch.empty_like(tensor) for _ in range(world(group)[1])]
     dist.all_gather(everyone, tensor.contiguous(), group=group)  # pyright: ignore[reportUnknownMemberType]
     return torch.stack(everyone)
 
@@ -157,7 +172,7 @@ def exchange(
         >>> exchange(records, counters, epoch=0, facts={"epoch": 0}).tolist()
         [1, 2, 3, 4]
     """
-    if world(group)[1] == 1:
+    if alone(group):
         return counters
     floor = (epoch + 1) << 32
     blocks = [records[at : at + BLOCK] for at in range(0, max(1, records.shape[0]), BLOCK)]
@@ -195,7 +210,7 @@ def swap(sent: Tensor, out: list[int], into: list[int], group: Any = None) -> Te
         >>> swap(torch.tensor([7, 8]), [2], [2]).tolist()
         [7, 8]
     """
-    if world(group)[1] == 1:
+    if alone(group):
         return sent
     received = sent.new_empty((sum(into), *sent.shape[1:]))
     dist.all_to_all_single(received, sent.contiguous(), into, out, group=group)  # pyright: ignore[reportUnknownMemberType]

@@ -18,7 +18,14 @@ from prune_engine.plan import EpochPlan, list_kept
 from prune_engine.policies import Policy
 from prune_engine.run import EpochRun
 from prune_engine.share import Share
-from prune_engine.types import PruneEngineError, Rule, Selection, StateMismatchError, host_floats
+from prune_engine.types import (
+    EpochReport,
+    PruneEngineError,
+    Rule,
+    Selection,
+    StateMismatchError,
+    host_floats,
+)
 
 PART_TENSORS = ("records", "weight_class")  # of a state: those of the samples that a rank owns
 
@@ -183,6 +190,15 @@ class ShardedRun(EpochRun):
     def _exchange(self, facts: dict[str, int]) -> Tensor:
         self._ranks()
         return return_records(self.buffer, epoch=self.epoch, facts=facts, group=self.process_group)
+
+    def _report(self, merged: Tensor) -> EpochReport:
+        counters = self.buffer.read_counters(merged)
+        if counters.out_of_range:
+            raise IndexError(
+                "indices must be samples that the rank was served in the epoch: "
+                f"{counters.out_of_range} were not in epoch {self.epoch}"
+            )
+        return super()._report(merged)
 
     def _audit(self) -> Audit:
         return audit_shards(self.buffer, epoch=self.epoch, group=self.process_group)

@@ -325,6 +325,18 @@ def test_a_sample_of_another_rank_is_refused_and_nothing_is_written():
     Ranks(2).run(work)
 
 
+def test_what_a_device_skipped_and_counted_is_raised_when_the_epoch_ends():
+    # On a device a sample of another rank has the place -1, which observe skips and counts.
+    engine = engine_of()
+    share = engine.buffer.share
+    assert share is not None
+    assert share.find(torch.tensor([N, 0])).tolist() == [-1, 0]
+    train_epoch(engine, 1)
+    engine.buffer.counters[2:] = torch.tensor([3, -1])
+    with pytest.raises(IndexError, match="was served in the epoch: 3 were not in epoch 0"):
+        engine.end_epoch()
+
+
 def test_a_framework_that_deals_out_the_batches_is_refused():
     def work(rank: int) -> None:
         engine = engine_of()
