@@ -180,7 +180,7 @@ CASES = [(10**8, 8), (10**9, 8), (10**9, 64), (10**10, 64), (10**10, 512)]
 
 
 def cost_table() -> list[str]:
-    """Return the lines of the table in bench/README.md."""
+    """Return the lines of the table in prune_engine/README.md."""
     lines: list[str] = []
     for n, size in CASES:
         cost = shard_cost(n, size, 0.7)
@@ -191,8 +191,8 @@ def cost_table() -> list[str]:
 
 
 def test_the_table_of_costs_is_computed():
-    page = Path(__file__).resolve().parent.parent / "bench" / "README.md"
-    section = page.read_text(encoding="utf-8").split("## Divided scores, on paper")[1]
+    page = Path(__file__).resolve().parent.parent / "prune_engine" / "README.md"
+    section = page.read_text(encoding="utf-8").split("## Scores beyond one device")[1]
     assert re.findall(r"^\| 10\^.*$", section, re.MULTILINE) == cost_table()
 
 
