@@ -46,6 +46,11 @@ class ShardedPlan(EpochPlan):
         """How many samples are kept over all ranks."""
         return self._share().num_kept
 
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """What ``order`` reads on the device."""
+        return (self.kept, self._share().place)
+
     def order(self, positions: Tensor | range) -> Tensor:
         """Return the samples at some positions of this rank, int64 (``Share.order``)."""
         return self._share().order(positions)
