@@ -40,6 +40,12 @@ class ShardedPlan(EpochPlan):
     """
 
     share: Share | None = None
+    samples_in_all: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return self.samples_in_all
 
     @property
     def num_kept(self) -> int:
@@ -190,6 +196,7 @@ class ShardedRun(EpochRun):
             thresholds.to(buffer.device),
             buffer.backend,
             share=share,
+            samples_in_all=buffer.num_samples,
         )
 
     def _exchange(self, facts: dict[str, int]) -> Tensor:

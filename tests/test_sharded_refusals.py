@@ -127,6 +127,7 @@ def test_a_data_set_smaller_than_a_block_has_one_owner():
             for batch in batches(engine.sampler(), 3):
                 observe(engine, batch)
         assert len(engine.buffer.owned) == (10 if rank == 2 else 0)
+        assert engine.plan.num_samples == len(engine.dataset(range(10))) == 10
         return [report.served for report in engine.history]
 
     found = Ranks(3).run(work)
