@@ -69,13 +69,18 @@ inline void check_rule(const Tensor& thresholds, const std::vector<int64_t>& cut
 inline void check_plan(const Tensor& records, const Tensor& thresholds,
                        const std::vector<int64_t>& cuts, const std::vector<int64_t>& classes,
                        const std::vector<int64_t>& keep_num, int64_t keep_den, int64_t unseen_band,
-                       int64_t seed, int64_t epoch, const Tensor& weight_class) {
+                       int64_t seed, int64_t epoch, const Tensor& weight_class, int64_t first) {
   check_vector(records, "records", ScalarType::Long, "int64");
   check_rule(thresholds, cuts, classes, keep_num, keep_den, unseen_band);
   check_seed(seed);
   check_epoch(epoch);
   check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
   check_size(weight_class, "weight_class", records.numel());
+  STD_TORCH_CHECK(first >= 0 && first % kPlanBlock == 0, "first must be a multiple of ", kPlanBlock,
+                  ", got ", first);
+  STD_TORCH_CHECK(first == 0 || keep_den == 0,
+                  "first must be 0 with fixed counts, which are of the whole data set, got ",
+                  first);
 }
 
 // All but the value of epoch, which only a cpu can read.

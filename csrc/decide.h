@@ -21,13 +21,14 @@ struct Decision {
   bool draws;  // false where no cut can drop anybody: the generator is then not run
   uint64_t seed;
   uint32_t epoch;
+  int64_t first;  // of a shard: the number in the data set of its first sample, whole plan blocks
 };
 
 // A rule of cuts.size() bands and one threshold fewer; unseen_band = -1 keeps samples without a
 // score.
 inline Decision make_decision(const float* thresholds, const std::vector<int64_t>& cuts,
                               const std::vector<int64_t>& classes, int64_t unseen_band,
-                              int64_t seed, int64_t epoch) {
+                              int64_t seed, int64_t epoch, int64_t first = 0) {
   Decision rule = {};
   rule.num_thresholds = static_cast<int>(cuts.size()) - 1;
   for (int t = 0; t < rule.num_thresholds; ++t) {
@@ -43,6 +44,7 @@ inline Decision make_decision(const float* thresholds, const std::vector<int64_t
   rule.unseen_class = unseen_band < 0 ? 1 : rule.weight_class[unseen_band];
   rule.seed = static_cast<uint64_t>(seed);
   rule.epoch = static_cast<uint32_t>(epoch);
+  rule.first = first;
   return rule;
 }
 

@@ -13,10 +13,12 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
       "Tensor epoch) -> (Tensor, Tensor)");
   // score_sum [3] -> the mean threshold, float32 [1].
   m.def("mean_threshold(Tensor score_sum) -> Tensor");
-  // records [N] -> weight_class [N] in place, block_offsets [ceil(N / 4096) + 1].
+  // records [N] -> weight_class [N] in place, block_offsets [ceil(N / 4096) + 1]. first: the number
+  // in the data set of the first record, where these are a shard's.
   m.def(
       "plan(Tensor records, Tensor thresholds, int[] cuts, int[] classes, int[] keep_num, "
-      "int keep_den, int unseen_band, int seed, int epoch, Tensor(a!) weight_class) -> Tensor");
+      "int keep_den, int unseen_band, int seed, int epoch, Tensor(a!) weight_class, "
+      "int first=0) -> Tensor");
   // weight_class [N] -> the kept samples, ascending, int32 [num_kept].
   m.def("compact(Tensor weight_class, Tensor block_offsets, int num_kept) -> Tensor");
   // Positions (a tensor, or start + m * step for m < count) -> samples, int32.

@@ -51,7 +51,8 @@ def save_state(
         process_group: the engine's.
 
     Raises:
-        ValueError: ``extra`` holds what ``weights_only=True`` does not load; ``path`` is untouched.
+        ValueError: ``extra`` holds what ``weights_only=True`` does not load, or the engine's scores
+            are divided among the ranks; ``path`` is untouched.
         OSError: the disk is full, or the folder is missing; ``path`` is untouched.
 
     Example:
@@ -62,7 +63,13 @@ def save_state(
         ...     load_state(engine, folder + "/run.pt")
         {'step': 7}
     """
-    content = {"format": FORMAT, "engine": engine.state_dict(), "extra": dict(extra or {})}
+    saved = engine.state_dict()
+    if "first" in saved["buffer"]:
+        raise ValueError(
+            "engine must hold all scores, got one with shard_scores=True: save engine.state_dict() "
+            "of each rank in a file of its own, and restore from the list of these parts"
+        )
+    content = {"format": FORMAT, "engine": saved, "extra": dict(extra or {})}
     if distributed.world(process_group)[0] == 0:
         replace_file(Path(path), content)
 

@@ -9,7 +9,14 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from prune_engine.types import MAX_EPOCH, MAX_SAMPLES, MAX_SEED, NUM_CLASSES
+from prune_engine.types import (
+    MAX_EPOCH,
+    MAX_INDEX,
+    MAX_SAMPLES,
+    MAX_SEED,
+    NUM_CLASSES,
+    PLAN_BLOCK,
+)
 
 LOSS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INDEX_DTYPES = (torch.int64, torch.int32)
@@ -78,6 +85,28 @@ def check_count(name: str, count: int) -> None:
     if count > MAX_SAMPLES:
         raise ValueError(
             f"{name} must have at most {MAX_SAMPLES} elements, got {count}: shard the data set"
+        )
+
+
+def check_first(first: int, *, fixed: bool) -> None:
+    """Refuse a start of a shard that its plan cannot have.
+
+    Args:
+        first: must be a multiple of 4096 in 0..2^62.
+        fixed: whether the rule draws fixed counts, which are of the whole data set.
+
+    Raises:
+        ValueError: it is not, or a shard's counts would be fixed.
+
+    Example:
+        >>> check_first(8192, fixed=False)
+    """
+    if not 0 <= first <= MAX_INDEX or first % PLAN_BLOCK:
+        raise ValueError(f"first must be a multiple of {PLAN_BLOCK} in 0..2^62, got {first}")
+    if first and fixed:
+        raise ValueError(
+            "rule must draw independently where first is above 0: fixed counts are of the whole "
+            "data set, and a shard sees its own samples only"
         )
 
 

@@ -44,6 +44,22 @@ def world(group: Any = None) -> tuple[int, int]:
     return dist.get_rank(group), dist.get_world_size(group)
 
 
+def alone(group: Any = None) -> bool:
+    """Say whether there is nobody to exchange anything with.
+
+    Args:
+        group: the data-parallel group.
+
+    Returns:
+        Whether the world is of one rank; no collective is then called.
+
+    Example:
+        >>> alone()
+        True
+    """
+    return world(group)[1] == 1
+
+
 def resolve_shard(shard: Shard, group: Any = None) -> tuple[int, int]:
     """Decide which share of the order a sampler serves, when it is asked, not when it is made.
 
@@ -122,10 +138,9 @@ def gather(tensor: Tensor, group: Any = None) -> Tensor:
         >>> gather(torch.tensor([7])).tolist()
         [[7]]
     """
-    size = world(group)[1]
-    if size == 1:
+    if alone(group):
         return tensor[None]
-    everyone = [torch.empty_like(tensor) for _ in range(size)]
+    everyone = [torch.empty_like(tensor) for _ in range(world(group)[1])]
     dist.all_gather(everyone, tensor.contiguous(), group=group)  # pyright: ignore[reportUnknownMemberType]
     return torch.stack(everyone)
 
@@ -157,7 +172,7 @@ def exchange(
         >>> exchange(records, counters, epoch=0, facts={"epoch": 0}).tolist()
         [1, 2, 3, 4]
     """
-    if world(group)[1] == 1:
+    if alone(group):
         return counters
     floor = (epoch + 1) << 32
     blocks = [records[at : at + BLOCK] for at in range(0, max(1, records.shape[0]), BLOCK)]
@@ -165,7 +180,7 @@ def exchange(
     told = torch.tensor([*facts.values()], dtype=torch.int64, device=records.device)
     table = _gather(torch.cat([told, counters, changed]), group)
     rows = [host_ints(row) for row in table]
-    _agree(facts, [row[: len(facts)] for row in rows])
+    agree(facts, [row[: len(facts)] for row in rows])
     for at, block in enumerate(blocks):
         counts = [row[len(facts) + COUNTERS + at] for row in rows]
         if not max(counts):
@@ -178,8 +193,43 @@ def exchange(
     return torch.cat([every[:, :3].sum(dim=0), every[:, 3:].amin(dim=0)])
 
 
-def _agree(facts: Mapping[str, int], rows: list[list[int]]) -> None:
-    """Raise, on every rank alike, where ranks are at different points."""
+def swap(sent: Tensor, out: list[int], into: list[int], group: Any = None) -> Tensor:
+    """Send each rank its rows and receive from each those for this one.
+
+    Args:
+        sent: [sum of ``out``, ...], in the order of the ranks.
+        out: rows for each rank.
+        into: rows from each rank, which know them by the same arithmetic.
+        group: the data-parallel group.
+
+    Returns:
+        [sum of ``into``, ...] in the order of the ranks; the argument itself where there is one.
+
+    Example:
+        >>> import torch
+        >>> swap(torch.tensor([7, 8]), [2], [2]).tolist()
+        [7, 8]
+    """
+    if alone(group):
+        return sent
+    received = sent.new_empty((sum(into), *sent.shape[1:]))
+    dist.all_to_all_single(received, sent.contiguous(), into, out, group=group)  # pyright: ignore[reportUnknownMemberType]
+    return received
+
+
+def agree(facts: Mapping[str, int], rows: list[list[int]]) -> None:
+    """Raise, on every rank alike, where ranks are at different points.
+
+    Args:
+        facts: name -> this rank's number.
+        rows: every rank's numbers.
+
+    Raises:
+        PruneEngineError: two ranks' differ.
+
+    Example:
+        >>> agree({"epoch": 3}, [[3], [3]])
+    """
     differences = [
         f"{name} is " + ", ".join(f"{row[at]} on rank {rank}" for rank, row in enumerate(rows))
         for at, name in enumerate(facts)

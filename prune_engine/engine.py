@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ from prune_engine.policies.batch_memory import Monitor
 from prune_engine.run import EpochRun
 from prune_engine.sampler import PruneSampler, choose_align
 from prune_engine.schedule import VirtualScheduler
+from prune_engine.sharded import ShardedRun, check_divisible
 from prune_engine.types import EpochReport, PruneEngineError
 
 
@@ -47,6 +48,9 @@ class PruneEngine(Observer):
         on_nonfinite: ``"skip"`` keeps the last finite score; ``"raise"`` stops.
         coverage: ``"raise"``, ``"warn"`` or ``"ignore"`` when the samples seen in an epoch are not
             the planned ones.
+        shard_scores: divide the scores among the ranks, for data sets beyond one device. Same
+            decisions, order and weights; making the engine is then a collective, and
+            ``state_dict()`` returns a rank's part of the state.
 
     Raises:
         TypeError: an argument is of the wrong kind.
@@ -76,6 +80,7 @@ class PruneEngine(Observer):
         process_group: Any = None,
         on_nonfinite: Literal["skip", "raise"] = "skip",
         coverage: Literal["raise", "warn", "ignore"] = "raise",
+        shard_scores: bool = False,
     ) -> None:
         self.num_samples = state.sample_count(dataset_or_num_samples)
         state.check_choice("mode", mode, ("epoch", "steps"))
@@ -90,8 +95,11 @@ class PruneEngine(Observer):
         length = "total_steps" if mode == "steps" else "num_epochs"
         if total is None and (policy.needs_total or mode == "steps"):
             raise ValueError(f"{length} must be given for {policy} in mode={mode!r}, got None")
-        self.buffer = ScoreBuffer(self.num_samples, device=device, backend=backend)
-        self._run = EpochRun(
+        if shard_scores:
+            check_divisible(policy, mode)
+        shard = distributed.world(process_group) if shard_scores else None
+        self.buffer = ScoreBuffer(self.num_samples, device=device, backend=backend, shard=shard)
+        self._run = (EpochRun if shard is None else ShardedRun)(
             self.buffer,
             policy,
             mode,
@@ -300,7 +308,10 @@ class PruneEngine(Observer):
         return VirtualScheduler(scheduler, total_steps, lambda: self.progress)
 
     def scores(self) -> Tensor:
-        """Return the last score of every sample, float32 [N], nan where never seen (a copy)."""
+        """Return the last score of every sample, float32 [N], nan where never seen (a copy).
+
+        With ``shard_scores`` those of the samples that this rank owns, ``buffer.owned``.
+        """
         return self.buffer.scores
 
     def metrics(self) -> dict[str, float]:
@@ -318,15 +329,18 @@ class PruneEngine(Observer):
         this is a collective, for scores of the current epoch live on the rank that saw them.
 
         Returns:
-            A new dictionary, the same on every rank and independent of the world size.
+            A new dictionary, the same on every rank and independent of the world size. With
+            ``shard_scores`` this rank's part: the states of all ranks together are the state.
         """
         return self._run.state_dict()
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state; all or nothing.
 
         Args:
-            saved: what ``state_dict`` returned, in this or another world size.
+            saved: what ``state_dict`` returned, in this or another world size. With
+                ``shard_scores`` the list of what it returned on each rank, or of those that hold
+                this rank's samples; then a collective.
 
         Raises:
             StateMismatchError: it lists every difference; nothing has changed then.

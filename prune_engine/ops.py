@@ -14,6 +14,7 @@ from prune_engine import backends
 from prune_engine.checks import (
     check_batch,
     check_count,
+    check_first,
     check_seed_epoch,
     check_state,
     check_vector,
@@ -26,6 +27,8 @@ from prune_engine.ranking import kth as kth
 from prune_engine.ranking import percentiles as percentiles
 from prune_engine.ranking import select as select
 from prune_engine.ranking import top as top
+from prune_engine.shuffle import shuffle as shuffle
+from prune_engine.shuffle import unshuffle as unshuffle
 from prune_engine.statistics import activation_std as activation_std
 from prune_engine.statistics import gelu_moments as gelu_moments
 from prune_engine.statistics import merge_moments as merge_moments
@@ -212,6 +215,7 @@ def plan(
     seed: int,
     epoch: int,
     out: Tensor | None = None,
+    first: int = 0,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Decide every sample's weight class and count the kept ones by block.
@@ -226,6 +230,8 @@ def plan(
         seed: in 0..2^63-1.
         epoch: the epoch being planned, in 0..2^31-2.
         out: [N] uint8 to write the weight classes into; default a fresh tensor.
+        first: the number in the data set of ``records[0]``, where these are a shard's: a multiple
+            of 4096. The draws are those of the data set, at any size up to 2^62.
         backend: which kernels.
 
     Returns:
@@ -247,6 +253,7 @@ def plan(
     check_count("records", records.shape[0])
     check_vector("rule.thresholds", rule.thresholds, (torch.float32,), device=records.device)
     check_seed_epoch(seed, epoch)
+    check_first(first, fixed=rule.fixed)
     weight_class = (
         torch.empty(records.shape, dtype=torch.uint8, device=records.device) if out is None else out
     )
@@ -269,6 +276,7 @@ def plan(
         seed,
         epoch,
         weight_class,
+        first,
     )
     torch.autograd.graph.increment_version(weight_class)
     return weight_class, block_offsets

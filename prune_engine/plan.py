@@ -68,6 +68,11 @@ class EpochPlan:
         return self.kept.shape[0]
 
     @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """What ``order`` reads on the device."""
+        return (self.kept,)
+
+    @property
     def num_samples(self) -> int:
         """N."""
         return self.weight_class.shape[0]

@@ -152,7 +152,8 @@ class PinnedReader:
 
     def begin(self, plan: EpochPlan) -> None:
         """Let the lane come after the work that makes the plan."""
-        self._lane.begin(plan.kept)
+        for source in plan.sources:
+            self._lane.begin(source)
 
     def start(self, plan: EpochPlan, positions: range) -> Pending:
         """Queue the order of some positions and their copy to the host."""

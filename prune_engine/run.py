@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import distributed, state
-from prune_engine.buffer import ScoreBuffer
+from prune_engine.buffer import Audit, ScoreBuffer
 from prune_engine.coverage import enforce_coverage
 from prune_engine.history import History
 from prune_engine.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
@@ -92,7 +91,7 @@ class EpochRun:
             self._batches.process_group = process_group
         self._begin_epoch(0)
         began = self.now()
-        plan = make_plan(self.buffer, self._rule(0), seed=seed, epoch=0)
+        plan = self._decide(self._rule(0), 0)
         self._plan: EpochPlan | None = plan
         self.add_seconds(began)
 
@@ -169,7 +168,7 @@ class EpochRun:
         upcoming = self.epoch + 1
         rule = self._rule(upcoming)
         self._plan = None
-        self._plan = make_plan(self.buffer, rule, seed=self.seed, epoch=upcoming)
+        self._plan = self._decide(rule, upcoming)
         self.add_seconds(began)
         return self._enter(upcoming, draft)
 
@@ -182,9 +181,9 @@ class EpochRun:
         thresholds = host_floats(self.plan.threshold)
         return state.save(self, buffer, thresholds, [dump_plan(plan) for plan in self.ahead])
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state (``PruneEngine.load_state_dict``)."""
-        state.check(self, saved)
+        saved = state.check(self, saved)
         self.buffer.load_state_dict(saved["buffer"])
         self.history = History.from_state(saved["history"])
         self._begin_epoch(int(saved["epoch"]))
@@ -269,11 +268,7 @@ class EpochRun:
             self._meet("next_plan")
             self._refresh_sum()
             upcoming = plan.epoch + 1
-            self.ahead.append(
-                make_plan(
-                    self.buffer, self._rule(upcoming), seed=self.seed, epoch=upcoming, ahead=True
-                )
-            )
+            self.ahead.append(self._decide(self._rule(upcoming), upcoming, ahead=True))
             self.add_seconds(began)
         return self.ahead[at]
 
@@ -292,6 +287,12 @@ class EpochRun:
         if self.memory is None:
             return self.policy.rule(self.buffer, progress)
         return self.policy.rule(self.buffer, progress, self.memory)
+
+    def _decide(self, rule: Rule | Selection, epoch: int, ahead: bool = False) -> EpochPlan:
+        return make_plan(self.buffer, rule, seed=self.seed, epoch=epoch, ahead=ahead)
+
+    def _audit(self) -> Audit:
+        return self.buffer.audit(self.epoch)
 
     def _remember(self) -> None:
         """Tell the policy's memory of the epoch that ends: merged, audited and found whole."""
@@ -347,13 +348,11 @@ class EpochRun:
             "epoch": self.epoch,
             "cursor": cursor,  # a state must have one; an epoch's end audits what was seen instead
         }
-        return distributed.exchange(
-            self.buffer.records,
-            self.buffer.counters,
-            epoch=self.epoch,
-            facts=facts,
-            group=self.process_group,
-        )
+        return self._exchange(facts)
+
+    def _exchange(self, facts: dict[str, int]) -> Tensor:
+        mine, group = (self.buffer.records, self.buffer.counters), self.process_group
+        return distributed.exchange(*mine, epoch=self.epoch, facts=facts, group=group)
 
     def _refresh_sum(self) -> None:
         if distributed.world(self.process_group)[1] > 1:  # alone, the running sum is exact
@@ -372,7 +371,7 @@ class EpochRun:
                 f"losses must be finite, got {counters.nonfinite} that were not in epoch "
                 f"{self.epoch}"
             )
-        audit = self.buffer.audit(self.epoch)
+        audit = self._audit()
         planned, served = self.plan.num_kept, self.served
         trained = self.history.samples_trained + served
         everyone = self.num_samples if self._batches is None else self._batches.batches.dealt

@@ -14,6 +14,8 @@ from prune_engine.plan import PLAN_TENSORS
 from prune_engine.policies import Policy, PolicyMemory
 from prune_engine.types import MAX_SEED, EpochReport, StateMismatchError
 
+Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
+
 STATE_VERSION = 2
 REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
 PLAN_FIELDS = ("epoch", *PLAN_TENSORS)
@@ -196,16 +198,20 @@ def save(
     }
 
 
-def check(run: Run, saved: Mapping[str, Any]) -> None:
+def check(run: Run, saved: Saved) -> Mapping[str, Any]:
     """Refuse a state of another run, before anything is loaded (edge case 9).
 
     Args:
         run: the engine.
         saved: the state.
 
+    Returns:
+        The same.
+
     Raises:
         StateMismatchError: it lists every difference.
     """
+    saved = single(saved)
     differences = [
         f"{name}: expected {expected!r}, got {saved.get(name)!r}"
         for name, expected in identity(run).items()
@@ -243,6 +249,30 @@ def check(run: Run, saved: Mapping[str, Any]) -> None:
                 differences.append(f"{name}[{at}]: {', '.join(missing)} missing")
     if differences:
         raise StateMismatchError("the state does not fit: " + "; ".join(differences))
+    return saved
+
+
+def single(saved: Saved) -> Mapping[str, Any]:
+    """Refuse a list of parts where a whole state is needed.
+
+    Args:
+        saved: what came.
+
+    Returns:
+        The same.
+
+    Raises:
+        StateMismatchError: it is no whole state.
+
+    Example:
+        >>> single({"epoch": 3})
+        {'epoch': 3}
+    """
+    if isinstance(saved, Mapping):
+        return saved
+    raise StateMismatchError(
+        "the state must be one dictionary, got a list: parts are for engines with shard_scores=True"
+    )
 
 
 def rows(value: object) -> list[Mapping[str, Any]]:

@@ -23,7 +23,8 @@ STREAM_ORDER = 1  # ... and of the first four round keys of the order; 1..8 are 
 ROUNDS_SMALL = 32  # tiny sets need many rounds: 12 fail a chi-square over permutations at n = 5
 ROUNDS_LARGE = 8
 ROUNDS_LIMIT = 65536  # sets up to this size take ROUNDS_SMALL
-MAX_SAMPLES = 2**31 - 1  # kept indices are int32
+MAX_SAMPLES = 2**31 - 1  # of one device: kept indices are int32
+MAX_INDEX = 2**62  # of a data set divided among ranks; draws and shuffle are exact up to it
 MAX_EPOCH = 2**31 - 2  # epoch + 1 is the high half of a record
 MAX_SEED = 2**63 - 1
 INT64_MAX = 2**63 - 1

@@ -112,7 +112,19 @@ class Emulated:
         return threshold
 
     def plan(
-        self, records, thresholds, cuts, classes, keep_num, keep_den, unseen, seed, epoch, out, /
+        self,
+        records,
+        thresholds,
+        cuts,
+        classes,
+        keep_num,
+        keep_den,
+        unseen,
+        seed,
+        epoch,
+        out,
+        first=0,
+        /,
     ):
         blocks = -(-records.numel() // 4096)
         offsets = torch.full((blocks + 1,), -1, dtype=torch.int64)
@@ -120,7 +132,7 @@ class Emulated:
         self._call(
             "plan",
             *(records, records.numel(), thresholds, len(cuts), *rows),
-            *(keep_den, unseen, seed, epoch, out, offsets),
+            *(keep_den, unseen, seed, epoch, first, out, offsets),
         )
         return offsets
 

@@ -169,22 +169,26 @@ class Fate:
                 self.kill()
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def in_process(
-    rank: int, size: int, folder: str, job: Job, victim: int, at: int, name: str, attempt: int
+    rank: int,
+    size: int,
+    folder: str,
+    job: Job,
+    victim: int,
+    at: int,
+    name: str,
+    attempt: int,
+    sent: int = signal.SIGKILL,
 ) -> None:
     """Run one rank over gloo; rank 0 leaves the outcome."""
     store = torch.distributed.FileStore(f"{folder}/store{attempt}", size)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    run(folder, job, victim, at, name)
+    run(folder, job, victim, at, name, sent)
     torch.distributed.barrier()  # a rank that is done and gone would fail one that is not
 
 
-def run(folder: str, job: Job, victim: int, at: int, name: str) -> None:
-    fate = Fate(die, victim, at, name)
+def run(folder: str, job: Job, victim: int, at: int, name: str, sent: int = signal.SIGKILL) -> None:
+    fate = Fate(lambda: os.kill(os.getpid(), sent), victim, at, name)
     with ticking(fate, durable=True):
         outcome = train(job, Path(folder) / "run.pt", fate)
     if distributed.world()[0] == 0:

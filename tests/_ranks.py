@@ -59,9 +59,24 @@ class Ranks:
         for into, shown in zip(rows, self._swap("all_gather", row, received), strict=True):
             into.copy_(shown)
 
-    def _swap(self, name: str, tensor: Tensor, received: float) -> list[Tensor]:
-        """Show all ranks a copy of a tensor; return everybody's."""
-        self._board[self._here.rank] = (name, tensor.shape, tensor.clone())
+    def all_to_all_single(
+        self, into: Tensor, sent: Tensor, counts_in: list[int], counts_out: list[int], *, group: Any
+    ) -> None:
+        assert sum(counts_out) == len(sent)
+        assert sum(counts_in) == len(into)
+        rank, row = self._here.rank, sent[:1].nbytes
+        received = row * (sum(counts_in) - counts_in[rank])
+        shown = self._swap("all_to_all", (counts_out, sent), received)
+        parts = [rows.split(counts)[rank] for counts, rows in shown]
+        assert [len(part) for part in parts] == counts_in, "what a rank waits for must come"
+        into.copy_(torch.cat(parts))
+
+    def _swap(self, name: str, sent: Any, received: float) -> list[Any]:
+        """Show all ranks a copy of a tensor, or of rows for each; return everybody's."""
+        if isinstance(sent, Tensor):
+            self._board[self._here.rank] = (name, sent.shape, sent.clone())
+        else:
+            self._board[self._here.rank] = (name, sent[1].shape[1:], (sent[0], sent[1].clone()))
         self._barrier.wait()
         shown = list(self._board)
         self._barrier.wait()  # the board is free for the next

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -141,6 +142,17 @@ def test_sigkill_then_fewer_or_more_ranks(tmp_path, point, at, victim, sizes):
         assert len(left) == (point in ("half written", "before the rename")), "nothing reads it"
     codes = start_ranks(in_process, sizes[1], folder, job, NOBODY, 0, "", 1).join()
     assert codes == [0] * sizes[1]
+    outcome = Outcome(**torch.load(tmp_path / "outcome.pt", weights_only=True))
+    assert_as_never_stopped(outcome, without_a_fault(job, tmp_path))
+
+
+@pytest.mark.distributed
+def test_sigterm_then_the_same_ranks(tmp_path):
+    job, folder = Job(), str(tmp_path)
+    codes = start_ranks(in_process, 2, folder, job, 1, 17, "step", 0, signal.SIGTERM).join()
+    assert codes[1] == -15
+    assert not (tmp_path / "outcome.pt").exists()
+    assert start_ranks(in_process, 2, folder, job, NOBODY, 0, "", 1).join() == [0, 0]
     outcome = Outcome(**torch.load(tmp_path / "outcome.pt", weights_only=True))
     assert_as_never_stopped(outcome, without_a_fault(job, tmp_path))
 

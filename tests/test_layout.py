@@ -39,7 +39,11 @@ HEIGHTS = {
     "history": 4,  # records of what happened: beside the engine's parts, which they serve
     "report": 4,
     "host": 4,  # plans over NumPy arrays, by the arithmetic of the policies
+    "sharded": 4,
+    "owners": 4,
     "buffer": 3,
+    "share": 3,
+    "shuffle": 3,
     "ops": 3,
     "ranking": 3,
     "statistics": 3,
@@ -52,6 +56,7 @@ HEIGHTS = {
     "weights": 2,
     "gradient": 2,
     "backends": 2,
+    "ownership": 1,
     "arrays": 1,
     "_host": 1,
     "_ops": 1,
@@ -63,7 +68,7 @@ FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts
 # A policy never sees a kernel; nor does anything between the engine and the operators.
 SEES_BACKENDS = (
     *("cli", "recipes", "integrations", "engine", "buffer", "ops", "statistics", "ranking"),
-    *("gradient", "cross_entropy", "backends"),
+    *("gradient", "cross_entropy", "shuffle", "backends"),
 )
 
 CODE = {".py", ".cpp", ".h", ".cu", ".cuh"}

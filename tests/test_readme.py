@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +66,6 @@ def readers_names(folder: Path) -> dict[str, Any]:
 
 def test_readme_has_python_blocks_and_they_all_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # What torchrun tells a process; the block for many runs with two in test_torchrun.py.
-    alone = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in alone.items():
-        monkeypatch.setenv(name, str(value))
     with torch.random.fork_rng():  # the plain loader and the model draw from it
         torch.manual_seed(0)
         space = readers_names(tmp_path)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from _assertions import assert_bitwise
 from _processes import start_ranks
-from _torchrun_program import free_port, recipe, run_recipe
+from _torchrun_program import difference, free_port, recipe, run_recipe
 from test_readme import readers_names
 
 from prune_engine import cli
@@ -62,6 +62,20 @@ def test_the_recipe_of_the_readme_trains_on_two_ranks_what_one_would(tmp_path, m
     assert_bitwise(first["kept"], one["kept"], "kept")
     # Sums of the gradient in another order: the last bits of a float32, some steps on.
     torch.testing.assert_close(first["scores"], one["scores"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_recipe_is_six_lines_of_a_script_that_runs_without_them(tmp_path, monkeypatch):
+    lines = difference()
+    assert [sum(line[0] == mark for line in lines) for mark in "-+"] == [6, 6]
+    for name, value in torchrun_tells(0, 1, free_port()).items():
+        monkeypatch.setenv(name, value)
+    with torch.random.fork_rng():
+        space = readers_names(tmp_path)
+        before = space["model"].weight.clone()
+        exec(compile(recipe("-"), "the script before", "exec"), space)
+    assert not dist.is_initialized()
+    assert not torch.equal(space["model"].weight, before), "it trains"
+    assert "pe." not in recipe("-")
 
 
 def train(rank: int, size: int, folder: str, port: int) -> None:

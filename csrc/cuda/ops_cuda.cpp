@@ -81,11 +81,12 @@ Tensor plan_cuda(Tensor records,                 // [N] int64
                  std::vector<int64_t> keep_num,  // [T + 1]
                  int64_t keep_den,               // 0: independent draws
                  int64_t unseen_band, int64_t seed, int64_t epoch,
-                 Tensor weight_class) {  // [N] uint8, changed
+                 Tensor weight_class,  // [N] uint8, changed
+                 int64_t first) {
   const OnDevice device({records, "records"},
                         {{thresholds, "thresholds"}, {weight_class, "weight_class"}});
   check_plan(records, thresholds, cuts, classes, keep_num, keep_den, unseen_band, seed, epoch,
-             weight_class);
+             weight_class, first);
   const int64_t num_samples = records.numel();
   check_num_samples(num_samples);
   const int64_t blocks = num_blocks(num_samples, kPlanBlock);
@@ -96,7 +97,7 @@ Tensor plan_cuda(Tensor records,                 // [N] int64
   args.records = records.const_data_ptr<int64_t>();
   args.num_samples = num_samples;
   args.thresholds = thresholds.const_data_ptr<float>();
-  args.rule = make_decision(unread, cuts, classes, unseen_band, seed, epoch);
+  args.rule = make_decision(unread, cuts, classes, unseen_band, seed, epoch, first);
   args.unseen_band = static_cast<int>(unseen_band);
   std::copy(keep_num.begin(), keep_num.end(), args.shares.num);
   args.shares.den = keep_den;

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kPlanThreads)
     tied[threadIdx.x] = 0;
     make_bands(thresholds, rule, unseen_band, kFixed ? fixed : nullptr, &bands);
   }
-  if (rule.draws) make_draws(begin, rule.seed, rule.epoch, word);
+  if (rule.draws) make_draws(rule.first + begin, rule.seed, rule.epoch, word);
   __syncthreads();
 
   uint32_t fate[kThreadSamples];

@@ -51,6 +51,7 @@ class Kernels(Protocol):
         seed: int,
         epoch: int,
         weight_class: Tensor,
+        first: int = 0,
         /,
     ) -> Tensor:
         """Write every sample's weight class and count the kept ones by block."""

@@ -110,6 +110,7 @@ def _(
     seed: int,
     epoch: int,
     weight_class: Tensor,
+    first: int = 0,
 ) -> Tensor:
     blocks = (records.numel() + PLAN_BLOCK - 1) // PLAN_BLOCK
     return records.new_empty(blocks + 1, dtype=torch.int64)

@@ -140,6 +140,7 @@ def plan(
     seed: int,
     epoch: int,
     weight_class: Tensor,
+    first: int = 0,
 ) -> Tensor:
     """Decide for every sample whether it is kept this epoch, and in which weight class.
 
@@ -159,6 +160,8 @@ def plan(
         seed: in [0, 2^63).
         epoch: in [0, 2^31 - 2].
         weight_class: [N] uint8, changed in place: 0 = dropped, in sample order.
+        first: the number in the data set of the first record, a multiple of PLAN_BLOCK; above 0
+            for a shard, and only where keep_den is 0: fixed counts are of the whole data set.
 
     Returns:
         block_offsets, int64 [ceil(N / PLAN_BLOCK) + 1], ascending: the number of samples kept
@@ -179,7 +182,8 @@ def plan(
     for threshold_key in float_to_key(thresholds):
         band += keys >= threshold_key
     band = torch.where(records == 0, unseen_band, band)
-    draw = keep_draw(torch.arange(num_samples, device=records.device), seed, epoch)
+    numbers = first + torch.arange(num_samples, device=records.device)
+    draw = keep_draw(numbers, seed, epoch)
 
     # Class 1 stays for band -1 alone: unseen samples that no rule touches.
     weight_class.fill_(1)

@@ -7,6 +7,8 @@ torch has few operators for unsigned types. ``csrc/semantics.h``, ``philox.h`` a
 hold the same functions in C++.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ __all__ = [
     "bijection",
     "float_to_key",
     "hash32",
+    "inverse_bijection",
     "keep_draw",
     "key_to_float",
     "philox4x32",
@@ -34,6 +37,8 @@ _SIGN = 0x80000000
 
 _CODE_LIMIT = 2.0**22
 _CODE_SCALE = 2.0**40
+
+Network = Callable[[Tensor, int, int, Tensor], Tensor]
 
 _PHILOX_ROUNDS = 10
 _PHILOX_MULTIPLIER_0 = 0xD2511F53
@@ -232,7 +237,7 @@ def bijection(positions: Tensor, n: int, seed: int, epoch: int) -> Tensor:
 
     Args:
         positions: int64, any shape, values in [0, n).
-        n: size of the permuted set, in [0, 2^31).
+        n: size of the permuted set, in [0, 2^62].
         seed: in [0, 2^63).
         epoch: in [0, 2^31 - 2].
 
@@ -250,19 +255,47 @@ def bijection(positions: Tensor, n: int, seed: int, epoch: int) -> Tensor:
         >>> bool(bijection(torch.tensor(123), 1000, seed=7, epoch=3) == whole[123])
         True
     """
-    outside = positions[(positions < 0) | (positions >= n)]
+    return _walk(_feistel, positions, n, seed, epoch)
+
+
+def inverse_bijection(ranks: Tensor, n: int, seed: int, epoch: int) -> Tensor:
+    """The positions that :func:`bijection` takes to some values.
+
+    Args:
+        ranks: int64, any shape, values in [0, n).
+        n: size of the permuted set, in [0, 2^62].
+        seed: in [0, 2^63).
+        epoch: in [0, 2^31 - 2].
+
+    Returns:
+        int64, the shape of ranks, values in [0, n), element by element.
+
+    Raises:
+        IndexError: a rank is outside [0, n).
+
+    Example:
+        >>> ranks = bijection(torch.arange(1000), 1000, seed=7, epoch=3)
+        >>> bool((inverse_bijection(ranks, 1000, seed=7, epoch=3) == torch.arange(1000)).all())
+        True
+    """
+    return _walk(_invert_feistel, ranks, n, seed, epoch)
+
+
+def _walk(network: Network, places: Tensor, n: int, seed: int, epoch: int) -> Tensor:
+    """Apply a permutation of the grid until it leads back below n."""
+    outside = places[(places < 0) | (places >= n)]
     if outside.numel() > 0:
         raise IndexError(f"positions: expected values in [0, {n}), got {int(outside.min())}")
     k = 0
     while 4**k < n:
         k += 1
     rows = -(-n // 2**k)
-    keys = _round_keys(n, seed, epoch, positions.device)
-    y = _feistel(positions, k, rows, keys)
+    keys = _round_keys(n, seed, epoch, places.device)
+    y = network(places, k, rows, keys)
     # Cycle walking: F permutes the whole grid, so following its cycle from a cell below n must
     # lead back below n, and two starts never meet.
     while bool((outside := y >= n).any()):
-        y[outside] = _feistel(y[outside], k, rows, keys)
+        y[outside] = network(y[outside], k, rows, keys)
     return y
 
 
@@ -292,4 +325,17 @@ def _feistel(p: Tensor, k: int, rows: int, keys: Tensor) -> Tensor:
         else:
             row = row + ((hash32(column, key) * rows) >> 32)
             row = torch.where(row >= rows, row - rows, row)
+    return (row << k) | column
+
+
+def _invert_feistel(y: Tensor, k: int, rows: int, keys: Tensor) -> Tensor:
+    """Return the cell that :func:`_feistel` takes to y."""
+    column_mask = 2**k - 1
+    column, row = y & column_mask, y >> k
+    for r, key in reversed([*enumerate(keys)]):
+        if r % 2 == 0:
+            column = (column - (hash32(row, key) >> (32 - k))) & column_mask
+        else:
+            row = row - ((hash32(column, key) * rows) >> 32)
+            row = torch.where(row < 0, row + rows, row)
     return (row << k) | column

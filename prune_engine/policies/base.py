@@ -102,6 +102,11 @@ class Policy(ABC):
         """The size, over all ranks, of batches whose samples stay together; None: no batches."""
         return None
 
+    @property
+    def divisible(self) -> bool:
+        """Whether ranks may divide the scores: it decides by sums, and each sample by itself."""
+        return False
+
     def memory(self, buffer: ScoreBuffer, seed: int) -> PolicyMemory | None:
         """Return fresh memory for one run, or None where the last scores are all it needs.
 

@@ -31,6 +31,11 @@ class KeepAll(Policy):
         {'policy': 'KeepAll'}
     """
 
+    @property
+    def divisible(self) -> bool:
+        """True."""
+        return True
+
     def rule(
         self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
     ) -> Rule:
@@ -87,6 +92,11 @@ class RandomSubset(Policy):
     def needs_total(self) -> bool:
         """True unless it prunes to the end."""
         return self.delta < 1
+
+    @property
+    def divisible(self) -> bool:
+        """True for independent draws that are made anew."""
+        return self.sampling == "bernoulli" and not self.static
 
     def rule(
         self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None

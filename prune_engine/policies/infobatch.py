@@ -58,6 +58,11 @@ class InfoBatch(Policy):
         """True unless it prunes to the end."""
         return self.delta < 1
 
+    @property
+    def divisible(self) -> bool:
+        """True for independent draws; fixed counts are of the whole data set."""
+        return self.sampling == "bernoulli"
+
     def rule(
         self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
     ) -> Rule:

@@ -159,14 +159,14 @@ void emulated_mean_threshold(const int64_t* score_sum, float* threshold) {
 void emulated_plan(const int64_t* records, int64_t num_samples, const float* thresholds, int bands,
                    const int64_t* cuts, const int64_t* classes, const int64_t* keep_num,
                    int64_t keep_den, int64_t unseen_band, int64_t seed, int64_t epoch,
-                   uint8_t* weight_class, int64_t* block_offsets) {
+                   int64_t first, uint8_t* weight_class, int64_t* block_offsets) {
   const float unread[kMaxBands - 1] = {};
   cuda::PlanArgs args = {};
   args.records = records;
   args.num_samples = num_samples;
   args.thresholds = thresholds;
   args.rule = make_decision(unread, {cuts, cuts + bands}, {classes, classes + bands}, unseen_band,
-                            seed, epoch);
+                            seed, epoch, first);
   args.unseen_band = static_cast<int>(unseen_band);
   for (int b = 0; b < bands; ++b) args.shares.num[b] = keep_num[b];
   args.shares.den = keep_den;

@@ -152,15 +152,15 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def block_draws(start, key, epoch, BLOCK: tl.constexpr):
-    """The 16-bit keep draws (int32) of samples start .. start + BLOCK - 1; 8 divides start.
+    """The 16-bit keep draws (int32) of samples start .. start + BLOCK - 1; BLOCK divides start.
 
-    ``key`` is ``seed_words``.
+    ``key`` is ``seed_words``. A block of groups never crosses a multiple of 2^32.
     """
     group = (start >> 3).to(tl.uint32) + tl.arange(0, BLOCK // 8).to(tl.uint32)
-    zero = group & 0  # the high word of the group and STREAM_KEEP
+    zero = group & 0  # STREAM_KEEP
     w0, w1, w2, w3 = philox4x32(
         group,
-        zero,
+        zero + (start >> 35).to(tl.uint32),
         zero,
         zero + epoch.to(tl.uint32),
         steady_value(key[0]).to(tl.uint32),

@@ -45,7 +45,7 @@ def decide_tile(record, draw, thresholds, fates, BANDS: tl.constexpr):
     return tl.where(draw < (fate & 0xFFFF), 0, fate >> 16)
 
 
-@triton.jit(do_not_specialize=["num_samples", "epoch"])
+@triton.jit(do_not_specialize=["num_samples", "epoch", "first"])
 def plan_kernel(
     records,
     thresholds,
@@ -55,6 +55,7 @@ def plan_kernel(
     key,
     num_samples: tl.int64,
     epoch: tl.int64,
+    first: tl.int64,
     BANDS: tl.constexpr,
     DRAWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -69,7 +70,8 @@ def plan_kernel(
         begin = start + tile * TILE
         place = begin + tl.arange(0, TILE)
         # Where no cut can drop anybody the generator is not run.
-        draw = block_draws(begin, key, epoch, TILE) if DRAWS else tl.zeros((TILE,), tl.int32)
+        number = first + begin
+        draw = block_draws(number, key, epoch, TILE) if DRAWS else tl.zeros((TILE,), tl.int32)
         if begin + TILE <= num_samples:  # a mask of unknown length forbids wide loads
             record = tl.load(records + place)
             decided = decide_tile(record, draw, thresholds, fates, BANDS)
@@ -110,6 +112,7 @@ def plan(
     seed: int,
     epoch: int,
     weight_class: Tensor,
+    first: int = 0,
 ) -> Tensor:
     """Write every sample's weight class, count the kept by block; see ``reference.plan``."""
     num_samples = records.numel()
@@ -133,6 +136,7 @@ def plan(
             seed_words(seed),
             num_samples,
             epoch,
+            first,
             BANDS=len(cuts),
             DRAWS=any(cuts),
             BLOCK=PLAN_BLOCK,

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ranks that divide the scores tell one another, once per epoch.
+
+Each record goes to its sample's owner, each rank's next samples come from their owners: two
+all-to-all exchanges of a few bytes a sample. Nobody asks for anything, because a receiver knows by
+arithmetic what comes: records follow the ascending order of their samples; samples follow that of
+their ranks in the list of all kept ones, which a receiver has from the shuffle of its positions
+and an owner from the shuffle's inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prune_engine import distributed, ops
+from prune_engine.buffer import KEY_MASK, Audit, ScoreBuffer
+from prune_engine.ownership import edges, shared
+from prune_engine.share import Share
+from prune_engine.types import host_ints
+
+ROUND = 1 << 22  # samples of one rank exchanged at a time: it bounds what an exchange allocates
+
+
+def return_records(
+    buffer: ScoreBuffer, *, epoch: int, facts: Mapping[str, int], group: Any = None
+) -> Tensor:
+    """Send what this rank recorded to the owners, who keep the largest record of each sample.
+
+    Exact and idempotent like ``distributed.exchange``: duplicates and retries change nothing. A
+    record goes as 8 bytes: the sample's number within its owner's range, and the key.
+
+    Args:
+        buffer: a shard with the epoch's share; its own records change.
+        epoch: the running epoch.
+        facts: what must be the same on every rank.
+        group: the data-parallel group.
+
+    Returns:
+        [4] int64: the sums of the counters, and the minimum of the last.
+
+    Raises:
+        PruneEngineError: ranks are at different points; no record has changed then.
+    """
+    share, (rank, size) = buffer.share, distributed.world(group)
+    assert share is not None
+    told = torch.tensor([*facts.values()], dtype=torch.int64, device=buffer.device)
+    table = distributed.gather(torch.cat([told, buffer.counters]), group)
+    distributed.agree(facts, _rows(table[:, : len(facts)]))
+    starts = torch.tensor(edges(buffer.num_samples, size), dtype=torch.int64, device=buffer.device)
+    rounds = range(0, share.largest, ROUND)
+    sizes: list[list[list[int]]] = []
+    if rounds:
+        counts = torch.stack([_recorded(share, at, starts)[1] for at in rounds])
+        sizes = [_rows(table) for table in distributed.gather(counts, group)]
+    for number, at in enumerate(rounds):
+        where = _recorded(share, at, starts)[0]
+        samples, keys = share.samples[where], share.records[where] & KEY_MASK
+        first = starts[torch.searchsorted(starts, samples, right=True) - 1]
+        into = [sizes[other][number][rank] for other in range(size)]
+        came = distributed.swap((samples - first) << 32 | keys, sizes[rank][number], into, group)
+        news = (came & KEY_MASK).bitwise_or_((epoch + 1) << 32)
+        buffer.records.scatter_reduce_(0, came >> 32, news, "amax")
+    every = table[:, len(facts) :]
+    return torch.cat([every[:, :3].sum(dim=0), every[:, 3:].amin(dim=0)])
+
+
+def _rows(table: Tensor) -> list[list[int]]:
+    return [host_ints(row) for row in table]
+
+
+def _recorded(share: Share, at: int, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the places of a round's records, and how many go to each owner."""
+    where = torch.nonzero(share.records[at : at + ROUND]).squeeze(1) + at
+    return where, torch.searchsorted(share.samples[where], starts).diff()
+
+
+def audit_shards(buffer: ScoreBuffer, *, epoch: int, group: Any = None) -> Audit:
+    """Recompute the exact sum of all shards and compare what was seen with the plan.
+
+    Args:
+        buffer: a shard whose records have been returned; ``score_sum`` becomes its own, ``total``
+            that of all.
+        epoch: the epoch that ended.
+        group: the data-parallel group.
+
+    Returns:
+        The counts of all shards together.
+    """
+    result = ops.audit(buffer.records, buffer.weight_class, epoch=epoch, backend=buffer.backend)
+    buffer.score_sum.copy_(result[:3])
+    # On the host, whose ints do not overflow: the limbs of 2^31 samples would.
+    columns = zip(*_rows(distributed.gather(result, group)), strict=True)
+    high, low, seen, planned_seen, missing, extra = (sum(column) for column in columns)
+    buffer.total = ((high << 32) + low, seen)
+    return Audit(seen, planned_seen, missing, extra)
+
+
+def make_share(
+    buffer: ScoreBuffer, kept: Tensor, *, start: int, seed: int, epoch: int, group: Any = None
+) -> Share:
+    """Fetch the samples of this rank's positions, with their weight classes, from their owners.
+
+    The order is that of ``ops.order`` over the list of all kept samples, which is nowhere whole:
+    position p has rank pi(p) in it; that falls into the list of the owner before whom no more than
+    as many are kept. A sample comes as 5 bytes: number within the owner's range, weight class.
+
+    Args:
+        buffer: a shard.
+        kept: int32, ascending: what it keeps, numbers within its own range.
+        start: positions before it are trained.
+        seed: in 0..2^63-1.
+        epoch: the epoch.
+        group: the data-parallel group.
+
+    Returns:
+        The share; nothing is recorded in it yet.
+    """
+    rank, size = distributed.world(group)
+    count = torch.tensor([kept.shape[0]], dtype=torch.int64, device=kept.device)
+    counts = host_ints(distributed.gather(count, group).flatten())
+    before = list(accumulate(counts, initial=0))
+    num_kept = before[-1]
+    positions = shared(num_kept, start, rank, size)
+    mine = torch.arange(positions.start, positions.stop, size, device=kept.device)
+    ranks = ops.shuffle(mine, num_kept, seed=seed, epoch=epoch)
+    del mine
+    samples, by = torch.sort(ranks)  # ranks for now: a sample takes the room of its rank
+    del ranks
+    place = torch.empty(len(positions), dtype=torch.int32, device=kept.device)
+    place[by] = torch.arange(len(positions), dtype=torch.int32, device=kept.device)
+    del by
+    classes = torch.empty(len(positions), dtype=torch.uint8, device=kept.device)
+
+    rounds = range(0, max(counts), ROUND)
+    cuts = [
+        [first + min(at, most) for first, most in zip(before, counts, strict=False)]
+        for at in (*rounds, max(counts))
+    ]
+    limits = torch.tensor(cuts, dtype=torch.int64, device=kept.device)
+    slots = _rows(torch.searchsorted(samples, limits))
+    starts = edges(buffer.num_samples, size)
+    for number, at in enumerate(rounds):
+        listed = kept[at : at + ROUND]
+        numbers = torch.arange(listed.shape[0], device=kept.device) + (before[rank] + at)
+        order = ops.unshuffle(numbers, num_kept, seed=seed, epoch=epoch)
+        to = torch.where(order < start, size, (order - start) % size)
+        out = host_ints(torch.bincount(to, minlength=size + 1))[:size]
+        chosen = listed[torch.argsort(to, stable=True)[: sum(out)]]
+        into = [slots[number + 1][owner] - slots[number][owner] for owner in range(size)]
+        came = distributed.swap(_packed(chosen, buffer.weight_class), out, into, group)
+        for owner, (first, last) in enumerate(pairwise(accumulate(into, initial=0))):
+            part = came[first:last]
+            room = slice(slots[number][owner], slots[number + 1][owner])
+            samples[room] = _unpacked(part).to(torch.int64) + starts[owner]
+            classes[room] = part[:, 4]
+    return Share(samples, classes, place, num_kept, start, (rank, size))
+
+
+def _packed(chosen: Tensor, weight_class: Tensor) -> Tensor:
+    rows = torch.empty((chosen.shape[0], 5), dtype=torch.uint8, device=chosen.device)
+    rows[:, :4] = chosen.view(torch.uint8).view(chosen.shape[0], 4)
+    rows[:, 4] = weight_class[chosen]
+    return rows
+
+
+def _unpacked(rows: Tensor) -> Tensor:
+    numbers = rows[:, :4].clone(memory_format=torch.contiguous_format)  # aligned, as a view may not
+    return numbers.flatten().view(torch.int32)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton plan of a shard far into a data set; run as triton_parity.py is."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from _assertions import assert_bitwise
+from _cases import MAX_EPOCH, MAX_SEED, mean_rule, records_of
+
+import prune_engine as pe
+
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+]
+
+
+@pytest.mark.parametrize("first", [4096, 2**32 + 4096, 2**35 - 4096, 2**35, 2**61])
+def test_plan_of_a_shard_equals_the_reference(first):
+    old, rule = records_of([float(i % 3) for i in range(4500)]), mean_rule(1.0, 32768)
+    at = {"seed": MAX_SEED - 7, "epoch": MAX_EPOCH - 1, "first": first}
+    there = pe.Rule(rule.thresholds.to(DEVICE), rule.bands, rule.weight_table)
+    got = pe.ops.plan(old.to(DEVICE), there, backend="triton", **at)
+    want = pe.ops.plan(old, rule, backend="reference", **at)
+    assert_bitwise(got[0], want[0], "weight_class")
+    assert_bitwise(got[1], want[1], "block_offsets")
+    near = pe.ops.plan(old, rule, backend="reference", **{**at, "first": 0})
+    assert not torch.equal(near[0], want[0]), "control: the draws of other samples"
