@@ -2,6 +2,7 @@
 # build: environment and libraries   test: the tests   check: what pre-commit checks
 # demo: train with and without pruning   bench: the benchmarks   soak: the long tests
 # wheel: what is released, in dist/   test-wheel: the tests against that
+# extremes: part of them against the wheel, with the oldest and the newest torch and Python
 # clean: remove what was built
 # nvcc: find a CUDA compiler or take one from PyPI's packages, as CI does before its tests
 # gpu: on a GPU machine, all of these, with its own python: gpu-build, gpu-tests, gpu-bench, sanitize
@@ -19,7 +20,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null \
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
 
-.PHONY: build test check demo bench soak wheel test-wheel clean nvcc gpu gpu-build gpu-tests
+.PHONY: build test check demo bench soak wheel test-wheel extremes clean nvcc gpu gpu-build gpu-tests
 .PHONY: gpu-bench sanitize
 .PHONY: check-text check-python check-types check-native check-spelling
 
@@ -113,6 +114,11 @@ test-wheel: wheel
 	$(BIN)/python .ci/suite.py dist/*.whl
 	$(BIN)/python .ci/suite.py dist/cpython/*-$$($(BIN)/python -c \
 	  'import sys; print("cp%d%d" % sys.version_info[:2])')-*.whl
+
+# The wheel for every Python alone, and not into dist/: this is CI's.
+extremes: build $(VENV)/.dev
+	$(BIN)/python .ci/wheels.py --python --dist build/extremes
+	$(BIN)/python .ci/extremes.py build/extremes/*.whl
 
 clean:
 	rm -rf build dist runs prune_engine.egg-info prune_engine/*.so \

@@ -7,7 +7,8 @@ import ctypes
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ CSRC = ROOT / "csrc"
 LAUNCH = re.compile(r"([\w:]+(?:<[^<>;{}]*>)?)<<<(.*?), 0, stream>>>\((.*?)\);", re.DOTALL)
 REAL = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 FLAGS = (
-    "-O2 -std=c++17 -fPIC -shared -ffp-contract=off -fno-strict-aliasing -fno-gnu-unique "
+    "-O2 -std=c++17 -fPIC -ffp-contract=off -fno-strict-aliasing -fno-gnu-unique "
     "-Wno-unknown-pragmas -include cuda_runtime_api.h"
 )
 
@@ -35,31 +36,67 @@ def small_grids(source: str) -> str:
     return re.sub(r"(k(?:Max|Histogram)Grid) = [^;]+;", r"\1 = 3;", source)
 
 
+def run_compiler(words: Iterable[str]) -> None:
+    command = [os.environ.get("CXX", "g++"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def compile_kernels(folder: Path, edit: Callable[[str], str] = lambda text: text) -> Emulated:
     """Compile every kernel into one library.
 
     Args:
         folder: an empty folder of its own.
-        edit: changes a source first; for tests that break one on purpose.
+        edit: changes a source first.
     """
+    return _compile(folder, edit, [path.stem for path in CSRC.glob("cuda/*.cu")], [])
+
+
+def break_kernel(folder: Path, whole: Emulated, name: str, old: str, new: str) -> Emulated:
+    """Compile one kernel from sources that are changed on purpose; take the others as they are.
+
+    Args:
+        folder: an empty folder of its own.
+        whole: what ``compile_kernels`` made.
+        name: the kernel's file, such as "compact".
+        old: what its sources, or headers of theirs, must hold.
+        new: what stands there instead.
+    """
+    texts = [path.read_text(encoding="utf-8") for path in CSRC.glob("cuda/*.cu*")]
+    assert any(old in text for text in texts), "nothing would be broken"
+    kept = [path for path in whole.objects if path.stem != name]
+    assert len(kept) == len(whole.objects) - 1
+    return _compile(folder, lambda text: small_grids(text.replace(old, new)), [name], kept)
+
+
+def _compile(
+    folder: Path, edit: Callable[[str], str], names: list[str], others: list[Path]
+) -> Emulated:
     sources = []
     for path in sorted(CSRC.glob("cuda/*.cu*")):
         text = edit(path.read_text(encoding="utf-8")).replace('"../', f'"{CSRC}/')
-        if path.suffix == ".cu":
-            text = translate(text)
-            sources.append(folder / f"{path.stem}.cpp")
-            sources[-1].write_text(text, encoding="utf-8")
-        else:
+        if path.suffix == ".cuh":
             (folder / path.name).write_text(text, encoding="utf-8")
-    torch_headers = Path(torch.__file__).parent / "include"
+        elif path.stem in names:
+            sources.append(folder / f"{path.stem}.cpp")
+            sources[-1].write_text(translate(text), encoding="utf-8")
     emulator = ROOT / "tests/emulator"
-    library = folder / "libemulated.so"
+    if not others:
+        sources.append(emulator / "emulator.cpp")
+    torch_headers = Path(torch.__file__).parent / "include"
     includes = [f"-I{folder}", f"-I{emulator}", f"-I{CSRC / 'cuda'}", f"-isystem{torch_headers}"]
-    command = [os.environ.get("CXX", "g++"), *FLAGS.split(), *includes]
-    command += [str(emulator / "emulator.cpp"), *map(str, sources), "-o", str(library)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return Emulated(ctypes.CDLL(str(library)))
+    objects = [folder / f"{path.stem}.o" for path in sources]
+    commands = [
+        [*FLAGS.split(), *includes, "-c", str(source), "-o", str(target)]
+        for source, target in zip(sources, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(run_compiler, commands))
+    # Of a function in several objects the first is linked: that of the changed sources.
+    objects += others
+    library = folder / "libemulated.so"
+    run_compiler(["-shared", *map(str, objects), "-o", str(library)])
+    return Emulated(ctypes.CDLL(str(library)), objects)
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -73,9 +110,10 @@ def _numbers(values: list[int]) -> Any:
 class Emulated:
     """The operators with the signatures of a backend module, on CPU tensors."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        """Wrap the compiled library."""
+    def __init__(self, library: ctypes.CDLL, objects: list[Path]) -> None:
+        """Wrap the compiled library; the objects are what it was linked from."""
         self._library = library
+        self.objects = objects
 
     def _call(self, name: str, *arguments: Any) -> None:
         words = [ctypes.c_int64(a) if isinstance(a, int) else a for a in arguments]

@@ -16,6 +16,18 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCH = "1700000000"
+# What a reader of the README has before the block; at its end, what must have come of it.
+BEFORE = """
+import torch, prune_engine as pe
+from torch.nn import functional as F
+x = torch.randn(640, 8)
+dataset = torch.utils.data.TensorDataset(x, x[:, :3].argmax(dim=1))
+model, num_epochs = torch.nn.Linear(8, 3), 8
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+"""
+AFTER = """
+print(pe.__file__, *(report.served for report in engine.history))
+"""
 
 
 def run(command: Iterable[str | Path], cwd: Path, **environ: str) -> str:
@@ -92,3 +104,16 @@ def install(wheel: Path, python: Path) -> None:
     """Install a wheel into an environment, from the file alone."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     run([*pip, "install", "--no-index", "--no-deps", "--quiet", wheel], wheel.parent)
+
+
+def check_readmes_loop(python: Path, cwd: Path) -> None:
+    """Run the README's second block, the loop with the engine, in an environment."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    loop = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+    assert "engine.observe(" in loop
+    program = BEFORE + loop + AFTER
+    file, *served = run([python, "-W", "error", "-c", program], cwd).split()
+    assert Path(file).is_relative_to(python.parent.parent)
+    first, *middle, last = map(int, served)
+    assert first == last == 640, "the first epoch has no scores, the last keeps everything"
+    assert all(64 <= number < 640 for number in middle)

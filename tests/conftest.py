@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -25,6 +26,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what needs an extra that is not installed."""
+    for mark in item.iter_markers("extra"):
+        for module in mark.args:
+            if importlib.util.find_spec(module) is None:
+                pytest.skip(f"needs {module}, of an extra")
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from _assertions import assert_bitwise
@@ -14,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prune_engine as pe
-from prune_engine import host
 
 EPOCHS = 9
 
@@ -54,8 +54,8 @@ class Restated:
         k = int(self.policy.keep * 100 + 0.5) * self.n // 100
         drawn = int(self.policy.epsilon * 100 + 0.5) * k // 100 if greedy else 0
         top, others = falling[: k - drawn], sorted(falling[k - drawn :])
-        draw = host.keep_draw(range(self.n), seed=self.seed, epoch=epoch)
-        others.sort(key=lambda i: (-int(draw[i]), i))
+        draw = oracle.draws(self.n, self.seed, epoch)
+        others.sort(key=lambda i: (-draw[i], i))
         return set(top) | set(others[:drawn])
 
 

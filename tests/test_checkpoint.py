@@ -16,7 +16,6 @@ import torch.distributed.checkpoint as dcp
 from _assertions import assert_bitwise
 from _processes import start_ranks
 from _runs import Numbers, batches, figures, infobatch, losses_at, observe, serve
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 import prune_engine as pe
 
@@ -189,7 +188,8 @@ class Counted(Numbers):
 
 
 def stateful(engine: pe.PruneEngine, dataset: Any, **options: Any) -> Any:
-    return StatefulDataLoader(
+    torchdata = pytest.importorskip("torchdata.stateful_dataloader", reason="needs torchdata")
+    return torchdata.StatefulDataLoader(
         engine.dataset(dataset),
         batch_size=SIZE,
         sampler=engine.sampler(align=SIZE),

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 
 import prune_engine as pe
 from prune_engine.cli import main
@@ -21,6 +20,13 @@ from prune_engine.recipes import selftest
 TRAIN = ["train", "--limit", "400", "--epochs", "4", "--batch-size", "16"]
 
 
+def picture(path: Path) -> np.ndarray:
+    from matplotlib.image import imread  # of the extra that draws
+
+    return imread(path)
+
+
+@pytest.mark.extra("sklearn", "matplotlib")
 def test_a_comparison_prints_its_table_and_draws_its_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,7 +41,7 @@ def test_a_comparison_prints_its_table_and_draws_its_pictures(
     table = (out / "table.md").read_text()
     assert table.count("\n| ") == 6
     for name in ("pruned.png", "accuracy.png", "losses.png"):
-        pixels = imread(out / name)
+        pixels = picture(out / name)
         assert min(pixels.shape[:2]) > 300
         assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 20
 
@@ -46,6 +52,7 @@ def test_a_comparison_prints_its_table_and_draws_its_pictures(
     assert (out / "pruned.png").stat().st_size > 10_000
 
 
+@pytest.mark.extra("sklearn", "matplotlib")
 def test_batch_pruning_draws_the_batches_kept_under_each_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,11 +60,12 @@ def test_batch_pruning_draws_the_batches_kept_under_each_setting(
     arguments = [*TRAIN, "--policy", "bpas", *ranges, "--layers", "[13]", "--out", str(tmp_path)]
     assert main(arguments) == 0
     assert "\nbpas_0.01_0.1 " in capsys.readouterr().out
-    pixels = imread(tmp_path / "batches.png")
+    pixels = picture(tmp_path / "batches.png")
     assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 20
     assert not (tmp_path / "losses.png").exists()
 
 
+@pytest.mark.extra("sklearn")
 @pytest.mark.parametrize("policy", ["random", "random_rescale", "full"])
 def test_every_policy_trains_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str
@@ -68,6 +76,7 @@ def test_every_policy_trains_by_itself(
     assert not (tmp_path / "pruned.png").exists()
 
 
+@pytest.mark.extra("sklearn", "matplotlib")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -105,6 +114,7 @@ def test_what_does_not_fit_is_said_in_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.extra("sklearn", "matplotlib")
 @pytest.mark.parametrize(
     ("module", "message"), [("matplotlib.figure", "Matplotlib"), ("sklearn.datasets", "scikit")]
 )
@@ -123,6 +133,7 @@ def test_a_missing_extra_is_named_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.extra("sklearn")
 def test_threads_are_put_back_after_a_training(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     arguments = [*TRAIN, "--epochs", "1", "--no-pictures", "--out", str(tmp_path)]

@@ -88,11 +88,10 @@ def test_long_rows_are_cut_into_pieces_and_rows_begin_anywhere(emulated):
     assert got.sum(dim=1).abs().max() < 1e-3, "a row's gradient sums to nothing"
 
 
-def test_a_missing_barrier_is_caught(tmp_path):
+def test_a_missing_barrier_is_caught(emulated, tmp_path):
     barrier = "parts[warp_id()] = part;\n    __syncthreads();\n"
-    broken = _emulated.compile_kernels(
-        tmp_path,
-        lambda text: _emulated.small_grids(text.replace(barrier, "parts[warp_id()] = part;\n")),
+    broken = _emulated.break_kernel(
+        tmp_path, emulated, "cross_entropy_observe", barrier, "parts[warp_id()] = part;\n"
     )
     case = Case(20, 1500, 3, ignored=False)
     want, got = case.run(REFERENCE, 0), case.run(broken, 0)

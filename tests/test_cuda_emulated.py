@@ -235,22 +235,19 @@ def test_top_strides_and_settles_ties_over_blocks(ordered):
     assert_bitwise(ordered.select(values, [0], [1], 2), [2.0], "select")
 
 
-def test_a_missing_barrier_is_caught(tmp_path: Path):
+def test_a_missing_barrier_is_caught(emulated, tmp_path: Path):
     barrier = "  __syncthreads();\n  Value before"
-    broken = _emulated.compile_kernels(
-        tmp_path, lambda text: text.replace(barrier, "  Value before")
-    )
+    broken = _emulated.break_kernel(tmp_path, emulated, "compact", barrier, "  Value before")
     classes = uint8([1] * 4096)
     with broken.descending():
         kept = broken.compact(classes, int64([0, 4096]), 4096)
     assert kept.tolist() != list(range(4096))
 
 
-def test_a_wrong_draw_is_caught(tmp_path: Path):
+def test_a_wrong_draw_is_caught(emulated, tmp_path: Path):
     half = "(word >> (16 * half)) & 0xffffu"
-    broken = _emulated.compile_kernels(
-        tmp_path, lambda text: text.replace(half, "(word >> (16 * (1 - half))) & 0xffffu")
-    )
+    other = "(word >> (16 * (1 - half))) & 0xffffu"
+    broken = _emulated.break_kernel(tmp_path, emulated, "plan", half, other)
     rule = (torch.empty(0), [30000], [1], [1], 0, 0, 5, 2)
     want, got = (torch.empty(500, dtype=torch.uint8) for _ in range(2))
     REFERENCE.plan(torch.zeros(500, dtype=torch.int64), *rule, want)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole training steps on tensors that have no numbers: whatever looks at one on the host fails.
 
-Two kinds of such tensors. Fake CUDA tensors claim to be on a GPU; a torch without CUDA has no
+Two kinds of such tensors. Fake CUDA tensors claim to be on a GPU; without one torch has no
 autograd for them, so there they go forward only. Meta tensors have autograd, and take the road of a
 device (they are not on a cpu) through loader, loss, backward, optimiser and schedule.
 """
@@ -23,7 +23,7 @@ from prune_engine import backends, ops, run
 from prune_engine.backends import native
 
 N, KEPT, SIZE = 10_001, 7000, 256
-WITH_GRADIENT = {"meta": True, "cuda": torch.version.cuda is not None}
+WITH_GRADIENT = {"meta": True, "cuda": torch.cuda.is_available()}
 LOOKS = {  # every way in which a training loop asks for a number
     "item": lambda loss: loss.item(),
     "float": float,

@@ -118,9 +118,9 @@ def test_gelu_moments(emulated, dtype, tanh):
     assert_moments(found, two_pass(y))
 
 
-def test_control_a_missing_shift_is_caught(tmp_path: Path):
+def test_control_a_missing_shift_is_caught(emulated, tmp_path: Path):
     shift = "static_cast<double>(centre) - origin"
-    broken = _emulated.compile_kernels(tmp_path, lambda text: text.replace(shift, "0.0 * centre"))
+    broken = _emulated.break_kernel(tmp_path, emulated, "moments", shift, "0.0 * centre")
     tensor = activation((8192,), mean=5.0)
     with pytest.raises(AssertionError):
         assert_moments(broken.moments([tensor], 1)[0], two_pass(tensor))

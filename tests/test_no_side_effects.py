@@ -80,7 +80,8 @@ def test_a_process_is_as_it_was_after_import_and_use(tmp_path):
 
 def test_control_a_change_is_seen(tmp_path):
     code = (
-        "torch.manual_seed(3)\ntorch.set_num_threads(1)\nos.environ['LEAK'] = '1'\nrandom.random()"
+        "torch.manual_seed(3)\ntorch.set_num_threads(torch.get_num_threads() + 1)\n"
+        "os.environ['LEAK'] = '1'\nrandom.random()"
     )
     assert changes(code, tmp_path) == "torch rng,python rng,threads,environment"
 

@@ -124,6 +124,12 @@ def test_the_libraries_name_no_folder_of_the_build_machine() -> None:
         assert sys.prefix.encode() not in content
 
 
+@pytest.fixture
+def setuptools() -> None:
+    """Leave out what runs setup.py where there is no setuptools that can."""
+    pytest.importorskip("setuptools", "77", reason="setup.py needs setuptools 77")
+
+
 FIND_TORCH = f"""
 import json, runpy, sys
 module = runpy.run_path({str(ROOT / "setup.py")!r}, run_name="setup")
@@ -132,12 +138,14 @@ print(json.dumps([str(found), "torch" in sys.modules]))
 """
 
 
+@pytest.mark.usefixtures("setuptools")
 def test_the_headers_of_torch_are_found_without_importing_it(tmp_path: Path) -> None:
     found, imported = json.loads(run_python(FIND_TORCH, tmp_path, PE_TORCH_INCLUDE=""))
     assert (Path(found) / "torch/csrc/stable/library.h").is_file()
     assert not imported
 
 
+@pytest.mark.usefixtures("setuptools")
 def test_a_named_folder_of_headers_comes_first_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
     header = tmp_path / "torch/csrc/stable/library.h"
     header.parent.mkdir(parents=True)
@@ -148,6 +156,7 @@ def test_a_named_folder_of_headers_comes_first_and_a_wrong_one_is_refused(tmp_pa
         run_python(FIND_TORCH, tmp_path, PE_TORCH_INCLUDE=str(header.parent))
 
 
+@pytest.mark.usefixtures("setuptools")
 def test_without_torch_its_headers_are_asked_for(tmp_path: Path) -> None:
     code = f"""
 import importlib.util, runpy, setuptools, sysconfig

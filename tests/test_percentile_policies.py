@@ -7,6 +7,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from _assertions import assert_bitwise
@@ -15,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prune_engine as pe
-from prune_engine import host
 
 EPOCHS = 8
 
@@ -32,7 +32,7 @@ def run(engine: pe.PruneEngine, losses=losses_at) -> list[tuple[np.ndarray, np.n
 
 
 def draws(n: int, seed: int, epoch: int) -> np.ndarray:
-    return host.keep_draw(range(n), seed=seed, epoch=epoch).astype(np.int64)
+    return np.array(oracle.draws(n, seed, epoch))
 
 
 # --- InfoBatchQuantile --------------------------------------------------------------------------

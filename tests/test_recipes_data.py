@@ -172,6 +172,7 @@ def test_a_pickled_label_file_is_refused(tmp_path: Path) -> None:
         data.load("cifar10", tmp_path)
 
 
+@pytest.mark.extra("sklearn")
 def test_digits_need_no_files_and_their_split_is_always_the_same() -> None:
     one, two = data.load("digits"), data.load("digits", limit=100)
     assert (one.num_samples, len(one.test_labels), one.shape) == (1437, 360, (1, 8, 8))
@@ -182,6 +183,7 @@ def test_digits_need_no_files_and_their_split_is_always_the_same() -> None:
         one.limited(0)
 
 
+@pytest.mark.extra("sklearn")
 def test_a_batch_is_gathered_in_the_order_of_its_indices() -> None:
     digits = data.load("digits")
     dataset = data.Positions(digits.num_samples)

@@ -112,6 +112,7 @@ def test_a_file_that_does_not_fit_is_named(folder, name, file, content, error, m
         data.load(name, folder)
 
 
+@pytest.mark.extra("sklearn")
 def test_a_text_wants_gpt2_and_no_augmentation(folder):
     loaded = data.load("gsm8k", folder)
     with pytest.raises(ValueError, match="expected gpt2 for text, got 'cnn'"):

@@ -34,6 +34,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def digits() -> data.ImageData:
+    pytest.importorskip("sklearn", reason="needs sklearn, of an extra")
     return data.load("digits", limit=600)
 
 
@@ -229,6 +230,7 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
         options(tmp_path, seeds=(1, 1))
 
 
+@pytest.mark.extra("sklearn")
 def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -> None:
     stale = tmp_path / "infobatch-seed1" / "metrics.jsonl"
     files.write_rows(stale, [{"schema": 99}])
@@ -294,6 +296,7 @@ def test_a_target_that_cannot_be_met_is_refused(
         options(tmp_path, policy=policy, target_savings=target).arm()
 
 
+@pytest.mark.extra("sklearn")
 def test_all_policies_are_compared_at_equal_savings(tmp_path: Path) -> None:
     chosen = options(tmp_path, policy="all", compare=True, seeds=(0, 1), target_savings=0.3)
     assert chosen.names(1) == [*chosen.names(0)[1:], "full"], "each is first in turn"
@@ -309,6 +312,7 @@ def test_all_policies_are_compared_at_equal_savings(tmp_path: Path) -> None:
     assert all("the random control at equal savings" in line for line in report.sentences())
 
 
+@pytest.mark.extra("sklearn")
 def test_all_is_a_comparison_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="all is a comparison; add --compare"):
         options(tmp_path, policy="all")
@@ -324,6 +328,7 @@ def test_the_defaults_cover_every_data_set() -> None:
         assert (config.model == "gpt2") == (name in text.TEXTS)
 
 
+@pytest.mark.extra("sklearn")
 def test_batch_pruning_is_compared_on_equal_batches(tmp_path: Path) -> None:
     config = replace(TINY, epochs=8)
     ranges = ((0.1, 0.2), (50.0, 50.0))

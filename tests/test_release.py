@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -16,13 +17,14 @@ import pytest
 from _wheel import ROOT, run
 
 DOCKERFILE = ROOT / ".ci/Dockerfile"
-WORKFLOW = ROOT / ".github/workflows/release.yml"
+WORKFLOWS = ROOT / ".github/workflows"
+WORKFLOW = WORKFLOWS / "release.yml"
 GUIDE = ROOT / ".ci/README.md"
 
 
-def workflow() -> dict[str, Any]:
+def workflow(path: Path = WORKFLOW) -> dict[str, Any]:
     yaml = pytest.importorskip("yaml", reason="needs PyYAML, of the dev extra")
-    return yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
@@ -57,6 +59,24 @@ def test_every_supported_python_is_released_and_the_wheel_for_all() -> None:
     pythons = re.findall(r"Python :: 3\.(\d+)", project)
     assert len(pythons) >= 5
     assert built == {("1", f"cp3{minor}-*") for minor in pythons} | {("0", "cp311-*")}
+
+
+def test_the_wheel_is_tested_at_both_ends_of_torch_and_of_python() -> None:
+    sources = (ROOT / ".ci/extremes.py").read_text(encoding="utf-8")
+    ends = re.search(r'^OLDEST, NEWEST = "(.+)", "(.+)"$', sources, re.MULTILINE)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pythons = re.findall(r"Python :: 3\.(\d+)", project)
+    assert ends
+    assert f'"torch>={ends[1].removesuffix(".0")}"' in project
+    found = workflow(WORKFLOWS / "test.yml")
+    rows = found["jobs"]["suite"]["strategy"]["matrix"]["include"]
+    assert {row["torch"] for row in rows} == set(ends.groups())
+    tested = {row["python"] for row in rows}
+    assert {f"3.{min(map(int, pythons))}", f"3.{max(map(int, pythons))}"} <= tested
+    assert {bool(row["extras"]) for row in rows} == {False, True}
+    assert found["permissions"] == {"contents": "read"}
+    suite = [step.get("run", "") for step in found["jobs"]["suite"]["steps"]]
+    assert any(line.startswith("python .ci/suite.py dist/*.whl") for line in suite)
 
 
 def test_the_release_is_built_with_the_nvcc_of_the_extra() -> None:
@@ -101,8 +121,8 @@ def lint(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 SCHEMA = ("--builtin-schema", "vendor.github-workflows")
 
 
-def test_the_workflow_fits_the_schema_and_the_image_its_linter(tmp_path: Path) -> None:
-    done = lint("check-jsonschema", *SCHEMA, WORKFLOW)
+def test_the_workflows_fit_the_schema_and_the_image_its_linter(tmp_path: Path) -> None:
+    done = lint("check-jsonschema", *SCHEMA, *WORKFLOWS.glob("*.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
     done = lint("hadolint", DOCKERFILE)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -161,3 +181,36 @@ def test_the_commands_of_the_workflow_run_here(tmp_path: Path) -> None:
     written = tmp_path / "environment"
     run(["bash", "-c", time], ROOT, GITHUB_ENV=str(written))
     assert re.fullmatch(r"SOURCE_DATE_EPOCH=\d*\n", written.read_text())
+
+
+@pytest.fixture
+def extremes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return .ci/extremes.py as a module; its pip finds nothing."""
+    pytest.importorskip("tomllib", reason="the tools need Python 3.11")
+    monkeypatch.syspath_prepend(ROOT / ".ci")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return importlib.import_module("extremes")
+
+
+def test_an_end_that_cannot_be_set_up_is_said_in_one_line(
+    extremes: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    low, high = extremes.ends()
+    assert (low.torch, high.torch) == (extremes.OLDEST, extremes.NEWEST)
+    reason = extremes.set_up(extremes.End(Path(sys.executable), "here", "0.0.1"), tmp_path)
+    assert "torch==0.0.1" in reason
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extremes, "ROOM_BYTES", 2**60)
+        assert extremes.main(["no.whl"]) == 0
+    lines = capfd.readouterr().out.splitlines()[-2:]
+    assert all(re.fullmatch(r"extremes: .+ left out: less than .+ GB are free", x) for x in lines)
+
+
+def test_control_a_wheel_that_fails_at_an_end_fails(
+    extremes: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = extremes.End(Path(sys.executable), "here", "0.0.1")
+    monkeypatch.setattr(extremes, "ends", lambda: [one])
+    monkeypatch.setattr(extremes, "set_up", lambda end, folder: Path(sys.executable))
+    assert extremes.main(["no-such.whl"]) == 1
+    assert "no-such.whl" in capfd.readouterr().out, "what went wrong is shown"

@@ -157,6 +157,7 @@ def test_a_line_of_another_schema_or_of_no_json_is_refused(tmp_path: Path) -> No
         files.read_rows(file)
 
 
+@pytest.mark.extra("matplotlib")
 def test_a_run_is_read_back_from_its_files_and_drawn(tmp_path: Path) -> None:
     names = {"full-seed0": ("full", FULL), "infobatch-seed0": ("infobatch", PRUNED)}
     planned = [*names, "random-seed0"]  # the last one was never started

@@ -21,17 +21,6 @@ from _wheel import ROOT, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the build is for Linux")
 
-FIRST_HOUR = """
-import torch, prune_engine as pe
-dataset = torch.utils.data.TensorDataset(torch.randn(64, 4), torch.zeros(64, dtype=torch.int64))
-engine = pe.PruneEngine(dataset, pe.InfoBatch(prune_ratio=0.5, delta=0.875), num_epochs=4)
-loader = engine.loader(dataset, batch_size=16)
-for epoch in engine.epochs():
-    for x, y, indices in loader:
-        engine.observe(x.sum(1).abs(), indices)
-print(pe.__file__, len(engine.history))
-"""
-
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -149,10 +138,10 @@ def test_control_the_unstable_abi_would_be_seen() -> None:
     assert len(unstable(symbols(library, "undefined"))) > 100
 
 
-def test_a_users_first_hour_in_a_bare_environment(bare: Path, tmp_path: Path) -> None:
-    printed = run([bare, "-W", "error", "-c", FIRST_HOUR], tmp_path).split()
-    assert Path(printed[0]).is_relative_to(bare.parent.parent)
-    assert printed[1] == "4"
+def test_the_readmes_loop_trains_and_prunes_in_a_bare_environment(
+    bare: Path, tmp_path: Path
+) -> None:
+    _wheel.check_readmes_loop(bare, tmp_path)
     missing = "import importlib.util as u; print([u.find_spec(n) for n in ('triton', 'sklearn')])"
     assert run([bare, "-c", missing], tmp_path).strip() == "[None, None]"
 

@@ -110,6 +110,21 @@ def test_the_wheel_of_a_python_works_there_without_torch(
     assert run([python, "-W", "error", "-c", PLAN], tmp_path) == here
 
 
+def test_pip_finds_its_requirements_met_and_the_readmes_loop_works(
+    released: Path, tmp_path: Path
+) -> None:
+    (wheel,) = released.glob("*.whl")
+    python = _wheel.environment(tmp_path / "env", _wheel.requirements(["torch", "numpy"]))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    run([*pip, "install", "--no-index", "--quiet", wheel], tmp_path)  # with its dependencies
+    _wheel.check_readmes_loop(python, tmp_path)
+    without = _wheel.environment(tmp_path / "without", ["numpy"])
+    command = [*pip[:-1], without, "install", "--no-index", "--quiet", wheel]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 1, "the control: torch is missing"
+    assert "torch>=2.10" in done.stderr
+
+
 def test_the_oldest_torch_is_the_one_that_the_metadata_names(
     released: Path, tmp_path: Path
 ) -> None:

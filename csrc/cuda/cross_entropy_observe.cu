@@ -28,10 +28,11 @@ __device__ __forceinline__ RowStats<Real> shuffled(const RowStats<Real>& row, in
           __shfl_down_sync(kAllLanes, row.weights, offset)};
 }
 
-// Lane 0 gets the statistics of its warp.
+// Lane 0 gets the statistics of its warp. A merge is long, and few of them make a row: not unrolled,
+// the kernels are a third of the size.
 template <typename Real>
 __device__ __forceinline__ RowStats<Real> warp_merged(RowStats<Real> row) {
-#pragma unroll
+#pragma unroll 1
   for (int offset = kWarp / 2; offset > 0; offset /= 2) row = merged(row, shuffled(row, offset));
   return row;
 }
@@ -125,6 +126,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     __syncthreads();
     if (thread == 0) {
       RowStats<Real> found = parts[0];
+#pragma unroll 1
       for (int warp = 1; warp < kWarps; ++warp) found = merged(found, parts[warp]);
       finish_row<Logit>(batch, state, b, found, epoch, &tally);
     }

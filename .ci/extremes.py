@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Test the wheel for every Python at both ends: ``python .ci/extremes.py`` (``make extremes``).
+
+The oldest supported torch goes with the oldest Python found here, the newest tried with the newest
+Python. Each end gets an environment of its own, for the time of the test: torch from pip is
+gigabytes. An end that cannot be set up (no such Python, no network, no room) is said in one line
+and is no failure; a test that fails is. What follows ``--`` goes to suite.py; without it,
+``--part core``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import wheels
+
+OLDEST, NEWEST = "2.10.0", "2.15.0"
+PACKAGES = ("numpy", "pytest", "hypothesis")
+# What torch itself asks for in a version of its own.
+OF_TORCH = ("torch", "triton", "setuptools")
+SETUP_SECONDS = 420
+ROOM_BYTES = 12_000_000_000  # a torch with its CUDA libraries, unpacked and on the way
+
+
+@dataclass(frozen=True)
+class End:
+    """One combination.
+
+    Args:
+        python: the interpreter.
+        version: its version, such as "3.10".
+        torch: the version of torch.
+    """
+
+    python: Path
+    version: str
+    torch: str
+
+    def __str__(self) -> str:
+        """Name it."""
+        return f"Python {self.version} with torch {self.torch}"
+
+
+def ends() -> list[End]:
+    """Return both ends; with one Python here, that one has both torches."""
+    found = [(probed[1], path) for path in wheels.at_hand() if (probed := wheels.probe(path))]
+    found.sort(key=lambda pair: int(pair[0].partition(".")[2]))
+    (low, oldest), (high, newest) = found[0], found[-1]
+    if low == high:
+        print(f"extremes: Python {low} is the only one here", flush=True)
+    return [End(oldest, low, OLDEST), End(newest, high, NEWEST)]
+
+
+def constraints(into: Path) -> Path:
+    """Write constraints.txt without what belongs to a torch."""
+    lines = (wheels.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.partition("==")[0] not in OF_TORCH]
+    path = into / "constraints.txt"
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return path
+
+
+def set_up(end: End, folder: Path) -> Path | str:
+    """Install a torch and what the tests need; return the python, or why there is none."""
+    if shutil.disk_usage(folder).free < ROOM_BYTES:
+        return f"less than {ROOM_BYTES / 1e9:.0f} GB are free"
+    home = folder / end.torch
+    python = home / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    options = ["--no-cache-dir", "--only-binary", ":all:", "--constraint", constraints(folder)]
+    for command in (
+        [end.python, "-m", "venv", "--without-pip", home],
+        [*pip, "install", "--quiet", *options, f"torch=={end.torch}", *PACKAGES],
+    ):
+        words = list(map(str, command))
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=SETUP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"not installed within {SETUP_SECONDS} s"
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+            return (errors or done.stderr.splitlines() or ["pip failed"])[-1]
+    return python
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Set up both ends, run their tests side by side; return 1 where one fails."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    given = words[end + 1 :] or ["--part", "core"]
+    parser = argparse.ArgumentParser(description="test a wheel with the oldest and newest torch")
+    parser.add_argument("wheel", type=Path)
+    wheel: Path = parser.parse_args(words[:end]).wheel
+    build = wheels.ROOT / "build"
+    build.mkdir(exist_ok=True)
+    failed = 0
+    with tempfile.TemporaryDirectory(dir=build, prefix="extremes-") as name:
+        folder = Path(name)
+        running: list[tuple[End, subprocess.Popen[bytes], Path, float]] = []
+        for one in ends():
+            python = set_up(one, folder)
+            if isinstance(python, str):
+                print(f"extremes: {one} left out: {python}", flush=True)
+                continue
+            log = folder / f"{one.torch}.log"
+            suite = [sys.executable, wheels.ROOT / ".ci/suite.py", wheel, "--python", python]
+            # One thread each: they share the cores with each other.
+            environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+            with log.open("wb") as out:
+                process = subprocess.Popen(
+                    [*map(str, suite), *given], stdout=out, stderr=subprocess.STDOUT, env=environ
+                )
+            running.append((one, process, log, time.monotonic()))
+        for one, process, log, begun in running:
+            status = process.wait()
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            print(f"extremes: {one}: {time.monotonic() - begun:.0f} s", flush=True)
+            print("\n".join(lines if status else lines[-1:]), flush=True)
+            failed += status != 0
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
