@@ -28,8 +28,8 @@ __device__ __forceinline__ RowStats<Real> shuffled(const RowStats<Real>& row, in
           __shfl_down_sync(kAllLanes, row.weights, offset)};
 }
 
-// Lane 0 gets the statistics of its warp. A merge is long, and few of them make a row: not unrolled,
-// the kernels are a third of the size.
+// Lane 0 gets the statistics of its warp. A merge is long, and few of them make a row: not
+// unrolled, the kernels are a third of the size.
 template <typename Real>
 __device__ __forceinline__ RowStats<Real> warp_merged(RowStats<Real> row) {
 #pragma unroll 1
