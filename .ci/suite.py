@@ -25,6 +25,7 @@ FILES = ("Makefile", "LICENSE", "pyproject.toml", "setup.py", "MANIFEST.in", "co
 OF_THE_TREE = (
     "test_layout.py",
     "test_cuda_build.py",
+    "test_guide.py",
     "test_release.py",
     "test_wheel.py",
     "test_wheels.py",

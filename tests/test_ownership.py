@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
-from pathlib import Path
 
 import oracle
 import pytest
@@ -172,25 +170,6 @@ def test_control_the_limbs_of_so_many_scores_do_not_fit():
 
 
 # --- what it costs, on paper ---------------------------------------------------------------------
-
-CASES = [(10**8, 8), (10**9, 8), (10**9, 64), (10**10, 64), (10**10, 512)]
-
-
-def cost_table() -> list[str]:
-    """Return the lines of the table in prune_engine/README.md."""
-    lines: list[str] = []
-    for n, size in CASES:
-        cost = shard_cost(n, size, 0.7)
-        gigabytes = (cost.owned, cost.share, cost.peak, cost.wire, cost.whole, cost.whole_wire)
-        cells = " | ".join(f"{each / 1e9:.3g}" for each in gigabytes)
-        lines.append(f"| 10^{len(str(n)) - 1} | {size} | {cells} |")
-    return lines
-
-
-def test_the_table_of_costs_is_computed():
-    page = Path(__file__).resolve().parent.parent / "prune_engine" / "README.md"
-    section = page.read_text(encoding="utf-8").split("## Scores beyond one device")[1]
-    assert re.findall(r"^\| 10\^.*$", section, re.MULTILINE) == cost_table()
 
 
 def test_a_world_of_one_receives_nothing_and_more_ranks_hold_less():
