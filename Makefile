@@ -115,7 +115,7 @@ test-wheel: wheel
 	$(BIN)/python .ci/suite.py dist/cpython/*-$$($(BIN)/python -c \
 	  'import sys; print("cp%d%d" % sys.version_info[:2])')-*.whl
 
-# The wheel for every Python alone, and not into dist/: this is CI's.
+# The wheel for every Python alone, and not into dist/: this is for a test.
 extremes: build $(VENV)/.dev
 	$(BIN)/python .ci/wheels.py --python --dist build/extremes
 	$(BIN)/python .ci/extremes.py build/extremes/*.whl

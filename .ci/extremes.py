@@ -24,7 +24,7 @@ from pathlib import Path
 import wheels
 
 OLDEST, NEWEST = "2.10.0", "2.15.0"
-PACKAGES = ("numpy", "pytest", "hypothesis")
+PACKAGES = ("numpy", "pytest", "hypothesis", "setuptools")  # the last for torch 2.10's compiler
 # What torch itself asks for in a version of its own.
 OF_TORCH = ("torch", "triton", "setuptools")
 SETUP_SECONDS = 420
