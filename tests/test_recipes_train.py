@@ -256,6 +256,15 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
     assert len(said) == trained
 
 
+@pytest.mark.extra("sklearn")
+def test_a_comparison_whose_last_epochs_keep_everything_has_its_controls(tmp_path: Path) -> None:
+    # As the main job: annealed epochs alone train more samples than one batch, or few ones, have.
+    long = replace(options(tmp_path, compare=True), train=replace(TINY, epochs=16))
+    report = run(long, lambda line: None)
+    assert report is not None
+    assert set(report.arms) == {"full", "full_cut", "random", "infobatch"}
+
+
 def test_every_policy_of_the_command_makes_an_arm(tmp_path: Path) -> None:
     for policy in arms.POLICIES:
         arm = options(tmp_path, policy=policy, prune_ratio=0.3).arm()
