@@ -2,8 +2,9 @@
 """What a monitor adds to a whole training step: ResNet-18, 32 x 32 images, B = 128, SGD.
 
 Forward, loss, backward and update; with B-PAS also the statistics of 17 activations (71.3 million
-elements), their mean std into the batch's slot, and the engine's line. Each row trains a model of
-its own from the same start.
+elements), their mean std into the batch's slot, and the engine's line. All rows train one model,
+whose monitor is put on or taken off between two timings: models of their own lie elsewhere in
+memory, and that alone makes steps of different length.
 """
 
 from __future__ import annotations
@@ -35,63 +36,65 @@ MONITORS: dict[str, dict[str, Any]] = {
 Step = Callable[[], Tensor]
 
 
-def _new_model() -> tuple[torch.nn.Module, torch.optim.SGD]:
-    model = models.build("resnet18", (3, 32, 32), 10, seed=0)
-    return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-
-
-def _update(optimizer: torch.optim.SGD, loss: Tensor) -> Tensor:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss
-
-
-def plain_step(images: Tensor, labels: Tensor) -> Step:
-    """A step of the loop before."""
-    model, optimizer = _new_model()
-    return lambda: _update(optimizer, F.cross_entropy(model(images), labels))
-
-
-def pruned_step(images: Tensor, labels: Tensor, monitor: dict[str, Any]) -> Step:
-    """A step of the loop after, in a first epoch that is not left."""
-    model, optimizer = _new_model()
-    engine = pe.PruneEngine(BATCH * BATCHES, pe.BPAS(BATCH), num_epochs=3)
-    engine.attach(pe.ActivationMonitor(model, **monitor))
-    batches = iter(torch.utils.data.BatchSampler(engine.sampler(), BATCH, drop_last=True))
-
-    def step() -> Tensor:
-        indices = torch.tensor(next(batches))
-        losses = F.cross_entropy(model(images), labels, reduction="none")
-        return _update(optimizer, engine.observe(losses, indices))
-
-    return step
-
-
 class StepData:
-    """One batch and a step of each kind."""
+    """One batch, one model, and an engine for each kind of monitor."""
 
     def __init__(self) -> None:
-        """Runs each step once: the first makes buffers and picks algorithms."""
+        """Makes all of it."""
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(BATCH, 3, 32, 32, generator=generator)
-        labels = torch.randint(10, (BATCH,), generator=generator)
+        self.images = torch.randn(BATCH, 3, 32, 32, generator=generator)
+        self.labels = torch.randint(10, (BATCH,), generator=generator)
         self.items = self.num_samples = BATCH
-        self.steps = {VERSUS: plain_step(images, labels)}
-        for name, monitor in MONITORS.items():
-            self.steps[name] = pruned_step(images, labels, monitor)
-        for step in self.steps.values():
-            step()
+        self.model = models.build("resnet18", (3, 32, 32), 10, seed=0)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+        self.engines = {
+            name: pe.PruneEngine(BATCH * BATCHES, pe.BPAS(BATCH), num_epochs=3) for name in MONITORS
+        }
+        self.batches = {
+            name: iter(torch.utils.data.BatchSampler(engine.sampler(), BATCH, drop_last=True))
+            for name, engine in self.engines.items()
+        }
+        self.monitor: pe.ActivationMonitor | None = None
 
     def facts(self) -> dict[str, Any]:
         """What the reader of the table needs to know about the data."""
         return {"batch": BATCH, "element_bytes": 4}
 
+    def ready(self, name: str) -> Step:
+        """The step of a row, with the model as that row has it."""
+        if self.monitor is not None:
+            self.monitor.remove()
+            self.monitor = None
+        if name not in MONITORS:
+            return self.plain_step
+        self.monitor = pe.ActivationMonitor(self.model, **MONITORS[name])
+        self.engines[name].attach(self.monitor)
+        return partial(self.pruned_step, self.engines[name], next(self.batches[name]))
 
-def _call(name: str, data: StepData, _argument: object) -> Tensor:
-    return data.steps[name]()
+    def plain_step(self) -> Tensor:
+        """A step of the loop before."""
+        return self._update(F.cross_entropy(self.model(self.images), self.labels))
+
+    def pruned_step(self, engine: pe.PruneEngine, batch: list[int]) -> Tensor:
+        """A step of the loop after, in a first epoch that is not left."""
+        losses = F.cross_entropy(self.model(self.images), self.labels, reduction="none")
+        return self._update(engine.observe(losses, torch.tensor(batch)))
+
+    def _update(self, loss: Tensor) -> Tensor:
+        self.optimizer.zero_grad()
+        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        self.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
+        return loss
+
+
+def _prepare(name: str, data: StepData, _round: int) -> Step:
+    return data.ready(name)
+
+
+def _call(_data: StepData, step: Step) -> Tensor:
+    return step()
 
 
 ALTERNATIVES = tuple(
-    Alternative(name, partial(_call, name), threads=2) for name in (VERSUS, *MONITORS)
+    Alternative(name, _call, partial(_prepare, name), threads=2) for name in (VERSUS, *MONITORS)
 )
