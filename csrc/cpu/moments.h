@@ -19,7 +19,6 @@
 #include "../check.h"
 #include "../moments.h"
 #include "activation.h"
-#include "memory.h"
 #include "parallel.h"
 
 namespace prune_engine {
@@ -306,7 +305,6 @@ inline std::vector<Elements> elements_of(const std::vector<Tensor>& tensors) {
 template <typename Act>
 Tensor write_moments(const Tensor& x, Tensor& y) {
   void* written = y.mutable_data_ptr();
-  prefer_huge_pages(written, static_cast<size_t>(y.numel()) * y.element_size());
   const Moments found =
       all_moments<Act>({{x.const_data_ptr(), written, x.numel(), x.scalar_type()}}, 1)[0];
   Tensor result = torch::stable::new_empty(x, {3}, ScalarType::Double);
