@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -50,6 +51,22 @@ def test_a_comparison_prints_its_table_and_draws_its_pictures(
     assert main(["report", str(out)]) == 0
     assert (out / "table.md").read_text() == table
     assert (out / "pruned.png").stat().st_size > 10_000
+
+
+@pytest.mark.extra("sklearn", "matplotlib")
+def test_the_demo_trains_as_the_makefile_calls_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = (Path(__file__).parents[1] / "Makefile").read_text().partition("\ndemo:")[2]
+    words = shlex.split(recipe.splitlines()[1])
+    assert words[0].endswith("/prune-engine")
+    words[words.index("--out") + 1] = str(tmp_path)
+    assert main(words[1:]) == 0
+    printed = capsys.readouterr().out
+    for arm in ("full", "full_cut", "random", "infobatch"):
+        assert f"\n{arm} " in printed
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary  # what `prune-engine report` reads
 
 
 @pytest.mark.extra("sklearn", "matplotlib")
