@@ -50,10 +50,20 @@ PE_HD RowStats<Real> no_stats() {
   return {lowest, 0, 0, 0, 0, lowest, 0, 0};
 }
 
-PE_HD float exp_of(float x) { return expf(x); }
+#if defined(__CUDACC__)
+// A GPU's calls: written out at each use, they would be most of what a kernel of doubles is.
+struct Double {
+  static __host__ __device__ __noinline__ double exp_of(double x) { return exp(x); }
+  static __host__ __device__ __noinline__ double log1p_of(double x) { return log1p(x); }
+};
+PE_HD double exp_of(double x) { return Double::exp_of(x); }
+PE_HD double log1p_of(double x) { return Double::log1p_of(x); }
+#else
 PE_HD double exp_of(double x) { return exp(x); }
-PE_HD float log1p_of(float x) { return log1pf(x); }
 PE_HD double log1p_of(double x) { return log1p(x); }
+#endif
+PE_HD float exp_of(float x) { return expf(x); }
+PE_HD float log1p_of(float x) { return log1pf(x); }
 PE_HD float sqrt_of(float x) { return sqrtf(x); }
 PE_HD double sqrt_of(double x) { return sqrt(x); }
 PE_HD bool is_finite(float x) { return is_finite_bits(float_bits(x)); }

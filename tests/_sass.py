@@ -17,18 +17,17 @@ from pathlib import Path
 # Kernels whose time is that of reading something of length N: they must read 16 bytes a load.
 STREAMING = {
     *("plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"),
-    *("moments_kernel", "activation_std_kernel", "relu_moments_kernel", "gelu_moments_kernel"),
-    *(f"cross_entropy_{name}_kernel" for name in ("warp", "block", "grad")),
+    *("moments_kernel", "relu_moments_kernel", "gelu_moments_kernel"),
+    *("cross_entropy_observe_kernel", "cross_entropy_grad_kernel"),
     *("digit_kernel", "tie_kernel", "mask_kernel"),
 }
 # Those with more than one such load in a thread's work, or with 16-byte stores: how many of each.
 WIDE = {
-    "activation_std_kernel": (16, 0),  # four for each of four dtypes
     "audit_kernel": (4, 0),
     "cut_kernel": (16, 0),
     "gelu_moments_kernel": (4, 4),
     "histogram_kernel": (8, 0),
-    "moments_kernel": (16, 0),
+    "moments_kernel": (16, 0),  # four for each of four dtypes
     "plan_kernel": (8, 1),
     "relu_moments_kernel": (4, 4),
 }

@@ -89,9 +89,9 @@ def test_long_rows_are_cut_into_pieces_and_rows_begin_anywhere(emulated):
 
 
 def test_a_missing_barrier_is_caught(emulated, tmp_path):
-    barrier = "parts[warp_id()] = part;\n    __syncthreads();\n"
+    barrier = "parts[warp_id()] = found;\n      __syncthreads();\n"
     broken = _emulated.break_kernel(
-        tmp_path, emulated, "cross_entropy_observe", barrier, "parts[warp_id()] = part;\n"
+        tmp_path, emulated, "cross_entropy_observe", barrier, "parts[warp_id()] = found;\n"
     )
     case = Case(20, 1500, 3, ignored=False)
     want, got = case.run(REFERENCE, 0), case.run(broken, 0)

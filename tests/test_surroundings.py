@@ -15,7 +15,7 @@ from prune_engine.backends.surroundings import Surroundings, cuda_refusal, misma
 from prune_engine.recipes import diagnostics
 
 H100 = ("NVIDIA H100", 9, 0)
-ARCHS = ("80+PTX", "90", "100", "120+PTX")
+ARCHS = ("80+PTX", "90", "100", "120")
 FITS = Surroundings(
     torch="2.13.0+cu130",
     torch_cuda="13.0",
@@ -80,6 +80,7 @@ def test_info_prints_it(case: str) -> None:
         ((8, 9), ARCHS, True),  # machine code of its own generation, for an earlier minor version
         ((11, 0), ARCHS, True),  # PTX of 8.0
         ((12, 1), ARCHS, True),
+        ((13, 0), ARCHS, True),  # PTX of 8.0 again
         ((7, 5), ARCHS, False),
         ((10, 3), ("90",), False),
         ((10, 3), ("90+PTX",), True),

@@ -190,6 +190,7 @@ PE_INLINE Moments span_moments(const Span<T>& span) {
 // One copy per instruction set, chosen at run time: the attribute that makes the copies by itself
 // would give all of them one width, and the best differs.
 #if defined(__x86_64__) && defined(__GNUC__)
+#define PE_BASELINE __attribute__((cold))  // processors older than 2013: small, not fast
 template <typename Act, typename T>
 __attribute__((target("avx512f,avx512bw"))) Moments span_avx512(const Span<T>& span) {
   return span_moments<Act, kInFours<T> ? 16 : 8>(span);
@@ -198,9 +199,11 @@ template <typename Act, typename T>
 __attribute__((target("avx2"))) Moments span_avx2(const Span<T>& span) {
   return span_moments<Act, 4>(span);
 }
+#else
+#define PE_BASELINE
 #endif
 template <typename Act, typename T>
-Moments span_baseline(const Span<T>& span) {
+PE_BASELINE Moments span_baseline(const Span<T>& span) {
   return span_moments<Act, 4>(span);
 }
 

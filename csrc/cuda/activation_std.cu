@@ -1,48 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// activation_std on a GPU: one launch for up to kMomentTable tensors; the last block of the last
-// launch turns the rows of all of them into one number.
+// activation_std on a GPU: the launches of moments, whose kernel ends it (moments.cu).
 #include "moments.cuh"
 
 namespace prune_engine {
 namespace cuda {
-namespace {
-
-// Grid: a run of units_per_block units of 256 elements per block of 256 threads. target.layers is 0
-// for the launches before the last.
-__global__ void __launch_bounds__(kMomentThreads)
-    activation_std_kernel(const __grid_constant__ Table table, const StdTarget target) {
-  if (!read_table(table) || target.layers == 0 || threadIdx.x != 0) return;
-  const int64_t place = target.slot == nullptr ? 0 : *target.slot;
-  if (place < 0 || place >= target.num_batches) return;
-  double sum = 0.0;
-  for (int layer = 0; layer < target.layers; ++layer) {
-    const double* row = target.rows + 3 * layer;
-    sum += std_of({row[0], row[1], row[2]}, target.unbiased);
-  }
-  target.out[place] = sum / static_cast<double>(target.layers);
-}
-
-}  // namespace
 
 cudaError_t launch_activation_std(const Activation* tensors, int64_t sample,
                                   const StdTarget& target, const MomentScratch& scratch,
                                   cudaStream_t stream) {
-  const int count = target.layers;
-  const int launches = static_cast<int>(num_blocks(count, kMomentTable));
-  const cudaError_t zeroed =
-      cudaMemsetAsync(scratch.ticket, 0, launches * sizeof(unsigned), stream);
-  if (zeroed != cudaSuccess) return zeroed;
-  for (int launch = 0; launch < launches; ++launch) {
-    const int first = launch * kMomentTable;
-    Table table;
-    const unsigned grid =
-        fill_table(tensors + first, std::min(kMomentTable, count - first), sample,
-                   target.rows + 3 * first, {scratch.parts, scratch.ticket + launch}, &table);
-    StdTarget now = target;
-    now.layers = launch + 1 == launches ? count : 0;
-    activation_std_kernel<<<grid, kMomentThreads, 0, stream>>>(table, now);
-  }
-  return cudaGetLastError();
+  return launch_tables(tensors, target.layers, sample, target, scratch, stream);
 }
 
 }  // namespace cuda

@@ -68,6 +68,8 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_grad_kernel(GradientBa
         (reinterpret_cast<uintptr_t>(from) - reinterpret_cast<uintptr_t>(to)) % 16 == 0;
     const int64_t head = vector ? head_of(from, size) : size;
     const int64_t vectors = (size - head) / kCount;
+    // A few logits at both ends, unless the whole row is such an end.
+#pragma unroll 1
     for (int64_t c = thread; c < head; c += kThreads) row.write(begin + c, from[c], to + c);
     for (int64_t v = thread; v < vectors; v += kThreads) {
       const int64_t c = head + v * kCount;
@@ -77,6 +79,7 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_grad_kernel(GradientBa
       for (int k = 0; k < kCount; ++k) row.write(begin + c + k, read.at[k], made.at + k);
       *reinterpret_cast<Vector<Logit>*>(to + c) = made;
     }
+#pragma unroll 1
     for (int64_t c = head + vectors * kCount + thread; c < size; c += kThreads) {
       row.write(begin + c, from[c], to + c);
     }

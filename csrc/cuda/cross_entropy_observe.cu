@@ -38,10 +38,14 @@ __device__ __forceinline__ RowStats<Real> warp_merged(RowStats<Real> row) {
 }
 
 template <typename Logit, bool kFull>
-__device__ __forceinline__ RowStats<typename Accumulator<Logit>::Type> scan(
-    const Logit* row, const float* weights, int64_t count, int thread, int threads) {
+__device__ __forceinline__ RowStats<typename Accumulator<Logit>::Type> scan(const LogitBatch& batch,
+                                                                            int64_t b, int thread,
+                                                                            int threads) {
   using Real = typename Accumulator<Logit>::Type;
+  const int64_t count = batch.labels.num_classes;
+  const float* weights = batch.labels.class_weight;
   RowStats<Real> found = no_stats<Real>();
+  const auto* row = static_cast<const Logit*>(batch.logits) + b * count;
   for_each_logit(row, count, thread, threads, [&](int64_t c, Logit logit) {
     const Real weight = kFull && weights ? static_cast<Real>(weights[c]) : static_cast<Real>(1);
     add_logit<kFull>(&found, static_cast<Real>(widen(logit)), weight);
@@ -49,33 +53,70 @@ __device__ __forceinline__ RowStats<typename Accumulator<Logit>::Type> scan(
   return found;
 }
 
+// A branch that all threads take alike, outside of the loop over a row, instead of a kernel for
+// each dtype: what follows the loop is far longer than it.
+template <bool kFull>
+__device__ __forceinline__ void read_row(const LogitBatch& batch, int64_t b, int thread,
+                                         int threads, RowStats<float>* found) {
+  switch (batch.logit_type) {
+    case Real::kHalf:
+      *found = scan<__half, kFull>(batch, b, thread, threads);
+      break;
+    case Real::kBFloat16:
+      *found = scan<__nv_bfloat16, kFull>(batch, b, thread, threads);
+      break;
+    default:
+      *found = scan<float, kFull>(batch, b, thread, threads);
+      break;
+  }
+}
+
+template <bool kFull>
+__device__ __forceinline__ void read_row(const LogitBatch& batch, int64_t b, int thread,
+                                         int threads, RowStats<double>* found) {
+  *found = scan<double, kFull>(batch, b, thread, threads);
+}
+
+template <typename Wide>
+__device__ __forceinline__ Wide logit_at(const LogitBatch& batch, int64_t at) {
+  switch (batch.logit_type) {
+    case Real::kDouble:
+      return static_cast<Wide>(static_cast<const double*>(batch.logits)[at]);
+    case Real::kHalf:
+      return static_cast<Wide>(widen(static_cast<const __half*>(batch.logits)[at]));
+    case Real::kBFloat16:
+      return static_cast<Wide>(widen(static_cast<const __nv_bfloat16*>(batch.logits)[at]));
+    default:
+      return static_cast<Wide>(static_cast<const float*>(batch.logits)[at]);
+  }
+}
+
 // What one thread does with a row that is scanned.
-template <typename Logit, typename Real>
+template <typename Wide>
 __device__ __forceinline__ void finish_row(const LogitBatch& batch, const State& state, int64_t b,
-                                           const RowStats<Real>& found, int64_t epoch,
+                                           const RowStats<Wide>& found, int64_t epoch,
                                            Tally* tally) {
   const Labels& labels = batch.labels;
   const int64_t target = batch.targets[b];
   const int64_t index = batch.wide ? static_cast<const int64_t*>(batch.indices)[b]
                                    : static_cast<const int32_t*>(batch.indices)[b];
   const bool inside = static_cast<uint64_t>(index) < static_cast<uint64_t>(state.num_samples);
-  Real loss = 0, largest = 0, factor = 0;
+  Wide loss = 0, largest = 0, factor = 0;
   float score = static_cast<float>(NAN);
   if (target != labels.ignore_index) {
     if (target < 0 || target >= labels.num_classes) {  // for all to see; a host would have raised
-      loss = factor = static_cast<Real>(NAN);
+      loss = factor = static_cast<Wide>(NAN);
     } else {
-      const Smoothing<Real> smoothing = {static_cast<Real>(labels.smoothing), labels.num_classes};
-      const auto* row = static_cast<const Logit*>(batch.logits) + b * labels.num_classes;
-      const Real own = static_cast<Real>(widen(row[target]));
-      const Real weight = labels.class_weight ? static_cast<Real>(labels.class_weight[target]) : 1;
+      const Smoothing<Wide> smoothing = {static_cast<Wide>(labels.smoothing), labels.num_classes};
+      const Wide own = logit_at<Wide>(batch, b * labels.num_classes + target);
+      const Wide weight = labels.class_weight ? static_cast<Wide>(labels.class_weight[target]) : 1;
       loss = row_loss(found, own, weight, smoothing);
       factor = row_factor(found, weight, smoothing);
       largest = found.largest;
       score = row_score(found, own, labels.kind, inside ? state.records[index] : 0, epoch);
     }
   }
-  auto* stats = static_cast<Real*>(batch.stats) + 2 * b;
+  auto* stats = static_cast<Wide*>(batch.stats) + 2 * b;
   stats[0] = largest;
   stats[1] = factor;
   batch.score[b] = score;
@@ -87,73 +128,43 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const State&
     record_outside(index, state.counters, tally);
   }
   batch.batch_weights[b] = weight;
-  static_cast<Real*>(batch.rescaled)[b] = loss * static_cast<Real>(weight);
+  static_cast<Wide*>(batch.rescaled)[b] = loss * static_cast<Wide>(weight);
 }
 
-// Grid: one warp per row, kWarps rows a block.
-template <typename Logit, bool kFull>
+// Grid: kThreads / threads rows a block; `threads` is kWarp or kThreads.
+template <typename Wide, bool kFull>
 __global__ void __launch_bounds__(kThreads, 2)
-    cross_entropy_warp_kernel(LogitBatch batch, State state) {
-  const int64_t count = batch.labels.num_classes;
+    cross_entropy_observe_kernel(LogitBatch batch, State state, int threads) {
+  __shared__ RowStats<Wide> parts[kWarps];
   const int64_t epoch = *state.epoch;
+  const int rows = kThreads / threads;
+  const int thread = static_cast<int>(threadIdx.x) % threads;
+  const int own = static_cast<int>(threadIdx.x) / threads;
   Tally tally = {};
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kWarps;
-  for (int64_t b = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id(); b < batch.size;
-       b += stride) {
-    const auto* row = static_cast<const Logit*>(batch.logits) + b * count;
-    const auto found =
-        warp_merged(scan<Logit, kFull>(row, batch.labels.class_weight, count, lane_id(), kWarp));
-    if (lane_id() == 0) finish_row<Logit>(batch, state, b, found, epoch, &tally);
-  }
-  add_tally<kThreads>(tally, state.score_sum, state.counters);
-}
-
-// Grid: one block per row.
-template <typename Logit, bool kFull>
-__global__ void __launch_bounds__(kThreads, 2)
-    cross_entropy_block_kernel(LogitBatch batch, State state) {
-  using Real = typename Accumulator<Logit>::Type;
-  __shared__ RowStats<Real> parts[kWarps];
-  const int64_t count = batch.labels.num_classes;
-  const int64_t epoch = *state.epoch;
-  const int thread = static_cast<int>(threadIdx.x);
-  Tally tally = {};
-  for (int64_t b = blockIdx.x; b < batch.size; b += gridDim.x) {
-    const auto* row = static_cast<const Logit*>(batch.logits) + b * count;
-    const auto part =
-        warp_merged(scan<Logit, kFull>(row, batch.labels.class_weight, count, thread, kThreads));
-    if (lane_id() == 0) parts[warp_id()] = part;
-    __syncthreads();
-    if (thread == 0) {
-      RowStats<Real> found = parts[0];
+  for (int64_t b = static_cast<int64_t>(blockIdx.x) * rows + own; b < batch.size;
+       b += static_cast<int64_t>(gridDim.x) * rows) {
+    RowStats<Wide> found;
+    read_row<kFull>(batch, b, thread, threads, &found);
 #pragma unroll 1
-      for (int warp = 1; warp < kWarps; ++warp) found = merged(found, parts[warp]);
-      finish_row<Logit>(batch, state, b, found, epoch, &tally);
+    for (int left = threads;; left /= kWarp) {  // once for a warp's row, twice for a block's
+      found = warp_merged(found);
+      if (left <= kWarp) break;
+      if (lane_id() == 0) parts[warp_id()] = found;
+      __syncthreads();
+      found = lane_id() < kWarps ? parts[lane_id()] : no_stats<Wide>();
+      __syncthreads();  // before the next row's parts are written
     }
-    __syncthreads();  // before the next row's parts are written
+    if (thread == 0) finish_row(batch, state, b, found, epoch, &tally);
   }
   add_tally<kThreads>(tally, state.score_sum, state.counters);
 }
 
-template <typename Logit, bool kFull>
+template <typename Wide, bool kFull>
 void launch(const LogitBatch& batch, const State& state, cudaStream_t stream) {
-  const bool by_warp = batch.labels.num_classes <= kWarpRow;
-  const int64_t blocks = by_warp ? num_blocks(batch.size, kWarps) : batch.size;
-  const auto grid = static_cast<unsigned>(std::min(kMaxGrid, blocks));
-  if (by_warp) {
-    cross_entropy_warp_kernel<Logit, kFull><<<grid, kThreads, 0, stream>>>(batch, state);
-  } else {
-    cross_entropy_block_kernel<Logit, kFull><<<grid, kThreads, 0, stream>>>(batch, state);
-  }
-}
-
-template <typename Logit>
-void launch_full(const LogitBatch& batch, const State& state, cudaStream_t stream) {
-  if (needs_full(batch.labels.smoothing, batch.labels.kind)) {
-    launch<Logit, true>(batch, state, stream);
-  } else {
-    launch<Logit, false>(batch, state, stream);
-  }
+  const int threads = batch.labels.num_classes <= kWarpRow ? kWarp : kThreads;
+  const auto grid =
+      static_cast<unsigned>(std::min(kMaxGrid, num_blocks(batch.size, kThreads / threads)));
+  cross_entropy_observe_kernel<Wide, kFull><<<grid, kThreads, 0, stream>>>(batch, state, threads);
 }
 
 }  // namespace
@@ -161,19 +172,12 @@ void launch_full(const LogitBatch& batch, const State& state, cudaStream_t strea
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const State& state,
                                          cudaStream_t stream) {
   if (batch.size == 0) return cudaSuccess;  // Edge case 1
-  switch (batch.logit_type) {
-    case Real::kFloat:
-      launch_full<float>(batch, state, stream);
-      break;
-    case Real::kDouble:
-      launch_full<double>(batch, state, stream);
-      break;
-    case Real::kHalf:
-      launch_full<__half>(batch, state, stream);
-      break;
-    case Real::kBFloat16:
-      launch_full<__nv_bfloat16>(batch, state, stream);
-      break;
+  if (batch.logit_type == Real::kDouble) {  // all sums: for a dtype this rare no second kernel
+    launch<double, true>(batch, state, stream);
+  } else if (needs_full(batch.labels.smoothing, batch.labels.kind)) {
+    launch<float, true>(batch, state, stream);
+  } else {
+    launch<float, false>(batch, state, stream);
   }
   return cudaGetLastError();
 }

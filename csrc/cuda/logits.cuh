@@ -57,17 +57,19 @@ __device__ __forceinline__ void for_each_logit(const Logit* __restrict__ row, in
   constexpr int kCount = Vector<Logit>::kCount;
   const int64_t head = head_of(row, count);
   const int64_t vectors = (count - head) / kCount;
-  // The ends of a row are a few logits a thread: unrolled, they would only be larger.
-#pragma unroll 1
-  for (int64_t c = thread; c < head; c += threads) body(c, row[c]);
   for (int64_t v = thread; v < vectors; v += threads) {
     const int64_t c = head + v * kCount;
     const Vector<Logit> vector = load_vector(row + c);
 #pragma unroll
     for (int k = 0; k < kCount; ++k) body(c + k, vector.at[k]);
   }
+  // Both ends of a row are a few logits: unrolled, they would only be larger.
+  const int64_t ends = count - vectors * kCount;
 #pragma unroll 1
-  for (int64_t c = head + vectors * kCount + thread; c < count; c += threads) body(c, row[c]);
+  for (int64_t i = thread; i < ends; i += threads) {
+    const int64_t c = i < head ? i : i + vectors * kCount;
+    body(c, row[c]);
+  }
 }
 
 }  // namespace cuda

@@ -72,6 +72,11 @@ struct Sums {
   double square;
 };
 
+__device__ __forceinline__ void add_value(double d, Sums* sums) {
+  sums->sum += d;
+  sums->square += d * d;
+}
+
 template <typename Wide, int n>
 __device__ __forceinline__ void add_values(const Wide (&value)[n], double origin, Sums* sums) {
   Wide part[4] = {value[0], value[1], value[2], value[3]};
@@ -143,15 +148,19 @@ __device__ __forceinline__ void add_units(const T* x, T* y, int64_t numel, int64
         const int64_t start =
             kSampleBlock * (sample == 1 ? unit + u : sampled_block(unit + u, sample, blocks));
         const int64_t end = start + kSampleBlock < numel ? start + kSampleBlock : numel;
-        for (int64_t i = start + lane; i < end; i += kWarp) {
-          T given = x[i];
-          if (Act::kWrites) {
+        if constexpr (Act::kWrites) {
+          // y may be x, so no read goes ahead of a write: copies of the body would only cost bytes.
+#pragma unroll 1
+          for (int64_t i = start + lane; i < end; i += kWarp) {
+            T given = x[i];
             narrow(Act::apply(widen(given)), &given);
             y[i] = given;
+            add_value(static_cast<double>(widen(given)) - origin, sums);
           }
-          const double d = static_cast<double>(widen(given)) - origin;
-          sums->sum += d;
-          sums->square += d * d;
+        } else {
+          for (int64_t i = start + lane; i < end; i += kWarp) {
+            add_value(static_cast<double>(widen(x[i])) - origin, sums);
+          }
         }
       }
     }
@@ -305,6 +314,11 @@ inline unsigned fill_table(const Activation* tensors, int count, int64_t sample,
   }
   return blocks;
 }
+
+// Declared here for launch_activation_std: rows, and where target.layers is not 0 their std.
+cudaError_t launch_tables(const Activation* tensors, int count, int64_t sample,
+                          const StdTarget& target, const MomentScratch& scratch,
+                          cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace prune_engine

@@ -27,7 +27,11 @@ __device__ __forceinline__ __nv_bfloat16 rescale(__nv_bfloat16 loss, float weigh
   return __float2bfloat16_rn(__fmul_rn(__bfloat162float(loss), weight));
 }
 
-// A branch that all threads take alike, instead of a kernel for each pair of types.
+// Branches that all threads take alike, instead of a kernel for each three types.
+__device__ __forceinline__ int64_t read_index(const void* indices, bool wide, int64_t b) {
+  return wide ? static_cast<const int64_t*>(indices)[b] : static_cast<const int32_t*>(indices)[b];
+}
+
 __device__ __forceinline__ float read_score(const void* score, Real type, int64_t b) {
   switch (type) {
     case Real::kDouble:
@@ -42,9 +46,9 @@ __device__ __forceinline__ float read_score(const void* score, Real type, int64_
 }
 
 // Grid: ceil(size / 256) blocks of 256 threads, at most kMaxGrid; one sample per thread and stride.
-template <typename Loss, typename Index>
+template <typename Loss>
 __global__ void __launch_bounds__(kThreads)
-    observe_kernel(const Loss* __restrict__ losses, const Index* __restrict__ indices,
+    observe_kernel(const Loss* __restrict__ losses, const void* __restrict__ indices, bool wide,
                    const void* __restrict__ score, Real score_type, int64_t size, int64_t* records,
                    int64_t num_samples, int64_t* score_sum, int64_t* counters,
                    const uint8_t* __restrict__ weight_class, const float* __restrict__ weight_table,
@@ -55,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
   Tally tally = {};
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; b < size;
        b += stride) {
-    const int64_t index = static_cast<int64_t>(indices[b]);
+    const int64_t index = read_index(indices, wide, b);
     const Loss loss = losses[b];
     // Edge case 3, index out of range: nothing is recorded, the loss passes, end_epoch raises.
     if (static_cast<uint64_t>(index) >= static_cast<uint64_t>(num_samples)) {
@@ -72,24 +76,15 @@ __global__ void __launch_bounds__(kThreads)
   add_tally<kThreads>(tally, score_sum, counters);
 }
 
-template <typename Loss, typename Index>
+template <typename Loss>
 void launch(const Batch& batch, const State& state, cudaStream_t stream) {
   const auto grid =
       static_cast<unsigned>(std::min(kMaxGrid, num_blocks(batch.size, int64_t{kThreads})));
-  observe_kernel<Loss, Index><<<grid, kThreads, 0, stream>>>(
-      static_cast<const Loss*>(batch.losses), static_cast<const Index*>(batch.indices), batch.score,
+  observe_kernel<Loss><<<grid, kThreads, 0, stream>>>(
+      static_cast<const Loss*>(batch.losses), batch.indices, batch.wide, batch.score,
       batch.score_type, batch.size, state.records, state.num_samples, state.score_sum,
       state.counters, state.weight_class, state.weight_table, state.epoch,
       static_cast<Loss*>(batch.rescaled), batch.batch_weights);
-}
-
-template <typename Loss>
-void launch_wide(const Batch& batch, const State& state, cudaStream_t stream) {
-  if (batch.wide) {
-    launch<Loss, int64_t>(batch, state, stream);
-  } else {
-    launch<Loss, int32_t>(batch, state, stream);
-  }
 }
 
 }  // namespace
@@ -98,16 +93,16 @@ cudaError_t launch_observe(const Batch& batch, const State& state, cudaStream_t 
   if (batch.size == 0) return cudaSuccess;  // Edge case 1
   switch (batch.loss_type) {
     case Real::kFloat:
-      launch_wide<float>(batch, state, stream);
+      launch<float>(batch, state, stream);
       break;
     case Real::kDouble:
-      launch_wide<double>(batch, state, stream);
+      launch<double>(batch, state, stream);
       break;
     case Real::kHalf:
-      launch_wide<__half>(batch, state, stream);
+      launch<__half>(batch, state, stream);
       break;
     case Real::kBFloat16:
-      launch_wide<__nv_bfloat16>(batch, state, stream);
+      launch<__nv_bfloat16>(batch, state, stream);
       break;
   }
   return cudaGetLastError();

@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(kSelectThreads)
     if constexpr (kLevel == 0) {
       atomicAdd(bins + digit, 1u);
     } else {
+#pragma unroll 1  // one rank mostly, five at most
       for (int r = 0; r < rows; ++r) {
         if (above_digit<false>(key, kLevel) == above[r]) atomicAdd(bins + r * kBins + digit, 1u);
       }
@@ -46,12 +47,11 @@ struct Ranks {
 
 // Grid: one block of 1024 threads per rank, two bins a thread. Takes the digit of a level; after
 // the last, the score is known.
-template <int kLevel>
 __global__ void __launch_bounds__(kPickThreads)
-    pick_kernel(const uint32_t* __restrict__ counts, const __grid_constant__ Ranks ranks,
+    pick_kernel(const uint32_t* __restrict__ counts, const __grid_constant__ Ranks ranks, int level,
                 SelectState* __restrict__ state, float* __restrict__ out) {
   const int r = static_cast<int>(blockIdx.x);
-  const uint32_t* row = counts + (kLevel == 0 ? 0 : r * kBins) + 2 * threadIdx.x;
+  const uint32_t* row = counts + (level == 0 ? 0 : r * kBins) + 2 * threadIdx.x;
   const uint32_t count[2] = {row[0], row[1]};
   int64_t total;
   const int64_t before =
@@ -59,20 +59,20 @@ __global__ void __launch_bounds__(kPickThreads)
   if (total == 0) {  // nothing seen
     if (threadIdx.x == 0) {
       state->key[r] = kNoKey;
-      if (kLevel == kLevels - 1 && out != nullptr) out[r] = nothing_selected();
+      if (level == kLevels - 1 && out != nullptr) out[r] = nothing_selected();
     }
     return;
   }
-  const int64_t rank = kLevel == 0 ? rank_of(ranks.rank[r], ranks.den, total) : state->rank[r];
+  const int64_t rank = level == 0 ? rank_of(ranks.rank[r], ranks.den, total) : state->rank[r];
   __syncthreads();  // all have read the rank before the one that has the bin changes it
   Bin found;
   if (!find_bin(count, before, rank, &found)) return;
-  const uint32_t higher = kLevel == 0 ? 0 : state->key[r];
-  const uint32_t key = higher | static_cast<uint32_t>(found.bin) << digit_shift<false>(kLevel);
+  const uint32_t higher = level == 0 ? 0 : state->key[r];
+  const uint32_t key = higher | static_cast<uint32_t>(found.bin) << digit_shift<false>(level);
   state->key[r] = key;
   state->rank[r] = found.rank;
   state->ties[r] = found.count;
-  if (kLevel == kLevels - 1 && out != nullptr) out[r] = key_to_float(key);
+  if (level == kLevels - 1 && out != nullptr) out[r] = key_to_float(key);
 }
 
 template <typename Sample, int kLevel>
@@ -89,8 +89,8 @@ cudaError_t take_digit(const SelectArgs& args, cudaStream_t stream) {
   Ranks ranks = {};
   for (int r = 0; r < args.num_ranks; ++r) ranks.rank[r] = args.rank[r];
   ranks.den = args.den;
-  pick_kernel<kLevel><<<static_cast<unsigned>(args.num_ranks), kPickThreads, 0, stream>>>(
-      counts, ranks, args.state, args.out);
+  pick_kernel<<<static_cast<unsigned>(args.num_ranks), kPickThreads, 0, stream>>>(
+      counts, ranks, kLevel, args.state, args.out);
   return cudaGetLastError();
 }
 

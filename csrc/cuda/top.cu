@@ -11,18 +11,18 @@ constexpr int64_t kMaxGrid = 528;
 
 // Grid: as digit_kernel. Counts a digit of the index of the samples that tie; returns at once where
 // all of them stay.
-template <typename Sample, int kLevel>
+template <typename Sample>
 __global__ void __launch_bounds__(kSelectThreads)
-    tie_kernel(const Sample* __restrict__ values, int64_t num_samples, bool vector,
+    tie_kernel(const Sample* __restrict__ values, int64_t num_samples, bool vector, int level,
                const SelectState* __restrict__ state, uint32_t* __restrict__ counts) {
   __shared__ uint32_t bins[kBins];
   if (state->rank[0] == 0 || state->key[0] == kNoKey) return;
   for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kSelectThreads) bins[i] = 0;
-  const uint32_t edge = state->key[0], above = above_digit<true>(state->last_index, kLevel);
+  const uint32_t edge = state->key[0], above = above_digit<true>(state->last_index, level);
   __syncthreads();
   visit_seen(values, num_samples, vector, [&](uint32_t index, uint32_t key) {
-    if (key == edge && above_digit<true>(index, kLevel) == above) {
-      atomicAdd(bins + digit_of<true>(index, kLevel), 1u);
+    if (key == edge && above_digit<true>(index, level) == above) {
+      atomicAdd(bins + digit_of<true>(index, level), 1u);
     }
   });
   __syncthreads();
@@ -31,10 +31,9 @@ __global__ void __launch_bounds__(kSelectThreads)
 
 // One block of 1024 threads, two bins a thread: the next digit of the index of the last tie that
 // stays. tie_rank is its rank among the ties that share the digits so far.
-template <int kLevel>
 __global__ void __launch_bounds__(kPickThreads)
-    last_kernel(const uint32_t* __restrict__ counts, SelectState* __restrict__ state) {
-  const int64_t rank = kLevel == 0 ? state->ties[0] - state->rank[0] - 1 : state->tie_rank;
+    last_kernel(const uint32_t* __restrict__ counts, int level, SelectState* __restrict__ state) {
+  const int64_t rank = level == 0 ? state->ties[0] - state->rank[0] - 1 : state->tie_rank;
   if (state->rank[0] == 0) {
     if (threadIdx.x == 0) state->last_index = 0xffffffffu;
     return;
@@ -45,8 +44,8 @@ __global__ void __launch_bounds__(kPickThreads)
       exclusive_scan<kPickThreads>(static_cast<int64_t>(count[0]) + count[1], &total);
   Bin found;
   if (!find_bin(count, before, rank, &found)) return;
-  const uint32_t higher = kLevel == 0 ? 0 : state->last_index;
-  state->last_index = higher | static_cast<uint32_t>(found.bin) << digit_shift<true>(kLevel);
+  const uint32_t higher = level == 0 ? 0 : state->last_index;
+  state->last_index = higher | static_cast<uint32_t>(found.bin) << digit_shift<true>(level);
   state->tie_rank = found.rank;
 }
 
@@ -73,25 +72,25 @@ __global__ void __launch_bounds__(kSelectThreads)
   for (int e = 0; first + e < num_samples; ++e) mask[first + e] = (word >> (8 * e)) & 1u;
 }
 
-template <typename Sample, int kLevel>
-cudaError_t take_index(const SelectArgs& args, cudaStream_t stream) {
-  uint32_t* counts = args.counts + (kLevels * kMaxRanks + kLevel) * kBins;
+template <typename Sample>
+cudaError_t take_index(const SelectArgs& args, int level, cudaStream_t stream) {
+  uint32_t* counts = args.counts + (kLevels * kMaxRanks + level) * kBins;
   const auto* values = static_cast<const Sample*>(args.values);
   const unsigned grid = select_grid(args.num_samples, kMaxGrid);
-  tie_kernel<Sample, kLevel><<<grid, kSelectThreads, 0, stream>>>(
-      values, args.num_samples, select_vector(args), args.state, counts);
+  tie_kernel<Sample><<<grid, kSelectThreads, 0, stream>>>(
+      values, args.num_samples, select_vector(args), level, args.state, counts);
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) return error;
-  last_kernel<kLevel><<<1, kPickThreads, 0, stream>>>(counts, args.state);
+  last_kernel<<<1, kPickThreads, 0, stream>>>(counts, level, args.state);
   return cudaGetLastError();
 }
 
 template <typename Sample>
 cudaError_t mark(const SelectArgs& args, uint8_t* mask, cudaStream_t stream) {
   cudaError_t error = launch_digits(args, stream);
-  if (error == cudaSuccess) error = take_index<Sample, 0>(args, stream);
-  if (error == cudaSuccess) error = take_index<Sample, 1>(args, stream);
-  if (error == cudaSuccess) error = take_index<Sample, 2>(args, stream);
+  for (int level = 0; level < kLevels && error == cudaSuccess; ++level) {
+    error = take_index<Sample>(args, level, stream);
+  }
   if (error != cudaSuccess) return error;
   const auto grid =
       static_cast<unsigned>(num_blocks(args.num_samples, int64_t{kGroup} * kSelectThreads));
