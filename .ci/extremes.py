@@ -3,16 +3,18 @@
 
 The oldest supported torch goes with the oldest Python found here, the newest tried with the newest
 Python. Each end gets an environment of its own, for the time of the test: torch from pip is
-gigabytes. An end that cannot be set up (no such Python, no network, no room) is said in one line
-and is no failure; a test that fails is. What follows ``--`` goes to suite.py; without it,
-``--part core``.
+gigabytes. An end that cannot be set up (no such Python, no network, no room), or whose tests are
+not through after ten minutes, is said in one line and is no failure; a test that fails is. What
+follows ``--`` goes to suite.py; without it, ``--part core``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,8 @@ OLDEST, NEWEST = "2.10.0", "2.15.0"
 PACKAGES = ("numpy", "pytest", "hypothesis", "setuptools")  # the last for torch 2.10's compiler
 # What torch itself asks for in a version of its own.
 OF_TORCH = ("torch", "triton", "setuptools")
-SETUP_SECONDS = 420
+SETUP_SECONDS = 300  # of one end
+LIMIT_SECONDS = 600  # of all
 ROOM_BYTES = 12_000_000_000  # a torch with its CUDA libraries, unpacked and on the way
 
 
@@ -69,8 +72,10 @@ def constraints(into: Path) -> Path:
     return path
 
 
-def set_up(end: End, folder: Path) -> Path | str:
+def set_up(end: End, folder: Path, seconds: float = SETUP_SECONDS) -> Path | str:
     """Install a torch and what the tests need; return the python, or why there is none."""
+    limit = min(seconds, SETUP_SECONDS)
+    ends_at = time.monotonic() + limit
     if shutil.disk_usage(folder).free < ROOM_BYTES:
         return f"less than {ROOM_BYTES / 1e9:.0f} GB are free"
     home = folder / end.torch
@@ -83,13 +88,57 @@ def set_up(end: End, folder: Path) -> Path | str:
     ):
         words = list(map(str, command))
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=SETUP_SECONDS)
+            left = max(ends_at - time.monotonic(), 0.0)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=left)
         except subprocess.TimeoutExpired:
-            return f"not installed within {SETUP_SECONDS} s"
+            return f"not installed within {limit:.0f} s"
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
             return (errors or done.stderr.splitlines() or ["pip failed"])[-1]
     return python
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a suite and what it has started; it removes its folder."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def failing(lines: Sequence[str]) -> bool:
+    """Return whether pytest's rows of letters so far have a failure."""
+    rows = [line for line in lines if re.fullmatch(r"[.sxXFE]+( +\[ *\d+%\])?", line)]
+    return any(set(line) & set("FE") for line in rows)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The tests of one end, under way."""
+
+    end: End
+    process: subprocess.Popen[bytes]
+    log: Path
+    begun: float
+
+    def result(self, until: float) -> int:
+        """Wait for it, print what came of it, return 1 where a test fails."""
+        try:
+            status = self.process.wait(max(until - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            stop(self.process)
+            status = None
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        failed = failing(lines) if status is None else status != 0
+        took = f"{time.monotonic() - self.begun:.0f} s"
+        if status is None:
+            took = f"stopped after {took}, before the end"
+        print(f"extremes: {self.end}: {took}", flush=True)
+        if failed or status == 0:
+            print("\n".join(lines if failed else lines[-1:]), flush=True)
+        return int(failed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,31 +151,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     wheel: Path = parser.parse_args(words[:end]).wheel
     build = wheels.ROOT / "build"
     build.mkdir(exist_ok=True)
-    failed = 0
+    until = time.monotonic() + LIMIT_SECONDS
     with tempfile.TemporaryDirectory(dir=build, prefix="extremes-") as name:
         folder = Path(name)
-        running: list[tuple[End, subprocess.Popen[bytes], Path, float]] = []
-        for one in ends():
-            python = set_up(one, folder)
-            if isinstance(python, str):
-                print(f"extremes: {one} left out: {python}", flush=True)
-                continue
-            log = folder / f"{one.torch}.log"
-            suite = [sys.executable, wheels.ROOT / ".ci/suite.py", wheel, "--python", python]
-            # One thread each: they share the cores with each other.
-            environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-            with log.open("wb") as out:
-                process = subprocess.Popen(
-                    [*map(str, suite), *given], stdout=out, stderr=subprocess.STDOUT, env=environ
-                )
-            running.append((one, process, log, time.monotonic()))
-        for one, process, log, begun in running:
-            status = process.wait()
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            print(f"extremes: {one}: {time.monotonic() - begun:.0f} s", flush=True)
-            print("\n".join(lines if status else lines[-1:]), flush=True)
-            failed += status != 0
-    return 1 if failed else 0
+        running: list[Run] = []
+        try:
+            for one in ends():
+                python = set_up(one, folder, until - time.monotonic())
+                if isinstance(python, str):
+                    print(f"extremes: {one} left out: {python}", flush=True)
+                    continue
+                log = folder / f"{one.torch}.log"
+                suite = [sys.executable, wheels.ROOT / ".ci/suite.py", wheel, "--python", python]
+                # One thread each: they share the cores with each other.
+                environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+                with log.open("wb") as out:
+                    process = subprocess.Popen(
+                        [*map(str, suite), *given],
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                        env=environ,
+                        start_new_session=True,
+                    )
+                running.append(Run(one, process, log, time.monotonic()))
+            return max([run.result(until) for run in running], default=0)
+        finally:
+            for run in running:
+                if run.process.poll() is None:
+                    stop(run.process)
 
 
 if __name__ == "__main__":

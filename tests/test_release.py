@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,34 @@ def test_control_a_wheel_that_fails_at_an_end_fails(
 ) -> None:
     one = extremes.End(Path(sys.executable), "here", "0.0.1")
     monkeypatch.setattr(extremes, "ends", lambda: [one])
-    monkeypatch.setattr(extremes, "set_up", lambda end, folder: Path(sys.executable))
+    monkeypatch.setattr(extremes, "set_up", lambda *_: Path(sys.executable))
     assert extremes.main(["no-such.whl"]) == 1
     assert "no-such.whl" in capfd.readouterr().out, "what went wrong is shown"
+
+
+SLEEPS = "import sys, time; print('..' + sys.argv[1], flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize(("letter", "status"), [(".", 0), ("F", 1)])
+def test_tests_that_take_too_long_are_stopped_and_judged_by_what_was_seen(
+    extremes: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], letter: str, status: int
+) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        command = [sys.executable, "-c", SLEEPS, letter]
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    begun = time.monotonic()
+    while not log.read_bytes():
+        assert time.monotonic() < begun + 30
+        time.sleep(0.01)
+    end = extremes.End(Path(sys.executable), "here", "0.0.1")
+    assert extremes.Run(end, process, log, begun).result(begun) == status
+    assert process.poll() is not None
+    assert ", before the end\n" in capfd.readouterr().out
+    assert time.monotonic() < begun + 30
+
+
+def test_what_ci_runs_is_bounded_and_has_both_ends(extremes: Any) -> None:
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert script[-4:] == ["make nvcc", "make check", "make test", "make extremes"]
+    assert extremes.SETUP_SECONDS < extremes.LIMIT_SECONDS <= 600
