@@ -72,6 +72,18 @@ def constraints(into: Path) -> Path:
     return path
 
 
+def ended(words: Sequence[str], seconds: float) -> tuple[int, str]:
+    """Run a command; return its exit code and its errors. Too long: it ends, with its children."""
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, text=True, start_new_session=True, **streams) as process:
+        try:
+            _, errors = process.communicate(timeout=seconds)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode, errors
+
+
 def set_up(end: End, folder: Path, seconds: float = SETUP_SECONDS) -> Path | str:
     """Install a torch and what the tests need; return the python, or why there is none."""
     limit = min(seconds, SETUP_SECONDS)
@@ -88,13 +100,13 @@ def set_up(end: End, folder: Path, seconds: float = SETUP_SECONDS) -> Path | str
     ):
         words = list(map(str, command))
         try:
-            left = max(ends_at - time.monotonic(), 0.0)
-            done = subprocess.run(words, capture_output=True, text=True, timeout=left)
+            status, errors = ended(words, max(ends_at - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
             return f"not installed within {limit:.0f} s"
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-            return (errors or done.stderr.splitlines() or ["pip failed"])[-1]
+        if status:
+            lines = errors.splitlines()
+            named = [line for line in lines if "error" in line.lower()]
+            return (named or lines or ["pip failed"])[-1]
     return python
 
 

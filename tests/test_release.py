@@ -239,6 +239,18 @@ def test_tests_that_take_too_long_are_stopped_and_judged_by_what_was_seen(
     assert time.monotonic() < begun + 30
 
 
+def test_a_command_that_takes_too_long_ends_with_its_children(
+    extremes: Any, tmp_path: Path
+) -> None:
+    child = f"import time; time.sleep(3); open({str(tmp_path / 'late')!r}, 'w')"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with pytest.raises(subprocess.TimeoutExpired):
+        extremes.ended([sys.executable, "-c", parent], 1.0)
+    assert extremes.ended([sys.executable, "-c", "import sys; sys.exit('why')"], 60)[1] == "why\n"
+    time.sleep(3)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_ci_runs_is_bounded_and_has_both_ends(extremes: Any) -> None:
     script = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
     assert script[-4:] == ["make nvcc", "make check", "make test", "make extremes"]
