@@ -89,10 +89,11 @@ gpu:
 	$(MAKE) gpu-bench
 	$(MAKE) sanitize
 
+# The machine's compiler is another than CI's: its new warnings are no reason to lose the machine.
 gpu-build:
 	@$(GPU_PYTHON) -c 'import sys, torch; \
 	  sys.exit(0 if torch.cuda.is_available() else "make gpu needs a GPU, and torch finds none")'
-	PE_CUDA=1 $(GPU_PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	PE_CUDA=1 PE_WERROR=0 $(GPU_PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
 
 gpu-tests:
 	timeout --signal=INT --kill-after=10 330 $(GPU_TESTS) --durations=5 $(GPU_FILES)
