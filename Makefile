@@ -72,37 +72,47 @@ GPU_PYTHON ?= $(PYTHON)
 GPU_TESTS := $(GPU_PYTHON) -m pytest -q -p no:cacheprovider -m cuda
 GPU_FILES := $(shell grep -l 'mark\.cuda' tests/test_*.py)
 # One size on each side of a block and of a warp; each tool slows a kernel ten to a hundred times.
-SANITIZED := (test_observe and (0 or 31 or 257)) or 33 or 4097 or views or stream or out_of_range
-SANITIZER := SANITIZE=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 45 compute-sanitizer \
-  --error-exitcode 9 --kernel-name kns=prune_engine
+SANITIZED := not triton and ((test_observe and (0 or 31 or 257)) or 33 or 1025 or 4097 or views \
+  or stream or out_of_range or (many_layers and 97) or relu_moments)
+SANITIZED_FILES := $(addprefix tests/,test_cuda.py test_cuda_logits.py test_cuda_moments.py)
+# After a fault the program goes on, or its own failure would be the exit status. What the CUDA API
+# answers is checked by those who call it, and torch asks for more than every driver has.
+SANITIZER := SANITIZE=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 60 compute-sanitizer \
+  --target-processes application-only --launch-timeout 0 --error-exitcode 9 \
+  --destroy-on-device-error kernel --report-api-errors no
+OURS := --kernel-name kns=prune_engine
 
-# Each part can be called by itself; their limits add up to ten minutes, the build left out.
+# Each part can be called by itself; their limits add up to 13 minutes, the build left out.
 gpu:
 	$(MAKE) gpu-build
 	$(MAKE) gpu-tests
 	$(MAKE) gpu-bench
 	$(MAKE) sanitize
 
+# The machine's compiler is another than CI's: its new warnings are no reason to lose the machine.
 gpu-build:
 	@$(GPU_PYTHON) -c 'import sys, torch; \
 	  sys.exit(0 if torch.cuda.is_available() else "make gpu needs a GPU, and torch finds none")'
-	PE_CUDA=1 $(GPU_PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	PE_CUDA=1 PE_WERROR=0 $(GPU_PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
 
 gpu-tests:
-	timeout 225 $(GPU_TESTS) --durations=5 $(GPU_FILES)
+	timeout --signal=INT --kill-after=10 330 $(GPU_TESTS) --durations=5 $(GPU_FILES)
 
 gpu-bench:
-	timeout 150 $(GPU_PYTHON) bench/gpu.py run --into bench/README.md
+	timeout --signal=INT --kill-after=10 150 $(GPU_PYTHON) bench/gpu.py run --into bench/README.md
 
 # Without torch's caching allocator an access past an allocation leaves it, and is seen. First a
-# kernel that is made to do so: where that is not reported, no silence means anything.
+# kernel that is made to do so: where that is not reported, no silence means anything. initcheck
+# must see torch's kernels too: to it, what a kernel left out has written was never written.
 sanitize:
-	@$(SANITIZER) --tool memcheck $(GPU_PYTHON) tests/_overrun.py > /dev/null; \
+	@$(SANITIZER) $(OURS) --tool memcheck $(GPU_PYTHON) tests/_overrun.py > /dev/null; \
 	  [ $$? = 9 ] || { echo "compute-sanitizer does not see a known fault in our kernels"; exit 1; }
-	set -e; for tool in memcheck racecheck initcheck synccheck; do \
+	bad=; for tool in memcheck racecheck initcheck synccheck; do \
 	  echo "compute-sanitizer $$tool"; \
-	  $(SANITIZER) --tool $$tool $(GPU_TESTS) -k '$(SANITIZED)' tests/test_cuda.py; \
-	done
+	  if [ $$tool = initcheck ]; then which=; else which='$(OURS)'; fi; \
+	  $(SANITIZER) $$which --tool $$tool $(GPU_TESTS) -k '$(SANITIZED)' $(SANITIZED_FILES) \
+	    || bad="$$bad $$tool"; \
+	done; [ -z "$$bad" ] || { echo "found fault:$$bad"; exit 1; }
 
 # PYTHONS="python3.12 python3.13" chooses the Pythons of the wheels with the NumPy module; PYTHONS=
 # builds the wheel for every Python alone.

@@ -123,6 +123,7 @@ def run(
     logits: Sequence[tuple[int, int]] = LOGITS,
     images: int = IMAGES,
     side: int = SIDE,
+    save: Callable[[dict[str, Any]], object] = lambda document: None,
 ) -> dict[str, Any]:
     """Measures everything.
 
@@ -134,6 +135,7 @@ def run(
         logits: (batch, classes) of the losses.
         images: a batch of the activations.
         side: of an image, in pixels.
+        save: is given the document after each table, so that what ends the program ends no more.
 
     Returns:
         The document: plain JSON values.
@@ -162,11 +164,12 @@ def run(
         print(
             f"{rows[-1].table} {rows[-1].n:,} ({time.monotonic() - began:.0f} s)", file=sys.stderr
         )
-    copies = [row for row in rows if row.name.startswith("copy")]
-    copy_rate = max(row.bytes / row.percentile(0.5) for row in copies)  # bytes per microsecond
-    document["copy_gb_per_s"] = copy_rate / 1e3
-    document["rows"] = [summary(row, copy_rate) for row in rows]
-    document["seconds"] = round(time.monotonic() - began, 1)
+        copies = [row for row in rows if row.name.startswith("copy")]
+        copy_rate = max(row.bytes / row.percentile(0.5) for row in copies)  # bytes per microsecond
+        document["copy_gb_per_s"] = copy_rate / 1e3
+        document["rows"] = [summary(row, copy_rate) for row in rows]
+        document["seconds"] = round(time.monotonic() - began, 1)
+        save(document)
     return document
 
 
@@ -243,12 +246,17 @@ def main(argv: Sequence[str]) -> int:
     if not torch.cuda.is_available():
         print("bench/gpu.py needs a GPU, and torch finds none", file=sys.stderr)
         return 1
-    document = run(torch.device("cuda", 0), arguments.samples, BATCHES, arguments.rounds)
-    name = re.sub(r"[^a-z0-9]+", "-", document["environment"]["device"].lower()).strip("-")
-    default = Path(__file__).parent / f"results/{name}-{document['started'][:10]}.json"
-    out = arguments.out or default
-    out.write_text(compare.to_json(document), encoding="utf-8")
-    print(out)
+
+    def save(document: dict[str, Any]) -> Path:
+        name = re.sub(r"[^a-z0-9]+", "-", document["environment"]["device"].lower()).strip("-")
+        default = Path(__file__).parent / f"results/{name}-{document['started'][:10]}.json"
+        out = arguments.out or default
+        out.write_text(compare.to_json(document), encoding="utf-8")
+        return out
+
+    device = torch.device("cuda", 0)
+    document = run(device, arguments.samples, BATCHES, arguments.rounds, save=save)
+    print(save(document))
     show(document, arguments.into)
     return 0
 

@@ -77,6 +77,18 @@ def test_the_run_is_written_and_shown(gpu: Any, document: dict[str, Any], tmp_pa
     assert text.rstrip() in once
 
 
+def test_what_was_measured_before_an_end_is_saved(gpu: Any, monkeypatch: Any) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "select_work", stop)
+    saved: list[dict[str, Any]] = []
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run(torch.device("cpu"), (1000,), (), 1, save=saved.append)
+    assert len(saved) == 1
+    assert "### plan, 1,000" in gpu.markdown(saved[0])
+
+
 def test_without_a_gpu_it_measures_nothing(gpu: Any, capsys: Any, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")

@@ -88,6 +88,12 @@ def test_long_rows_are_cut_into_pieces_and_rows_begin_anywhere(emulated):
     assert got.sum(dim=1).abs().max() < 1e-3, "a row's gradient sums to nothing"
 
 
+def test_a_gradient_without_classes_launches_nothing(emulated):  # a grid of 0 ends the emulator
+    rows, one = torch.zeros(3, 0), torch.ones(3)
+    labels = (torch.zeros(3, dtype=torch.int64), None, 0.0, -100)
+    assert emulated.cross_entropy_grad(one, rows, *labels, one, torch.zeros(3, 2)).shape == (3, 0)
+
+
 def test_a_missing_barrier_is_caught(emulated, tmp_path):
     barrier = "parts[warp_id()] = found;\n      __syncthreads();\n"
     broken = _emulated.break_kernel(

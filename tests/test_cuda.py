@@ -307,6 +307,7 @@ def test_a_captured_graph_serves_two_epochs(device):
         assert_bitwise(getattr(buffer, name), getattr(expected, name), name)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, of itself
 def test_a_compiled_step_equals_eager(device):
     if SANITIZE:
         pytest.skip("the compiler's own kernels are not under test")

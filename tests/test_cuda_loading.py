@@ -19,7 +19,7 @@ import prune_engine as pe
 from prune_engine.plan import CHUNK
 from prune_engine.readback import PinnedReader
 from prune_engine.recipes import data
-from prune_engine.recipes.trainer import TrainConfig, Trainer
+from prune_engine.recipes.trainer import TrainConfig, Trainer, make_trainer
 
 # torch warns that its search for synchronisation is a prototype.
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -132,7 +132,7 @@ def images(device: torch.device) -> Trainer:
         device=str(device),
         resident=True,
     )
-    return Trainer(pictures, config, seed=0)
+    return make_trainer(pictures, config, seed=0)
 
 
 def test_a_resident_training_with_augmentation_never_waits(device: torch.device) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -32,9 +33,9 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture
+@contextmanager
 def no_sync() -> Iterator[None]:
-    """Make every wait for the device an error."""
+    """Make every wait for the device an error, a copy from pageable memory among them."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -62,14 +63,14 @@ def test_moments(backend, dtype, ratio, sample):
 
 
 @pytest.mark.parametrize("count", [1, 17, 97, 250])
-def test_activation_std_of_many_layers_without_a_wait(backend, count, no_sync):
+def test_activation_std_of_many_layers_without_a_wait(backend, count):
     tensors = [activation((3, 1000 + k)) for k in range(count)]
     there = [tensor.cuda() for tensor in tensors]
     out = torch.zeros(4, dtype=torch.float64, device="cuda")
     slot = torch.full((1,), 2, device="cuda")
-    pe.ops.activation_std(there, out, slot, backend=backend)
-    pe.ops.activation_std(there, out, 3, backend=backend)
-    torch.cuda.set_sync_debug_mode("default")
+    with no_sync():
+        pe.ops.activation_std(there, out, slot, backend=backend)
+        pe.ops.activation_std(there, out, 3, backend=backend)
     want = torch.zeros(4, dtype=torch.float64)
     pe.ops.activation_std(tensors, want, 2, backend="reference")
     assert out[:2].tolist() == [0.0, 0.0]

@@ -136,7 +136,9 @@ def test_a_captured_observe_stays_right_in_later_epochs() -> None:
     assert int(captured["records"].max()) >> 32 == 3
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # a kernel of the same name is overridden
+# A kernel of the same name is overridden; and torch 2.11's compiler makes an instance of an
+# autograd function, which torch itself warns of.
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_a_compiled_step_reaches_the_kernels_and_equals_eager() -> None:
     eager, compiled = (pe.ScoreBuffer(1000, device=DEVICE, backend="triton") for _ in range(2))
     losses, indices = batch(256, 1000, 4)

@@ -46,10 +46,11 @@ struct Ranks {
 };
 
 // Grid: one block of 1024 threads per rank, two bins a thread. Takes the digit of a level; after
-// the last, the score is known.
+// the last, the score is known. state is not __restrict__: all threads read what one then writes,
+// and of memory that nobody else writes the compiler may move a read past the barrier between.
 __global__ void __launch_bounds__(kPickThreads)
     pick_kernel(const uint32_t* __restrict__ counts, const __grid_constant__ Ranks ranks, int level,
-                SelectState* __restrict__ state, float* __restrict__ out) {
+                SelectState* state, float* __restrict__ out) {
   const int r = static_cast<int>(blockIdx.x);
   const uint32_t* row = counts + (level == 0 ? 0 : r * kBins) + 2 * threadIdx.x;
   const uint32_t count[2] = {row[0], row[1]};
@@ -59,6 +60,7 @@ __global__ void __launch_bounds__(kPickThreads)
   if (total == 0) {  // nothing seen
     if (threadIdx.x == 0) {
       state->key[r] = kNoKey;
+      state->rank[r] = state->ties[r] = 0;  // top looks at them before it looks at the key
       if (level == kLevels - 1 && out != nullptr) out[r] = nothing_selected();
     }
     return;

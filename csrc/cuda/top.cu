@@ -30,9 +30,9 @@ __global__ void __launch_bounds__(kSelectThreads)
 }
 
 // One block of 1024 threads, two bins a thread: the next digit of the index of the last tie that
-// stays. tie_rank is its rank among the ties that share the digits so far.
+// stays. tie_rank is its rank among the ties that share the digits so far. state: see pick_kernel.
 __global__ void __launch_bounds__(kPickThreads)
-    last_kernel(const uint32_t* __restrict__ counts, int level, SelectState* __restrict__ state) {
+    last_kernel(const uint32_t* __restrict__ counts, int level, SelectState* state) {
   const int64_t rank = level == 0 ? state->ties[0] - state->rank[0] - 1 : state->tie_rank;
   if (state->rank[0] == 0) {
     if (threadIdx.x == 0) state->last_index = 0xffffffffu;

@@ -24,7 +24,6 @@ LEAST_CONFIDENCE: tl.constexpr = tl.constexpr(3)
 ENTROPY: tl.constexpr = tl.constexpr(4)
 FORGETTING: tl.constexpr = tl.constexpr(5)
 EVENTS: tl.constexpr = tl.constexpr(MAX_EVENTS)
-NAN: tl.constexpr = tl.constexpr(float("nan"))
 LOWEST: tl.constexpr = tl.constexpr(float("-inf"))
 
 
@@ -168,8 +167,8 @@ def cross_entropy_kernel(
         loss = (1.0 - share) * loss + each * (weights * (largest + log_sum) - total)
         weight = (1.0 - share) * own_weight + each * weights
     good = finite & named
-    loss = tl.where(ignored, 0.0, tl.where(good, loss, NAN))
-    factor = tl.where(ignored, 0.0, tl.where(good, weight / sums, NAN))
+    loss = tl.where(ignored, 0.0, tl.where(good, loss, float("nan")))
+    factor = tl.where(ignored, 0.0, tl.where(good, weight / sums, float("nan")))
 
     index = tl.load(indices + b + one).to(tl.int64)
     inside = one == 0
@@ -195,7 +194,7 @@ def cross_entropy_kernel(
     else:
         score = nll
     usable = good & ((sums - sums) == 0.0) & (ignored == 0)
-    score = tl.where(usable, score, NAN).to(tl.float32)
+    score = tl.where(usable, score, float("nan")).to(tl.float32)
     tl.store(scores + b + one, score)
     tl.store(stats + 2 * b + one, tl.where(good & (ignored == 0), largest, 0.0))
     tl.store(stats + 2 * b + 1 + one, factor)
