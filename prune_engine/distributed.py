@@ -10,7 +10,7 @@ either the pairs of all ranks or a MAX all-reduce of the block, whichever is few
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -240,6 +240,34 @@ def agree(facts: Mapping[str, int], rows: list[list[int]]) -> None:
             "every rank must make its engine with the same arguments, observe as many samples and "
             "call end_epoch() and state_dict() at the same points, but " + "; ".join(differences)
         )
+
+
+def fail_together(
+    problem: Exception | None,
+    elsewhere: Callable[[int], Exception],
+    device: torch.device,
+    group: Any = None,
+) -> None:
+    """Raise on every rank where one has failed: none goes on alone or waits for ever.
+
+    Args:
+        problem: this rank's, or None.
+        elsewhere: makes what to raise where only others failed, from the first one's number.
+        device: the group's.
+        group: the data-parallel group.
+
+    Raises:
+        Exception: a rank has failed.
+
+    Example:
+        >>> fail_together(None, lambda rank: OSError(f"rank {rank}"), torch.device("cpu"))
+    """
+    failed = gather(torch.tensor([problem is not None], device=device), group)
+    ranks = torch.nonzero(failed.flatten())
+    if problem is not None:
+        raise problem
+    if ranks.numel():
+        raise elsewhere(int(ranks[0]))
 
 
 def _exchange_pairs(block: Tensor, counts: list[int], floor: int, group: Any) -> None:
