@@ -108,15 +108,14 @@ def _save_parts(
             facts = zip(SET_FACTS, (number, size, saved["num_samples"]), strict=True)
             _commit(file, {"format": SET_FORMAT, **dict(facts), "extra": extra}, number)
 
+    def undo() -> None:  # nothing names these parts
+        part.unlink(missing_ok=True)
+
     _together(choose, file, device, group)
     told = torch.tensor([max(numbers)], device=device)
     number = int(distributed.gather(told, group)[0].item())
     part = _part(file, number, rank, size)
-    try:
-        _together(write, file, device, group)
-    except Exception:  # on every rank; nothing names these parts
-        part.unlink(missing_ok=True)
-        raise
+    _together(write, file, device, group, undo)
     _together(commit, file, device, group)
 
 
@@ -128,18 +127,29 @@ def _commit(file: Path, content: Mapping[str, Any], number: int | None = None) -
             part.unlink(missing_ok=True)
 
 
-def _together(work: Callable[[], None], file: Path, device: torch.device, group: Any) -> None:
-    """Do something on every rank; where it fails on one, all raise."""
+def _together(
+    work: Callable[[], None],
+    file: Path,
+    device: torch.device,
+    group: Any,
+    undo: Callable[[], None] | None = None,
+) -> None:
+    """Do something on every rank; where it fails on one, undo it on all, and all raise.
+
+    A rank that is not told how the others fared must undo nothing: rank 0 may have been told, and
+    have gone on to name the parts.
+    """
     problem: Exception | None = None
     try:
         work()
     except Exception as error:
         problem = error
-
-    def elsewhere(rank: int) -> OSError:
-        return OSError(f"rank {rank} could not write its part of {file}")
-
-    distributed.fail_together(problem, elsewhere, device, group)
+    failed = distributed.first_failure(problem, device, group)
+    if failed is None:
+        return
+    if undo is not None:
+        undo()
+    raise problem or OSError(f"rank {failed} could not write its part of {file}")
 
 
 def _part(file: Path, number: int, rank: int, size: int) -> Path:

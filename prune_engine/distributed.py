@@ -242,6 +242,26 @@ def agree(facts: Mapping[str, int], rows: list[list[int]]) -> None:
         )
 
 
+def first_failure(problem: Exception | None, device: torch.device, group: Any = None) -> int | None:
+    """Tell all ranks which of them failed first.
+
+    Args:
+        problem: this rank's, or None.
+        device: the group's.
+        group: the data-parallel group.
+
+    Returns:
+        The smallest number of a rank that failed, the same on every rank, or None.
+
+    Example:
+        >>> first_failure(None, torch.device("cpu")), first_failure(OSError(), torch.device("cpu"))
+        (None, 0)
+    """
+    failed = gather(torch.tensor([problem is not None], device=device), group)
+    ranks = torch.nonzero(failed.flatten())
+    return int(ranks[0]) if ranks.numel() else None
+
+
 def fail_together(
     problem: Exception | None,
     elsewhere: Callable[[int], Exception],
@@ -262,12 +282,11 @@ def fail_together(
     Example:
         >>> fail_together(None, lambda rank: OSError(f"rank {rank}"), torch.device("cpu"))
     """
-    failed = gather(torch.tensor([problem is not None], device=device), group)
-    ranks = torch.nonzero(failed.flatten())
+    failed = first_failure(problem, device, group)
     if problem is not None:
         raise problem
-    if ranks.numel():
-        raise elsewhere(int(ranks[0]))
+    if failed is not None:
+        raise elsewhere(failed)
 
 
 def _exchange_pairs(block: Tensor, counts: list[int], floor: int, group: Any) -> None:

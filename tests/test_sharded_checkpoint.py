@@ -227,6 +227,30 @@ def test_a_rank_that_cannot_write_is_noticed_by_all_and_the_set_before_stays(
     assert pe.load_state(engine_of(), file)["step"] == 1
 
 
+def test_a_rank_that_is_not_told_how_the_others_fared_removes_nothing(tmp_path, monkeypatch):
+    # Its connection breaks as the ranks tell one another that all parts are written: rank 0 has
+    # been told, and names them.
+    file, told = tmp_path / "run.pt", [0, 0]
+    tell = distributed.first_failure
+
+    def broken(*arguments: Any) -> int | None:
+        rank = distributed.world()[0]
+        told[rank] += 1
+        found = tell(*arguments)
+        if (rank, told[rank]) == (1, 2):
+            raise RuntimeError("connection lost")
+        return found
+
+    def work(rank: int) -> None:
+        pe.save_state(engine_of(), file, extra={"step": 3})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "first_failure", broken)
+        with pytest.raises(RuntimeError, match="connection lost"):
+            Ranks(2).run(work)
+    assert pe.load_state(engine_of(), file)["step"] == 3
+
+
 def test_what_cannot_be_saved_is_refused_by_all_ranks(tmp_path):
     def work(rank: int, path: Path, extra: Any) -> str:
         with pytest.raises((ValueError, OSError)) as caught:
