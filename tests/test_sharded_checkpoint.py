@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,9 @@ def test_a_rank_that_is_not_told_how_the_others_fared_removes_nothing(tmp_path, 
         told[rank] += 1
         found = tell(*arguments)
         if (rank, told[rank]) == (1, 2):
+            deadline = time.monotonic() + 30
+            while not file.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
             raise RuntimeError("connection lost")
         return found
 
