@@ -23,7 +23,9 @@ from prune_engine.ownership import FETCH_BYTES, edges, shared
 from prune_engine.share import Share
 from prune_engine.types import host_ints
 
-ROUND = 1 << 22  # samples of one rank exchanged at a time: it bounds what an exchange allocates
+# Samples of one rank exchanged at a time. It bounds what an exchange allocates, and what is below
+# 32 MB an allocator keeps: fresh memory costs more than all the arithmetic here.
+ROUND = 1 << 20
 
 
 def return_records(
@@ -53,20 +55,26 @@ def return_records(
     distributed.agree(facts, _rows(table[:, : len(facts)]))
     starts = edges(buffer.num_samples, size)
     limits = torch.tensor(starts, dtype=torch.int64, device=buffer.device)
-    bounds = torch.searchsorted(share.samples, limits)  # where in the share each owner's begin
+    bounds = host_ints(torch.searchsorted(share.samples, limits))  # of each owner's in the share
     rounds = range(0, share.largest, ROUND)
     sizes: list[list[list[int]]] = []
     if rounds:
-        counts = [torch.searchsorted(_recorded(share, at), bounds).diff() for at in rounds]
-        sizes = [_rows(table) for table in distributed.gather(torch.stack(counts), group)]
+        counts = torch.stack([_count_recorded(share, at, bounds) for at in rounds])
+        sizes = [_rows(table) for table in distributed.gather(counts, group)]
     for number, at in enumerate(rounds):
-        where, out = _recorded(share, at), sizes[rank][number]
-        pairs = share.samples.index_select(0, where)
+        out = sizes[rank][number]
+        pairs, keys = share.samples[at : at + ROUND], share.records[at : at + ROUND]
+        if sum(out) < len(keys):
+            where = torch.nonzero(keys).squeeze(1)
+            pairs, keys = pairs.index_select(0, where), keys.index_select(0, where)
+        else:
+            pairs = pairs.clone()
         for owner, (first, last) in enumerate(pairwise(accumulate(out, initial=0))):
             pairs[first:last].sub_(starts[owner])
-        keys = share.records.index_select(0, where).bitwise_and_(KEY_MASK)
         into = [sizes[other][number][rank] for other in range(size)]
-        came = distributed.swap(pairs.bitwise_left_shift_(32).bitwise_or_(keys), out, into, group)
+        came = distributed.swap(
+            pairs.bitwise_left_shift_(32).bitwise_or_(keys & KEY_MASK), out, into, group
+        )
         news = (came & KEY_MASK).bitwise_or_((epoch + 1) << 32)
         buffer.records.scatter_reduce_(0, came >> 32, news, "amax")
     every = table[:, len(facts) :]
@@ -77,9 +85,12 @@ def _rows(table: Tensor) -> list[list[int]]:
     return [host_ints(row) for row in table]
 
 
-def _recorded(share: Share, at: int) -> Tensor:
-    """Return the places in the share of a round's records."""
-    return torch.nonzero(share.records[at : at + ROUND]).squeeze(1).add_(at)
+def _count_recorded(share: Share, at: int, bounds: list[int]) -> Tensor:
+    """Count a round's records by their owners."""
+    within = [min(max(bound, at), at + ROUND) for bound in bounds]
+    return torch.stack(
+        [torch.count_nonzero(share.records[first:last]) for first, last in pairwise(within)]
+    )
 
 
 def audit_shards(buffer: ScoreBuffer, *, epoch: int, group: Any = None) -> Audit:
@@ -124,17 +135,22 @@ def make_share(
         The share; nothing is recorded in it yet.
     """
     rank, size = distributed.world(group)
+    device = kept.device
     count = torch.tensor([kept.shape[0]], dtype=torch.int64, device=kept.device)
     counts = host_ints(distributed.gather(count, group).flatten())
     before = list(accumulate(counts, initial=0))
     num_kept = before[-1]
     positions = shared(num_kept, start, rank, size)
-    mine = torch.arange(positions.start, positions.stop, size, device=kept.device)
     key: dict[str, Any] = {"seed": seed, "epoch": epoch, "backend": buffer.backend}
+    ranks = torch.empty(len(positions), dtype=torch.int64, device=device)
+    for at in range(0, len(positions), ROUND):
+        part = positions[at : at + ROUND]
+        numbers = torch.arange(part.start, part.stop, size, device=device)
+        ranks[at : at + ROUND] = ops.shuffle(numbers, num_kept, **key)
     # Ranks for now: a sample takes the room of its rank.
-    samples, by = _sorted(ops.shuffle(mine, num_kept, **key), num_kept)
-    del mine
-    numbers = torch.arange(len(positions), dtype=torch.int32, device=kept.device)
+    samples, by = _sorted(ranks, num_kept)
+    del ranks
+    numbers = torch.arange(len(positions), dtype=torch.int32, device=device)
     place = torch.empty_like(numbers).scatter_(0, by, numbers)
     del by, numbers
     classes = torch.empty(len(positions), dtype=torch.uint8, device=kept.device)
@@ -173,12 +189,12 @@ def make_share(
 
 
 def _sorted(ranks: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Sort distinct ranks below n; return them and where each was."""
+    """Sort distinct ranks below n, which this may change; return them and where each was."""
     if not ranks.is_cpu or n > 1 << 31:
         return torch.sort(ranks)
     # NumPy sorts numbers with vector instructions, ten times as fast as torch sorts pairs; so a
     # pair becomes a number.
-    pairs = (ranks << 32).bitwise_or_(torch.arange(len(ranks)))
+    pairs = ranks.bitwise_left_shift_(32).bitwise_or_(torch.arange(len(ranks)))
     pairs.numpy().sort()
     return pairs >> 32, pairs.bitwise_and_(KEY_MASK)
 
