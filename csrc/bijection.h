@@ -98,4 +98,10 @@ PE_HD uint64_t apply_bijection(const Bijection& pi, uint64_t position) {
   return y;
 }
 
+PE_HD uint64_t invert_bijection(const Bijection& pi, uint64_t rank) {
+  uint64_t y = invert_feistel(pi, rank);
+  while (y >= pi.n) y = invert_feistel(pi, y);
+  return y;
+}
+
 }  // namespace prune_engine

@@ -176,6 +176,15 @@ inline int64_t check_order(const Tensor& kept, const std::optional<Tensor>& posi
   return count;
 }
 
+inline void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t epoch) {
+  check_vector(places, "places", ScalarType::Long, "int64");
+  STD_TORCH_CHECK(n >= 0 && n <= int64_t{1} << 62, "n must be in 0..2^62, got ", n);
+  check_seed(seed);
+  check_epoch(epoch);
+  STD_TORCH_CHECK(places.numel() == 0 || n > 0,
+                  "IndexError: places must be empty, for nothing is kept");
+}
+
 inline void check_audit(const Tensor& records, const Tensor& weight_class, int64_t epoch) {
   check_vector(records, "records", ScalarType::Long, "int64");
   check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");

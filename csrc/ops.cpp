@@ -25,6 +25,9 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   m.def(
       "order(Tensor kept, Tensor? positions, int start, int step, int count, int seed, "
       "int epoch) -> Tensor");
+  // Positions of an epoch of n samples -> their ranks in its list of kept ones, or the inverse;
+  // int64.
+  m.def("shuffle(Tensor places, int n, bool inverse, int seed, int epoch) -> Tensor");
   // records [N], weight_class [N] -> [sum high, sum low, seen, planned seen, missing, extra].
   m.def("audit(Tensor records, Tensor weight_class, int epoch) -> Tensor");
   // logits [B, C], targets [B] -> loss and score of each row, recorded and weighed as by observe:

@@ -1,30 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file that holds a whole run, written so that it is always whole: the old or the new."""
+"""One file that holds a whole run, written so that it is always whole: the old or the new.
+
+Where the scores are divided, each rank writes a part and the file names the set of them. Parts of
+another set have other names, and the file is written last: until then it names the set before.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 
 from prune_engine import distributed
+from prune_engine.buffer import ScoreBuffer
+from prune_engine.ownership import edges
+from prune_engine.sharded import assemble
+from prune_engine.state import Saved
 from prune_engine.types import StateMismatchError
 
 FORMAT = "prune_engine checkpoint 1"
+SET_FORMAT = "prune_engine set of parts 1"
+PART_FORMAT = "prune_engine part 1"
+SET_FACTS = ("set", "size", "num_samples")  # which parts there are, in numbers
 
 
 class Stateful(Protocol):
     """What has a state: an engine."""
 
+    buffer: ScoreBuffer
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, the same on every rank."""
+        """Return the state, the same on every rank, or a rank's part of it."""
         ...
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(self, saved: Saved) -> None:
         """Restore a state, all or nothing."""
         ...
 
@@ -42,6 +57,10 @@ def save_state(
     killed at any moment leaves the previous file whole. (It may leave a ``.NAME.PID.tmp`` as well,
     which nothing reads.) With several ranks this is a collective, and rank 0 writes.
 
+    With ``shard_scores`` every rank writes its part beside the file, as ``NAME.SET-RANK-of-SIZE``,
+    and rank 0 the file that names the set once all parts are whole: on a file system that all ranks
+    see. The set before is removed then. It is saved where this returns, on any rank.
+
     Args:
         engine: the engine.
         path: the file; its folder must exist.
@@ -51,9 +70,9 @@ def save_state(
         process_group: the engine's.
 
     Raises:
-        ValueError: ``extra`` holds what ``weights_only=True`` does not load, or the engine's scores
-            are divided among the ranks; ``path`` is untouched.
-        OSError: the disk is full, or the folder is missing; ``path`` is untouched.
+        ValueError: ``extra`` holds what ``weights_only=True`` does not load; ``path`` is untouched.
+        OSError: the disk is full, or the folder is missing; ``path`` is untouched. With
+            ``shard_scores`` all ranks raise where one cannot write.
 
     Example:
         >>> import tempfile, prune_engine as pe
@@ -63,15 +82,85 @@ def save_state(
         ...     load_state(engine, folder + "/run.pt")
         {'step': 7}
     """
-    saved = engine.state_dict()
-    if "first" in saved["buffer"]:
-        raise ValueError(
-            "engine must hold all scores, got one with shard_scores=True: save engine.state_dict() "
-            "of each rank in a file of its own, and restore from the list of these parts"
-        )
-    content = {"format": FORMAT, "engine": saved, "extra": dict(extra or {})}
-    if distributed.world(process_group)[0] == 0:
-        replace_file(Path(path), content)
+    saved, file = engine.state_dict(), Path(path)
+    if "shards" in saved["buffer"]:
+        _save_parts(saved, dict(extra or {}), file, engine.buffer.device, process_group)
+    elif distributed.world(process_group)[0] == 0:
+        _commit(file, {"format": FORMAT, "engine": saved, "extra": dict(extra or {})})
+
+
+def _save_parts(
+    saved: Mapping[str, Any], extra: dict[str, Any], file: Path, device: torch.device, group: Any
+) -> None:
+    """Write every rank's part, then the file that makes them the saved set."""
+    rank, size = distributed.world(group)
+    numbers = [0]
+
+    def choose() -> None:
+        if rank == 0:  # for all: the first number after those of any part that is there
+            numbers.append(1 + max((number for number, _ in _parts(file)), default=0))
+
+    def write() -> None:
+        replace_file(part, {"format": PART_FORMAT, "set": number, "engine": saved})
+
+    def commit() -> None:
+        if rank == 0:
+            facts = zip(SET_FACTS, (number, size, saved["num_samples"]), strict=True)
+            _commit(file, {"format": SET_FORMAT, **dict(facts), "extra": extra}, number)
+
+    def undo() -> None:  # nothing names these parts
+        part.unlink(missing_ok=True)
+
+    _together(choose, file, device, group)
+    told = torch.tensor([max(numbers)], device=device)
+    number = int(distributed.gather(told, group)[0].item())
+    part = _part(file, number, rank, size)
+    _together(write, file, device, group, undo)
+    _together(commit, file, device, group)
+
+
+def _commit(file: Path, content: Mapping[str, Any], number: int | None = None) -> None:
+    """Write the file, then remove the parts of all sets but the one that it names."""
+    replace_file(file, content)
+    for other, part in _parts(file):
+        if other != number:
+            part.unlink(missing_ok=True)
+
+
+def _together(
+    work: Callable[[], None],
+    file: Path,
+    device: torch.device,
+    group: Any,
+    undo: Callable[[], None] | None = None,
+) -> None:
+    """Do something on every rank; where it fails on one, undo it on all, and all raise.
+
+    A rank that is not told how the others fared must undo nothing: rank 0 may have been told, and
+    have gone on to name the parts.
+    """
+    problem: Exception | None = None
+    try:
+        work()
+    except Exception as error:
+        problem = error
+    failed = distributed.first_failure(problem, device, group)
+    if failed is None:
+        return
+    if undo is not None:
+        undo()
+    raise problem or OSError(f"rank {failed} could not write its part of {file}")
+
+
+def _part(file: Path, number: int, rank: int, size: int) -> Path:
+    return file.with_name(f"{file.name}.{number}-{rank}-of-{size}")
+
+
+def _parts(file: Path) -> list[tuple[int, Path]]:
+    """List the parts that are there: of the saved set, and of others that were not finished."""
+    name = re.compile(re.escape(file.name) + r"\.(\d+)-\d+-of-\d+")
+    found = [(name.fullmatch(path.name), path) for path in file.parent.iterdir()]
+    return [(int(match[1]), path) for match, path in found if match is not None]
 
 
 def replace_file(path: Path, content: Mapping[str, Any]) -> None:
@@ -127,12 +216,18 @@ def read_file(path: Path) -> Any:
     raise StateMismatchError(f"{path} is damaged: the checksum of {damaged} is wrong")
 
 
-def load_state(engine: Stateful, path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_state(
+    engine: Stateful, path: str | os.PathLike[str], *, process_group: Any = None
+) -> dict[str, Any]:
     """Restore an engine from a file of ``save_state``; every rank reads it.
+
+    Of parts, a rank reads those with samples that it owns. They may be of any number of ranks, and
+    scores that were divided when they were saved need not be now, nor the other way round.
 
     Args:
         engine: made with the same arguments, in any world size.
         path: the file.
+        process_group: the engine's; where its scores are divided, this is a collective.
 
     Returns:
         ``extra``, with its tensors on the cpu; empty for a file of ``torch.save`` of
@@ -140,7 +235,8 @@ def load_state(engine: Stateful, path: str | os.PathLike[str]) -> dict[str, Any]
 
     Raises:
         FileNotFoundError: there is no such file.
-        StateMismatchError: it is torn, foreign or of another run; the engine has not changed.
+        StateMismatchError: it is torn, foreign, of another run or not whole: a part is missing or
+            of another set. The engine has not changed, on any rank.
 
     Example:
         >>> import prune_engine as pe
@@ -151,19 +247,66 @@ def load_state(engine: Stateful, path: str | os.PathLike[str]) -> dict[str, Any]
         ...     print("a fresh run")
         a fresh run
     """
-    file = Path(path)
+    file, buffer = Path(path), engine.buffer
+    saved: Saved = {}
+    extra: dict[str, Any] = {}
+    problem: OSError | StateMismatchError | None = None
+    try:
+        saved, extra = _read_state(file, buffer)
+    except (OSError, StateMismatchError) as error:
+        problem = error
+    if buffer.shard is not None:
+        distributed.fail_together(
+            problem,
+            lambda rank: StateMismatchError(f"{file}: rank {rank} could not read its samples"),
+            buffer.device,
+            process_group,
+        )
+    elif problem is not None:
+        raise problem
+    try:
+        engine.load_state_dict(saved)
+    except StateMismatchError as error:
+        raise StateMismatchError(f"{file}: {error}") from error
+    return extra
+
+
+def _read_state(file: Path, buffer: ScoreBuffer) -> tuple[Saved, dict[str, Any]]:
+    """Read what an engine with this buffer needs of a file and its parts."""
     if not file.is_file():
         raise FileNotFoundError(f"path: no file {file}")
     loaded = read_file(file)
     content = cast(dict[str, Any], loaded) if isinstance(loaded, dict) else {}
     if content.get("format") == FORMAT and isinstance(content.get("engine"), dict):
-        saved, extra = content["engine"], content["extra"]
-    elif isinstance(content.get("buffer"), dict):
-        saved, extra = content, {}
-    else:
+        return content["engine"], content["extra"]
+    if isinstance(content.get("buffer"), dict):
+        return content, {}
+    if content.get("format") != SET_FORMAT:
         raise StateMismatchError(f"{file} holds no state of an engine")
-    try:
-        engine.load_state_dict(saved)
-    except StateMismatchError as error:
-        raise StateMismatchError(f"{file}: {error}") from error
-    return cast(dict[str, Any], extra)
+    parts = _read_parts(file, content, buffer)
+    return parts if buffer.shard is not None else assemble(parts, buffer), content["extra"]
+
+
+def _read_parts(
+    file: Path, facts: Mapping[str, Any], buffer: ScoreBuffer
+) -> list[Mapping[str, Any]]:
+    """Read the parts of a set that have samples of a buffer."""
+    number, size, num_samples = (int(facts[name]) for name in SET_FACTS)
+    if num_samples != buffer.num_samples:
+        raise StateMismatchError(
+            f"{file}: num_samples: expected {buffer.num_samples}, got {num_samples}"
+        )
+    own = buffer.owned
+    parts: list[Mapping[str, Any]] = []
+    ranges = enumerate(pairwise(edges(num_samples, size)))
+    ranks = [q for q, (at, end) in ranges if max(at, own.start) < min(end, own.stop)]
+    for rank in ranks or [0]:  # whoever owns nothing needs to know where the run is
+        part = _part(file, number, rank, size)
+        if not part.is_file():
+            raise StateMismatchError(f"{file} has {size} parts, but there is no {part.name}")
+        loaded = read_file(part)
+        content = cast(dict[str, Any], loaded) if isinstance(loaded, dict) else {}
+        if content.get("format") != PART_FORMAT or content.get("set") != number:
+            raise StateMismatchError(f"{part} is no part of the set that {file} names")
+        parts.append(content["engine"])
+    return parts

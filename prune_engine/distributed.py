@@ -10,7 +10,7 @@ either the pairs of all ranks or a MAX all-reduce of the block, whichever is few
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -240,6 +240,53 @@ def agree(facts: Mapping[str, int], rows: list[list[int]]) -> None:
             "every rank must make its engine with the same arguments, observe as many samples and "
             "call end_epoch() and state_dict() at the same points, but " + "; ".join(differences)
         )
+
+
+def first_failure(problem: Exception | None, device: torch.device, group: Any = None) -> int | None:
+    """Tell all ranks which of them failed first.
+
+    Args:
+        problem: this rank's, or None.
+        device: the group's.
+        group: the data-parallel group.
+
+    Returns:
+        The smallest number of a rank that failed, the same on every rank, or None.
+
+    Example:
+        >>> first_failure(None, torch.device("cpu")), first_failure(OSError(), torch.device("cpu"))
+        (None, 0)
+    """
+    failed = gather(torch.tensor([problem is not None], device=device), group)
+    ranks = torch.nonzero(failed.flatten())
+    return int(ranks[0]) if ranks.numel() else None
+
+
+def fail_together(
+    problem: Exception | None,
+    elsewhere: Callable[[int], Exception],
+    device: torch.device,
+    group: Any = None,
+) -> None:
+    """Raise on every rank where one has failed: none goes on alone or waits for ever.
+
+    Args:
+        problem: this rank's, or None.
+        elsewhere: makes what to raise where only others failed, from the first one's number.
+        device: the group's.
+        group: the data-parallel group.
+
+    Raises:
+        Exception: a rank has failed.
+
+    Example:
+        >>> fail_together(None, lambda rank: OSError(f"rank {rank}"), torch.device("cpu"))
+    """
+    failed = first_failure(problem, device, group)
+    if problem is not None:
+        raise problem
+    if failed is not None:
+        raise elsewhere(failed)
 
 
 def _exchange_pairs(block: Tensor, counts: list[int], floor: int, group: Any) -> None:

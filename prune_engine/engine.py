@@ -330,7 +330,8 @@ class PruneEngine(Observer):
 
         Returns:
             A new dictionary, the same on every rank and independent of the world size. With
-            ``shard_scores`` this rank's part: the states of all ranks together are the state.
+            ``shard_scores`` this rank's part: the states of all ranks together are the state, as
+            ``save_state`` writes them.
         """
         return self._run.state_dict()
 

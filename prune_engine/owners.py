@@ -19,11 +19,13 @@ from torch import Tensor
 
 from prune_engine import distributed, ops
 from prune_engine.buffer import KEY_MASK, Audit, ScoreBuffer
-from prune_engine.ownership import edges, shared
+from prune_engine.ownership import FETCH_BYTES, edges, shared
 from prune_engine.share import Share
 from prune_engine.types import host_ints
 
-ROUND = 1 << 22  # samples of one rank exchanged at a time: it bounds what an exchange allocates
+# Samples of one rank exchanged at a time. It bounds what an exchange allocates, and what is below
+# 32 MB an allocator keeps: fresh memory costs more than all the arithmetic here.
+ROUND = 1 << 20
 
 
 def return_records(
@@ -51,18 +53,28 @@ def return_records(
     told = torch.tensor([*facts.values()], dtype=torch.int64, device=buffer.device)
     table = distributed.gather(torch.cat([told, buffer.counters]), group)
     distributed.agree(facts, _rows(table[:, : len(facts)]))
-    starts = torch.tensor(edges(buffer.num_samples, size), dtype=torch.int64, device=buffer.device)
+    starts = edges(buffer.num_samples, size)
+    limits = torch.tensor(starts, dtype=torch.int64, device=buffer.device)
+    bounds = host_ints(torch.searchsorted(share.samples, limits))  # of each owner's in the share
     rounds = range(0, share.largest, ROUND)
     sizes: list[list[list[int]]] = []
     if rounds:
-        counts = torch.stack([_recorded(share, at, starts)[1] for at in rounds])
+        counts = torch.stack([_count_recorded(share, at, bounds) for at in rounds])
         sizes = [_rows(table) for table in distributed.gather(counts, group)]
     for number, at in enumerate(rounds):
-        where = _recorded(share, at, starts)[0]
-        samples, keys = share.samples[where], share.records[where] & KEY_MASK
-        first = starts[torch.searchsorted(starts, samples, right=True) - 1]
+        out = sizes[rank][number]
+        pairs, keys = share.samples[at : at + ROUND], share.records[at : at + ROUND]
+        if sum(out) < len(keys):
+            where = torch.nonzero(keys).squeeze(1)
+            pairs, keys = pairs.index_select(0, where), keys.index_select(0, where)
+        else:
+            pairs = pairs.clone()
+        for owner, (first, last) in enumerate(pairwise(accumulate(out, initial=0))):
+            pairs[first:last].sub_(starts[owner])
         into = [sizes[other][number][rank] for other in range(size)]
-        came = distributed.swap((samples - first) << 32 | keys, sizes[rank][number], into, group)
+        came = distributed.swap(
+            pairs.bitwise_left_shift_(32).bitwise_or_(keys & KEY_MASK), out, into, group
+        )
         news = (came & KEY_MASK).bitwise_or_((epoch + 1) << 32)
         buffer.records.scatter_reduce_(0, came >> 32, news, "amax")
     every = table[:, len(facts) :]
@@ -73,10 +85,12 @@ def _rows(table: Tensor) -> list[list[int]]:
     return [host_ints(row) for row in table]
 
 
-def _recorded(share: Share, at: int, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the places of a round's records, and how many go to each owner."""
-    where = torch.nonzero(share.records[at : at + ROUND]).squeeze(1) + at
-    return where, torch.searchsorted(share.samples[where], starts).diff()
+def _count_recorded(share: Share, at: int, bounds: list[int]) -> Tensor:
+    """Count a round's records by their owners."""
+    within = [min(max(bound, at), at + ROUND) for bound in bounds]
+    return torch.stack(
+        [torch.count_nonzero(share.records[first:last]) for first, last in pairwise(within)]
+    )
 
 
 def audit_shards(buffer: ScoreBuffer, *, epoch: int, group: Any = None) -> Audit:
@@ -121,19 +135,24 @@ def make_share(
         The share; nothing is recorded in it yet.
     """
     rank, size = distributed.world(group)
+    device = kept.device
     count = torch.tensor([kept.shape[0]], dtype=torch.int64, device=kept.device)
     counts = host_ints(distributed.gather(count, group).flatten())
     before = list(accumulate(counts, initial=0))
     num_kept = before[-1]
     positions = shared(num_kept, start, rank, size)
-    mine = torch.arange(positions.start, positions.stop, size, device=kept.device)
-    ranks = ops.shuffle(mine, num_kept, seed=seed, epoch=epoch)
-    del mine
-    samples, by = torch.sort(ranks)  # ranks for now: a sample takes the room of its rank
+    key: dict[str, Any] = {"seed": seed, "epoch": epoch, "backend": buffer.backend}
+    ranks = torch.empty(len(positions), dtype=torch.int64, device=device)
+    for at in range(0, len(positions), ROUND):
+        part = positions[at : at + ROUND]
+        numbers = torch.arange(part.start, part.stop, size, device=device)
+        ranks[at : at + ROUND] = ops.shuffle(numbers, num_kept, **key)
+    # Ranks for now: a sample takes the room of its rank.
+    samples, by = _sorted(ranks, num_kept)
     del ranks
-    place = torch.empty(len(positions), dtype=torch.int32, device=kept.device)
-    place[by] = torch.arange(len(positions), dtype=torch.int32, device=kept.device)
-    del by
+    numbers = torch.arange(len(positions), dtype=torch.int32, device=device)
+    place = torch.empty_like(numbers).scatter_(0, by, numbers)
+    del by, numbers
     classes = torch.empty(len(positions), dtype=torch.uint8, device=kept.device)
 
     rounds = range(0, max(counts), ROUND)
@@ -146,28 +165,57 @@ def make_share(
     starts = edges(buffer.num_samples, size)
     for number, at in enumerate(rounds):
         listed = kept[at : at + ROUND]
-        numbers = torch.arange(listed.shape[0], device=kept.device) + (before[rank] + at)
-        order = ops.unshuffle(numbers, num_kept, seed=seed, epoch=epoch)
-        to = torch.where(order < start, size, (order - start) % size)
+        first = before[rank] + at
+        numbers = torch.arange(first, first + listed.shape[0], device=kept.device)
+        to = ops.unshuffle(numbers, num_kept, **key).sub_(start)
+        trained = to < 0 if start else None
+        to.remainder_(size)
+        if trained is not None:
+            to.masked_fill_(trained, size)
+        # Few bits: a sort by radix takes one pass for every eight.
+        to = to.to(torch.uint8 if size < 256 else torch.int32)
         out = host_ints(torch.bincount(to, minlength=size + 1))[:size]
-        chosen = listed[torch.argsort(to, stable=True)[: sum(out)]]
+        chosen = listed.index_select(0, torch.argsort(to, stable=True)[: sum(out)])
         into = [slots[number + 1][owner] - slots[number][owner] for owner in range(size)]
-        came = distributed.swap(_packed(chosen, buffer.weight_class), out, into, group)
+        came = distributed.swap(
+            _packed(chosen, buffer.weight_class, out), _bytes(out), _bytes(into), group
+        )
         for owner, (first, last) in enumerate(pairwise(accumulate(into, initial=0))):
-            part = came[first:last]
             room = slice(slots[number][owner], slots[number + 1][owner])
-            samples[room] = _unpacked(part).to(torch.int64) + starts[owner]
-            classes[room] = part[:, 4]
+            near, classes[room] = _unpacked(came[FETCH_BYTES * first : FETCH_BYTES * last])
+            samples[room] = near
+            samples[room].add_(starts[owner])
     return Share(samples, classes, place, num_kept, start, (rank, size))
 
 
-def _packed(chosen: Tensor, weight_class: Tensor) -> Tensor:
-    rows = torch.empty((chosen.shape[0], 5), dtype=torch.uint8, device=chosen.device)
-    rows[:, :4] = chosen.view(torch.uint8).view(chosen.shape[0], 4)
-    rows[:, 4] = weight_class[chosen]
-    return rows
+def _sorted(ranks: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Sort distinct ranks below n, which this may change; return them and where each was."""
+    if not ranks.is_cpu or n > 1 << 31:
+        return torch.sort(ranks)
+    # NumPy sorts numbers with vector instructions, ten times as fast as torch sorts pairs; so a
+    # pair becomes a number.
+    pairs = ranks.bitwise_left_shift_(32).bitwise_or_(torch.arange(len(ranks)))
+    pairs.numpy().sort()
+    return pairs >> 32, pairs.bitwise_and_(KEY_MASK)
 
 
-def _unpacked(rows: Tensor) -> Tensor:
-    numbers = rows[:, :4].clone(memory_format=torch.contiguous_format)  # aligned, as a view may not
-    return numbers.flatten().view(torch.int32)
+def _bytes(counts: list[int]) -> list[int]:
+    return [FETCH_BYTES * count for count in counts]
+
+
+def _packed(chosen: Tensor, weight_class: Tensor, out: list[int]) -> Tensor:
+    """Put samples and their classes into one message for each rank: all samples, all classes."""
+    classes = weight_class.index_select(0, chosen)
+    sent = classes.new_empty(FETCH_BYTES * len(classes))
+    for first, last in pairwise(accumulate(out, initial=0)):
+        middle = FETCH_BYTES * first + 4 * (last - first)
+        sent[FETCH_BYTES * first : middle] = chosen[first:last].view(torch.uint8)
+        sent[middle : FETCH_BYTES * last] = classes[first:last]
+    return sent
+
+
+def _unpacked(message: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a message's samples, int32, and their classes."""
+    middle = len(message) // FETCH_BYTES * 4
+    samples = message[:middle].clone()  # aligned, as a view may not be
+    return samples.view(torch.int32), message[middle:]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -115,11 +115,17 @@ class ShardedRun(EpochRun):
         return super().begin_pass(align, shards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's part of the state (``PruneEngine.state_dict``)."""
+        """Return this rank's part of the state (``PruneEngine.state_dict``); alone, all of it."""
         counters = self._meet("state_dict", self.cursor)
         buffer = self.buffer.state_dict()
         buffer["counters"] = counters.to("cpu", copy=True)
-        buffer["first"] = self.buffer.owned.start
+        rank, size = self._ranks()
+        if size > 1:
+            # Under a name of the rank's own: what has one name on all ranks is taken for the same
+            # by torch.distributed.checkpoint, which then saves one of them.
+            own = {name: buffer.pop(name) for name in PART_TENSORS}
+            shard = {"first": self.buffer.owned.start, **own}
+            buffer["shards"] = {f"{rank}-of-{size}": shard}
         return state.save(self, buffer, host_floats(self.plan.threshold), [])
 
     def load_state_dict(self, saved: state.Saved) -> None:
@@ -131,12 +137,12 @@ class ShardedRun(EpochRun):
             state.check(self, whole)
         except StateMismatchError as error:
             problem = error
-        refused = torch.tensor([problem is not None], device=self.buffer.device)
-        ranks = torch.nonzero(distributed.gather(refused, self.process_group)[:, 0]).flatten()
-        if problem is not None:
-            raise problem
-        if ranks.numel():
-            raise StateMismatchError(f"rank {int(ranks[0])} was given a state that does not fit")
+        distributed.fail_together(
+            problem,
+            lambda rank: StateMismatchError(f"rank {rank} was given a state that does not fit"),
+            self.buffer.device,
+            self.process_group,
+        )
         self.buffer.load_state_dict(whole["buffer"])
         if self._ranks()[0] > 0:  # the counters are of all ranks together
             self.buffer.reset_counters()
@@ -242,22 +248,14 @@ def assemble(parts: Sequence[Mapping[str, Any]], buffer: ScoreBuffer) -> dict[st
                 f"the parts of a state must be of one moment, but part {number} differs from part "
                 f"0 in {', '.join(differ)}"
             )
-        saved = part.get("buffer")
-        held = cast("Mapping[str, Any]", saved if isinstance(saved, Mapping) else {})
-        records, classes = (held.get(name) for name in PART_TENSORS)
-        if not (isinstance(records, Tensor) and isinstance(classes, Tensor)) or (
-            records.shape != classes.shape
-        ):
-            raise StateMismatchError(f"part {number} of the state holds no records and classes")
-        first = int(held.get("first", 0))
-        overlap = range(max(first, own.start), min(first + records.shape[0], own.stop))
-        if not overlap:
-            continue
-        found += len(overlap)
-        here = slice(overlap.start - own.start, overlap.stop - own.start)
-        there = slice(overlap.start - first, overlap.stop - first)
-        for name, tensor in zip(PART_TENSORS, (records, classes), strict=True):
-            mine[name][here] = tensor[there]
+        for first, tensors in _shards(part, number):
+            overlap = range(max(first, own.start), min(first + len(tensors[0]), own.stop))
+            found += len(overlap)
+            if overlap:
+                here = slice(overlap.start - own.start, overlap.stop - own.start)
+                there = slice(overlap.start - first, overlap.stop - first)
+                for name, tensor in zip(PART_TENSORS, tensors, strict=True):
+                    mine[name][here] = tensor[there]
     if found != len(own):
         raise StateMismatchError(
             f"the parts must hold each of the samples {own} once, got {found} of {len(own)}: pass "
@@ -265,4 +263,18 @@ def assemble(parts: Sequence[Mapping[str, Any]], buffer: ScoreBuffer) -> dict[st
         )
     if whole:
         whole["buffer"] = {**whole["buffer"], **mine}
+        whole["buffer"].pop("shards", None)
     return whole
+
+
+def _shards(part: Mapping[str, Any], number: int) -> Iterator[tuple[int, list[Tensor]]]:
+    """Yield the first sample and the tensors of each shard that a part of a state has."""
+    saved = part.get("buffer")
+    held = cast("Mapping[str, Any]", saved if isinstance(saved, Mapping) else {})
+    for shard in held.get("shards", {"all": held}).values():
+        tensors = [shard.get(name) for name in PART_TENSORS]
+        if not all(isinstance(tensor, Tensor) for tensor in tensors) or (
+            len({tensor.shape for tensor in tensors}) > 1
+        ):
+            raise StateMismatchError(f"part {number} of the state holds no records and classes")
+        yield int(shard.get("first", 0)), tensors

@@ -188,6 +188,11 @@ class Emulated:
         )
         return samples
 
+    def shuffle(self, places, n, inverse, seed, epoch, /):
+        result = torch.full_like(places, -7)
+        self._call("shuffle", places, places.numel(), n, ctypes.c_int(inverse), seed, epoch, result)
+        return result
+
     def audit(self, records, weight_class, epoch, /):
         result = torch.full((6,), -1, dtype=torch.int64)
         self._call("audit", records, weight_class, records.numel(), epoch, result)

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Job:
         every: steps between two checkpoints.
         align: of the sampler; with 1 the last batches are short.
         sick: every so many samples' losses are nan in each epoch; 0 for none.
+        divided: the scores, among the ranks.
     """
 
     n: int = 240
@@ -43,6 +44,11 @@ class Job:
     every: int = 4
     align: int = 24
     sick: int = 0
+    divided: bool = False
+
+
+# Three blocks of 4096, the last one short: with four ranks one of them owns nothing.
+DIVIDED = Job(n=9000, global_batch=1200, align=1200, every=3, divided=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,13 @@ def train(job: Job, file: Path, tick: Callable[[str], None]) -> Outcome:
     ``times_trained`` stands for the model: it is saved with the engine, and goes back with it.
     """
     rank, size = distributed.world()
-    engine = pe.PruneEngine(job.n, pe.InfoBatch(0.5, delta=1.0), num_epochs=job.num_epochs, seed=5)
+    engine = pe.PruneEngine(
+        job.n,
+        pe.InfoBatch(0.5, delta=1.0),
+        num_epochs=job.num_epochs,
+        seed=5,
+        shard_scores=job.divided,
+    )
     trained = torch.zeros(job.num_epochs, job.n, dtype=torch.int64)
     if file.exists():
         loaded = pe.load_state(engine, file)["trained"]
@@ -77,12 +89,16 @@ def train(job: Job, file: Path, tick: Callable[[str], None]) -> Outcome:
             tick("step")
             if engine.steps % job.every == 0:
                 pe.save_state(engine, file, extra={"trained": total(trained)})
-    return Outcome(
-        total(trained).tolist(),
-        figures(engine),
-        engine.buffer.records.tolist(),
-        engine.plan.indices.tolist(),
-    )
+    records, order = engine.buffer.records, engine.plan.indices
+    if job.divided:  # each rank has a part of both
+        own, share = engine.buffer.owned, range(rank, engine.plan.num_kept, size)
+        records = total(torch.zeros(job.n, dtype=torch.int64).index_add_(0, among(own), records))
+        order = total(torch.zeros(engine.plan.num_kept).long().index_add_(0, among(share), order))
+    return Outcome(total(trained).tolist(), figures(engine), records.tolist(), order.tolist())
+
+
+def among(numbers: range) -> torch.Tensor:
+    return torch.tensor([*numbers], dtype=torch.int64)
 
 
 def total(counts: torch.Tensor) -> torch.Tensor:
@@ -136,12 +152,13 @@ def ticking(tick: Callable[[str], None], durable: bool) -> Iterator[None]:
 
         return called
 
-    with (
-        mock.patch.object(checkpoint, "torch", Shim(torch, save=save)),
-        mock.patch.object(checkpoint, "os", Shim(os, fsync=fsync, replace=rename)),
-        mock.patch.object(distributed, "_gather", around(distributed._gather)),
-        mock.patch.object(distributed, "_all_reduce_max", around(distributed._all_reduce_max)),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(checkpoint, "torch", Shim(torch, save=save)))
+        files = Shim(os, fsync=fsync, replace=rename)
+        stack.enter_context(mock.patch.object(checkpoint, "os", files))
+        for name in ("_gather", "_all_reduce_max", "gather", "swap"):
+            collective = around(getattr(distributed, name))
+            stack.enter_context(mock.patch.object(distributed, name, collective))
         yield
 
 
@@ -196,12 +213,14 @@ def run(folder: str, job: Job, victim: int, at: int, name: str, sent: int = sign
 
 
 def without_a_fault(job: Job, folder: Path, **changes: Any) -> Outcome:
-    """Return what one process comes to, never stopped."""
-    return train(replace(job, every=10**9, **changes), folder / "never", lambda _: None)
+    """Return what one process that holds all scores comes to, never stopped."""
+    changes = {"every": 10**9, "divided": False, **changes}
+    return train(replace(job, **changes), folder / "never", lambda _: None)
 
 
-if __name__ == "__main__":  # under torchrun: FOLDER VICTIM AT NAME
+if __name__ == "__main__":  # under torchrun: FOLDER VICTIM AT NAME [divided]
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    run(sys.argv[1], Job(), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    folder, victim, at, name, *divided = sys.argv[1:]
+    run(folder, DIVIDED if divided else Job(), int(victim), int(at), name)
     torch.distributed.destroy_process_group()

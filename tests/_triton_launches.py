@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 PACKAGE = "prune_engine.backends.triton"
 MODULES = (
-    *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "audit"),
+    *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "shuffle", "audit"),
     *("moments", "activation_std", "select", "top"),
     *("cross_entropy_observe", "cross_entropy_grad"),
 )
@@ -112,6 +112,11 @@ def order(count: int, *, is_range: bool) -> torch.Tensor:
     return module("order").order(kept, positions, 0, 4, 256, 7, 1)
 
 
+def shuffle(n: int, *, inverse: bool) -> torch.Tensor:
+    """Shuffle 256 places."""
+    return module("shuffle").shuffle(cuda(256), n, inverse, 7, 1)
+
+
 def audit() -> torch.Tensor:
     """Audit all."""
     return module("audit").audit(cuda(NUM_SAMPLES), cuda(NUM_SAMPLES, dtype=torch.uint8), 3)
@@ -191,6 +196,8 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "compact": (compact, 1),
     "order-positions": (lambda: order(5000, is_range=False), 1),
     "order-range": (lambda: order(10**6, is_range=True), 1),
+    "shuffle": (lambda: shuffle(5000, inverse=False), 1),
+    "shuffle-inverse": (lambda: shuffle(10**10, inverse=True), 1),
     "audit": (audit, 1),
     "cross_entropy_observe-loss": (lambda: cross_entropy_observe(torch.float32, 0), 1),
     "cross_entropy_observe-el2n": (lambda: cross_entropy_observe(torch.bfloat16, 1, 0.1), 1),

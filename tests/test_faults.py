@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import prune_engine as pe
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = -1
+SMALL = Job()
 
 
 def raise_killed() -> None:
@@ -50,21 +52,23 @@ def assert_as_never_stopped(outcome: Outcome, never: Outcome) -> None:
 # --- random kill points, ranks that are threads ---------------------------------------------------
 
 
-def check_random_kills(seed: int, folder: Path) -> int:
+def check_random_kills(seed: int, folder: Path, job: Job = SMALL, ticks: int = 30) -> int:
     """Kill a run up to four times at random points, let it end, and compare; return the kills."""
     draws = random.Random(seed)
     short = seed % 4 == 3  # the last batches are short: then the tail depends on the world size
-    job = Job(every=draws.randint(1, 7), align=1 if short else 24, sick=draws.choice([0, 0, 7]))
+    job = replace(job, every=draws.randint(1, 7), sick=draws.choice([0, 0, 7]))
     sizes = [draws.choice([2, 3])] * 5 if short else draws.choices([1, 2, 3, 4], k=5)
     if short:
-        never = attempt(sizes[0], Job(**{**vars(job), "every": 10**9}), folder / "never")
+        job = replace(job, align=1)
+        plain = replace(job, every=10**9, divided=False)
+        never = attempt(sizes[0], plain, folder / "never")
         assert never is not None
     else:
         never = without_a_fault(job, folder)
     kills = 0
     for size in sizes[:-1]:
-        # A run ticks more than 30 times a rank; what was saved shortens the next.
-        victim, at = draws.randrange(size), draws.randint(1, 30)
+        # A run ticks more often than that, on each rank; what was saved shortens the next.
+        victim, at = draws.randrange(size), draws.randint(1, ticks)
         outcome = attempt(size, job, folder / "run.pt", victim, at)
         kills += outcome is None
         if outcome is not None:

@@ -126,29 +126,6 @@ def test_fixed_counts_of_a_shard_are_refused():
 
 
 @given(
-    n=st.sampled_from([1, 5, 4096, 65536, 65537, *HUGE]) | st.integers(1, 2**62),
-    share=st.lists(st.floats(0, 1), min_size=1, max_size=5),
-    seed=st.integers(0, MAX_SEED),
-    epoch=st.integers(0, MAX_EPOCH),
-)
-def test_shuffle_is_the_oracles_and_unshuffle_its_inverse(n, share, seed, epoch):
-    positions = [min(n - 1, int(part * n)) for part in (*share, 0, 1)]
-    ranks = pe.ops.shuffle(int64(positions), n, seed=seed, epoch=epoch)
-    pi = oracle.Bijection(n, seed, epoch)
-    assert_bitwise(ranks, [pi(p) for p in positions], "ranks")
-    assert_bitwise(pe.ops.unshuffle(ranks, n, seed=seed, epoch=epoch), positions, "positions")
-
-
-def test_shuffle_is_the_order_of_the_list():
-    kept = torch.arange(1000, dtype=torch.int32) * 3
-    positions = int64(range(0, 1000, 7))
-    ranks = pe.ops.shuffle(positions, 1000, seed=4, epoch=2)
-    assert_bitwise(pe.ops.order(kept, positions, seed=4, epoch=2), kept[ranks], "order")
-    with pytest.raises(IndexError, match="1000"):
-        pe.ops.unshuffle(int64([1000]), 1000, seed=4, epoch=2)
-
-
-@given(
     scores=st.lists(st.floats(-5e6, 5e6, width=32), min_size=1, max_size=6),
     times=st.sampled_from([1, 3, 10**9, 10**10]),
 )

@@ -6,6 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from _assertions import assert_bitwise
 from _processes import start_ranks
 from _runs import figures
 from test_distributed import Collectives
@@ -44,3 +46,27 @@ def test_gloo_ranks_train_what_one_process_does(size, tmp_path):
         "records": torch.cat([rank["records"] for rank in ranks]),
     }
     assert_same(got, want)
+
+
+def save_and_restore(rank: int, size: int, folder: str) -> None:
+    """Hand a divided engine to torch.distributed.checkpoint; go on from there in another one."""
+    store = dist.FileStore(f"{folder}/store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    engine, again = engine_of(), engine_of()
+    train_epoch(engine, size)
+    engine.end_epoch()
+    train_epoch(engine, size, stop=5)
+    dcp.save({"engine": engine}, checkpoint_id=f"{folder}/parts")
+    dcp.load({"engine": again}, checkpoint_id=f"{folder}/parts")
+    assert again.cursor == engine.cursor > 0
+    assert_bitwise(again.buffer.records, engine.buffer.records, "records")
+    for _ in range(2):
+        assert train_epoch(again, size) == train_epoch(engine, size)
+        assert figures(again) == figures(engine)
+        again.end_epoch()
+        engine.end_epoch()
+    dist.barrier()
+
+
+def test_a_checkpoint_of_torch_distributed_holds_every_ranks_part(tmp_path):
+    assert start_ranks(save_and_restore, 2, str(tmp_path)).join() == [0, 0]

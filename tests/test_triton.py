@@ -21,7 +21,7 @@ pytestmark = pytest.mark.triton
 
 TESTS = Path(__file__).resolve().parent
 OPS = (
-    *("observe", "mean_threshold", "plan", "compact", "order", "audit"),
+    *("observe", "mean_threshold", "plan", "compact", "order", "shuffle", "audit"),
     *("moments", "activation_std", "relu_moments", "gelu_moments"),
     *("select", "top"),
     *("cross_entropy_observe", "cross_entropy_grad"),

@@ -69,6 +69,7 @@ call("plan", records, threshold, *rule, classes)
 kept = same("compact", (classes, offsets, int(offsets[-1])))
 same("order", (kept, None, 3, 2, 99, 7, 5))
 same("order", (kept, torch.arange(50), 0, 1, 0, 7, 5))
+same("shuffle", (torch.arange(50), 50, True, 7, 5))
 same("audit", (records, classes, 4))
 same("select", (records, [0, 3], [1, 0], 4))
 same("top", (records, 99))
@@ -107,7 +108,7 @@ def test_the_dispatcher_reaches_the_kernels_with_the_bits_of_the_reference():
         *("served", "activation_std", "audit", "compact", "cross_entropy_grad"),
         *("cross_entropy_observe", "gelu_moments", "mean_threshold"),
         *("moments", "observe", "order", "plan", "relu_moments", "relu_moments_"),
-        *("select", "top"),
+        *("select", "shuffle", "top"),
     ]
 
 

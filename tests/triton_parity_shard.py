@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton plan of a shard far into a data set; run as triton_parity.py is."""
+"""Triton far into a data set: the plan of a shard, the shuffle; run as triton_parity.py is."""
 
 from __future__ import annotations
 
@@ -30,3 +30,18 @@ def test_plan_of_a_shard_equals_the_reference(first):
     assert_bitwise(got[1], want[1], "block_offsets")
     near = pe.ops.plan(old, rule, backend="reference", **{**at, "first": 0})
     assert not torch.equal(near[0], want[0]), "control: the draws of other samples"
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 700, 65_537, 2**31, 2**32 + 1, 10**10, 2**62])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_shuffle_equals_the_reference(n, inverse):
+    places = torch.tensor([*range(min(n, 600)), n - 1, n // 2, n // 3])
+    work = pe.ops.unshuffle if inverse else pe.ops.shuffle
+    at = {"seed": MAX_SEED - 7, "epoch": MAX_EPOCH - 1}
+    got = work(places.to(DEVICE), n, backend="triton", **at)
+    assert_bitwise(got, work(places, n, backend="reference", **at), "places")
+
+
+def test_shuffle_out_of_range():
+    outside = torch.tensor([-1, 10, 2**62], device=DEVICE)
+    assert pe.ops.shuffle(outside, 10, seed=0, epoch=0, backend="triton").tolist() == [-1] * 3

@@ -20,16 +20,18 @@ struct Positions {
   int64_t step;
 };
 
-// Ranks of up to kOrderBlock positions. n < 2^31 here, so a side and a rank fit in 32 bits.
-inline PE_CLONES void rank_block(const Bijection& pi, const uint32_t* position, int32_t size,
-                                 uint32_t* rank) {
+// One pass of the network over up to kOrderBlock places; a side fits in 32 bits for any n. Inlined
+// into each copy of its callers, which dispatch.h makes.
+template <typename Place>
+__attribute__((always_inline)) inline void feistel_block(const Bijection& pi, const Place* position,
+                                                         int32_t size, Place* rank) {
   uint32_t row[kOrderBlock], column[kOrderBlock];
   const uint32_t mask = pi.mask, bits = pi.bits;
   const auto columns = static_cast<uint32_t>(pi.columns);
   const uint32_t shift = bits == 0 ? 31 : 32 - bits;  // bits = 0: the mask makes it 0 anyway
   for (int32_t i = 0; i < size; ++i) {
-    row[i] = position[i] & mask;
-    column[i] = position[i] >> bits;
+    row[i] = static_cast<uint32_t>(position[i]) & mask;
+    column[i] = static_cast<uint32_t>(position[i] >> bits);
   }
   for (int round = 0; round < pi.rounds; round += 2) {
     const uint32_t key0 = pi.key[round], key1 = pi.key[round + 1];
@@ -41,7 +43,13 @@ inline PE_CLONES void rank_block(const Bijection& pi, const uint32_t* position, 
       column[i] = moved >= columns ? moved - columns : moved;
     }
   }
-  for (int32_t i = 0; i < size; ++i) rank[i] = (column[i] << bits) | row[i];
+  for (int32_t i = 0; i < size; ++i) rank[i] = (static_cast<Place>(column[i]) << bits) | row[i];
+}
+
+// n < 2^31 here, so a rank fits in 32 bits.
+inline PE_CLONES void rank_block(const Bijection& pi, const uint32_t* position, int32_t size,
+                                 uint32_t* rank) {
+  feistel_block(pi, position, size, rank);
 }
 
 // The few ranks outside [0, n) walk on.

@@ -172,6 +172,8 @@ cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
                            cudaStream_t stream);
 cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Wanted& wanted,
                          int32_t* samples, cudaStream_t stream);
+cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection& pi, bool inverse,
+                           int64_t* result, cudaStream_t stream);
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const State& state,

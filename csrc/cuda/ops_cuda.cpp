@@ -163,6 +163,19 @@ Tensor order_cuda(Tensor kept,                      // [n] int32
   return samples;
 }
 
+Tensor shuffle_cuda(Tensor places,  // [M] int64
+                    int64_t n, bool inverse, int64_t seed, int64_t epoch) {
+  const OnDevice device({places, "places"}, {});
+  check_shuffle(places, n, seed, epoch);
+  Tensor result = torch::stable::new_empty(places, {places.numel()});
+  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
+                                      static_cast<uint32_t>(epoch));
+  check_cuda(cuda::launch_shuffle(places.const_data_ptr<int64_t>(), places.numel(), pi, inverse,
+                                  result.mutable_data_ptr<int64_t>(), device.stream()),
+             "shuffle");
+  return result;
+}
+
 Tensor audit_cuda(Tensor records,       // [N] int64
                   Tensor weight_class,  // [N] uint8
                   int64_t epoch) {
@@ -238,6 +251,7 @@ STABLE_TORCH_LIBRARY_IMPL(prune_engine, CUDA, m) {
   m.impl("plan", TORCH_BOX(&prune_engine::plan_cuda));
   m.impl("compact", TORCH_BOX(&prune_engine::compact_cuda));
   m.impl("order", TORCH_BOX(&prune_engine::order_cuda));
+  m.impl("shuffle", TORCH_BOX(&prune_engine::shuffle_cuda));
   m.impl("audit", TORCH_BOX(&prune_engine::audit_cuda));
   m.impl("select", TORCH_BOX(&prune_engine::select_cuda));
   m.impl("top", TORCH_BOX(&prune_engine::top_cuda));

@@ -75,6 +75,10 @@ class Kernels(Protocol):
         """Turn positions of the epoch into samples."""
         ...
 
+    def shuffle(self, places: Tensor, n: int, inverse: bool, seed: int, epoch: int, /) -> Tensor:
+        """Turn positions of an epoch into ranks among its kept samples, or back."""
+        ...
+
     def audit(self, records: Tensor, weight_class: Tensor, epoch: int, /) -> Tensor:
         """Recompute the sum and compare what was seen with what was planned."""
         ...

@@ -66,6 +66,7 @@ mean_threshold = _ops.mean_threshold.default
 plan = _ops.plan.default
 compact = _ops.compact.default
 order = _ops.order.default
+shuffle = _ops.shuffle.default
 audit = _ops.audit.default
 cross_entropy_observe = _ops.cross_entropy_observe.default
 cross_entropy_grad = _ops.cross_entropy_grad.default
@@ -132,6 +133,11 @@ def _(
     epoch: int,
 ) -> Tensor:
     return kept.new_empty(count if positions is None else positions.numel(), dtype=torch.int32)
+
+
+@_register_fake("prune_engine::shuffle")
+def _(places: Tensor, n: int, inverse: bool, seed: int, epoch: int) -> Tensor:
+    return torch.empty_like(places)
 
 
 @_register_fake("prune_engine::audit")

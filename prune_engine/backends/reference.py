@@ -37,6 +37,7 @@ from prune_engine.backends.reference_arithmetic import (
     bijection,
     float_to_key,
     hash32,
+    inverse_bijection,
     keep_draw,
     key_to_float,
     philox4x32,
@@ -79,10 +80,12 @@ __all__ = [
     "relu_moments_",
     "score_code",
     "select",
+    "shuffle",
     "top",
 ]
 
 CHECKS_ARGUMENTS = False
+_PIECE = 1 << 18  # elements at a time: what the arithmetic allocates stays in a processor's cache
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -276,6 +279,34 @@ def order(
     if positions is None:
         positions = start + step * torch.arange(count, device=kept.device)
     return kept[bijection(positions, kept.numel(), seed, epoch)]
+
+
+def shuffle(places: Tensor, n: int, inverse: bool, seed: int, epoch: int) -> Tensor:
+    """Evaluate the keyed permutation of [0, n), or its inverse, without a list of n entries.
+
+    Args:
+        places: [M] int64, values in [0, n).
+        n: in [0, 2^62].
+        inverse: whether to go from ranks to positions.
+        seed: in [0, 2^63).
+        epoch: in [0, 2^31 - 2].
+
+    Returns:
+        int64 [M]: see :func:`bijection`.
+
+    Raises:
+        IndexError: a place is out of range.
+
+    Example:
+        >>> ranks = shuffle(torch.arange(9), 9, False, seed=3, epoch=0)
+        >>> shuffle(ranks, 9, True, seed=3, epoch=0).tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    """
+    network = inverse_bijection if inverse else bijection
+    result = torch.empty_like(places)
+    for at in range(0, places.shape[0], _PIECE):
+        result[at : at + _PIECE] = network(places[at : at + _PIECE], n, seed, epoch)
+    return result
 
 
 def audit(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:

@@ -195,6 +195,13 @@ def _order(operators: Any, backend: str, device: torch.device) -> Iterator[Tenso
         yield operators.order(kept, positions, seed=SEED, epoch=1, backend=backend)
 
 
+def _shuffle(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    for n in (NUM_SAMPLES, 10**10):
+        places = torch.arange(0, n, max(1, n // 999), device=device)
+        for work in (operators.shuffle, operators.unshuffle):
+            yield work(places, n, seed=SEED, epoch=1, backend=backend)
+
+
 def _audit(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
     records, classes = _records().to(device), _classes().to(device)
     for epoch in range(2):
@@ -263,6 +270,7 @@ CASES: dict[str, Case] = {
     "plan": _plan,
     "compact": _compact,
     "order": _order,
+    "shuffle": _shuffle,
     "audit": _audit,
     "select": _select,
     "top": _top,

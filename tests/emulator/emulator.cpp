@@ -197,6 +197,13 @@ void emulated_order(const int32_t* kept, int64_t n, const int64_t* positions, in
   cuda::launch_order(kept, pi, {positions, start, step, count}, samples, nullptr);
 }
 
+void emulated_shuffle(const int64_t* places, int64_t count, int64_t n, int inverse, int64_t seed,
+                      int64_t epoch, int64_t* result) {
+  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
+                                      static_cast<uint32_t>(epoch));
+  cuda::launch_shuffle(places, count, pi, inverse != 0, result, nullptr);
+}
+
 void emulated_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                     int64_t epoch, int64_t* result) {
   cuda::launch_audit(records, weight_class, num_samples, epoch, result, nullptr);

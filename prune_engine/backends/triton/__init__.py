@@ -33,6 +33,7 @@ try:
     from prune_engine.backends.triton.plan import plan
     from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
     from prune_engine.backends.triton.select import select
+    from prune_engine.backends.triton.shuffle import shuffle
     from prune_engine.backends.triton.top import top
 except ModuleNotFoundError as error:
     if error.name != "triton":
@@ -56,6 +57,7 @@ __all__ = [
     "relu_moments",
     "relu_moments_",
     "select",
+    "shuffle",
     "top",
 ]
 
@@ -75,6 +77,7 @@ OPERATORS = {
     "relu_moments": relu_moments,
     "relu_moments_": relu_moments_,
     "select": select,
+    "shuffle": shuffle,
     "top": top,
 }
 REGISTERED = register(OPERATORS)  # lives as long as this module

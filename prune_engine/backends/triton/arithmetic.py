@@ -186,8 +186,13 @@ def hash32(x, key):
 def feistel(position, keys, bits, columns, ROUNDS: tl.constexpr):
     """Permute the cells of the 2^bits x columns grid once (uint32); see ``csrc/bijection.h``."""
     mask = ((bits * 0 + 1) << bits) - 1
-    row = position & mask
-    column = position >> bits
+    row, column = network(position & mask, position >> bits, keys, mask, columns, ROUNDS)
+    return (column << bits) | row
+
+
+@triton.jit
+def network(row, column, keys, mask, columns, ROUNDS: tl.constexpr):
+    """Permute cells given by row and column, all uint32: any n up to 2^62."""
     for r in tl.static_range(0, ROUNDS, 2):
         # umulhi by 2^bits takes the top bits, and none where bits is 0.
         shift = tl.umulhi(hash32(column, steady_value(keys[r]).to(tl.uint32)), mask + 1)
@@ -195,4 +200,15 @@ def feistel(position, keys, bits, columns, ROUNDS: tl.constexpr):
         share = tl.umulhi(hash32(row, steady_value(keys[r + 1]).to(tl.uint32)), columns)
         column = column + share
         column = tl.where(column >= columns, column - columns, column)
-    return (column << bits) | row
+    return row, column
+
+
+@triton.jit
+def inverse_network(row, column, keys, mask, columns, ROUNDS: tl.constexpr):
+    """Return the cells that ``network`` takes to these."""
+    for r in tl.static_range(ROUNDS - 2, -1, -2):
+        share = tl.umulhi(hash32(row, steady_value(keys[r + 1]).to(tl.uint32)), columns)
+        column = tl.where(column < share, column + (columns - share), column - share)
+        shift = tl.umulhi(hash32(column, steady_value(keys[r]).to(tl.uint32)), mask + 1)
+        row = tl.sub(row, shift, sanitize_overflow=False) & mask  # pyright: ignore[reportArgumentType]
+    return row, column
