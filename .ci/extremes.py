@@ -111,8 +111,11 @@ def set_up(end: End, folder: Path, seconds: float = SETUP_SECONDS) -> Path | str
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a suite and what it has started; it removes its folder."""
-    os.killpg(process.pid, signal.SIGINT)
+    """End a suite, which then removes its folder, and what it has started.
+
+    Not by SIGINT: a job in the background may have been told to ignore that.
+    """
+    os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(30)
     except subprocess.TimeoutExpired:

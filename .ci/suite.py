@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "-py3-none-" in wheel.name:
         ignored += OF_THE_HOST
         given = ["-k", f"not ({NAMED_HOST})", *given]
+    # Ended from outside, it still removes its folder.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:
         tree, home = Path(folder) / "tree", Path(folder) / "env"
         tree.mkdir()
