@@ -71,6 +71,9 @@ PE_HD uint64_t feistel(const Bijection& pi, uint64_t position) {
   uint32_t row = static_cast<uint32_t>(position) & pi.mask;
   uint32_t column = static_cast<uint32_t>(position >> pi.bits);
   const uint32_t columns = static_cast<uint32_t>(pi.columns);
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1  // see invert_feistel
+#endif
   for (int round = 0; round < pi.rounds; round += 2) {
     row = (row + row_shift(pi, round, column)) & pi.mask;
     column += column_shift(pi, round + 1, row);
@@ -84,6 +87,9 @@ PE_HD uint64_t invert_feistel(const Bijection& pi, uint64_t y) {
   uint32_t row = static_cast<uint32_t>(y) & pi.mask;
   uint32_t column = static_cast<uint32_t>(y >> pi.bits);
   const uint32_t columns = static_cast<uint32_t>(pi.columns);
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1  // each round waits for the one before: copies would be bytes alone
+#endif
   for (int round = pi.rounds - 2; round >= 0; round -= 2) {
     const uint32_t moved = column_shift(pi, round + 1, row);
     column += column < moved ? columns - moved : 0 - moved;

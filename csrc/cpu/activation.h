@@ -11,6 +11,7 @@ namespace prune_engine {
 
 struct Read {
   static constexpr bool kWrites = false;
+  static constexpr bool kCheap = true;
 
   template <int W, typename T>
   static PE_INLINE auto apply(const T* x, T*) {
@@ -28,6 +29,7 @@ inline constexpr int16_t kInfinityBits<BFloat16> = 0x7f80;
 // Zero where x <= 0; a nan stays one. Half precision needs no arithmetic: its sign decides.
 struct Relu {
   static constexpr bool kWrites = true;
+  static constexpr bool kCheap = true;
 
   template <int W>
   static PE_INLINE auto apply(const float* x, float* y) {
@@ -104,6 +106,7 @@ PE_INLINE auto odd_sigmoid(const typename Vec<W>::Float& z) {
 template <bool kTanh>
 struct Gelu {
   static constexpr bool kWrites = true;
+  static constexpr bool kCheap = false;
   static constexpr double kRootHalf = 0.70710678118654752440;
   static constexpr double kRootTwoOverPi = 0.79788456080286535588;
   static constexpr double kCubic = 0.044715;

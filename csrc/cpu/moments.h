@@ -86,6 +86,19 @@ PE_INLINE double first_of(const T* x) {
   return static_cast<double>(Act::kWrites ? out[0] : in[0]);
 }
 
+// Calls body(0), body(1), ...: side by side where that hides what an element waits for. Where it
+// costs much, its own instructions are enough for that, and not written four times.
+template <typename Act, int kParts, typename Body>
+PE_INLINE void for_each_part(const Body& body) {
+  if constexpr (Act::kCheap) {
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; ++part) body(part);
+  } else {
+#pragma GCC unroll 1
+    for (int part = 0; part < kParts; ++part) body(part);
+  }
+}
+
 // One block, every step in double.
 template <typename Act, int W, typename T>
 PE_INLINE Moments block_in_double(const T* x, T* y, int64_t n) {
@@ -96,14 +109,13 @@ PE_INLINE Moments block_in_double(const T* x, T* y, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     prefetch<kLanes>(x + i);
-#pragma GCC unroll 4
-    for (int part = 0; part < kParts; ++part) {
+    for_each_part<Act, kParts>([&](int part) __attribute__((always_inline)) {
       const int64_t at = i + part * W;
       const Double d =
           __builtin_convertvector(Act::template apply<W>(x + at, y + at), Double) - centre;
       sum[part] += d;
       square[part] += d * d;
-    }
+    });
   }
   Sums sums;
   std::memcpy(sums.sum, sum, sizeof sum);
@@ -122,17 +134,17 @@ PE_INLINE Moments block_in_fours(const T* x, T* y, int64_t n, float centre) {
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
     prefetch<4 * kLanes>(x + i);
-#pragma GCC unroll 4
-    for (int part = 0; part < kParts; ++part) {
+    for_each_part<Act, kParts>([&](int part) __attribute__((always_inline)) {
       const T* from = x + i + part * W;
       T* to = y + i + part * W;
-      const Float a = Act::template apply<W>(from, to) - centre;
-      const Float b = Act::template apply<W>(from + kLanes, to + kLanes) - centre;
-      const Float c = Act::template apply<W>(from + 2 * kLanes, to + 2 * kLanes) - centre;
-      const Float d = Act::template apply<W>(from + 3 * kLanes, to + 3 * kLanes) - centre;
+      Float v[4];
+      for_each_part<Act, 4>([&](int k) __attribute__((always_inline)) {
+        v[k] = Act::template apply<W>(from + k * kLanes, to + k * kLanes) - centre;
+      });
+      const Float a = v[0], b = v[1], c = v[2], d = v[3];
       sum[part] += __builtin_convertvector((a + b) + (c + d), Double);
       square[part] += __builtin_convertvector((a * a + b * b) + (c * c + d * d), Double);
-    }
+    });
   }
   Sums sums;
   std::memcpy(sums.sum, sum, sizeof sum);

@@ -13,10 +13,10 @@ constexpr int kThreads = 256;
 constexpr int64_t kMaxGrid = 1 << 20;
 
 // Grid: ceil(count / 256) blocks of 256 threads, at most kMaxGrid; one place per thread and stride.
-template <bool kInverse>
 __global__ void __launch_bounds__(kThreads)
     shuffle_kernel(const int64_t* __restrict__ places, int64_t count,
-                   const __grid_constant__ Bijection pi, int64_t* __restrict__ result) {
+                   const __grid_constant__ Bijection pi, bool inverse,
+                   int64_t* __restrict__ result) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t m = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; m < count;
        m += stride) {
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kThreads)
     int64_t found = -1;  // of a place outside [0, n), which could walk for ever
     if (place < pi.n) {
       found =
-          static_cast<int64_t>(kInverse ? invert_bijection(pi, place) : apply_bijection(pi, place));
+          static_cast<int64_t>(inverse ? invert_bijection(pi, place) : apply_bijection(pi, place));
     }
     result[m] = found;
   }
@@ -36,11 +36,7 @@ cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection
                            int64_t* result, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   const auto grid = static_cast<unsigned>(std::min(kMaxGrid, num_blocks(count, int64_t{kThreads})));
-  if (inverse) {
-    shuffle_kernel<true><<<grid, kThreads, 0, stream>>>(places, count, pi, result);
-  } else {
-    shuffle_kernel<false><<<grid, kThreads, 0, stream>>>(places, count, pi, result);
-  }
+  shuffle_kernel<<<grid, kThreads, 0, stream>>>(places, count, pi, inverse, result);
   return cudaGetLastError();
 }
 
