@@ -38,10 +38,12 @@ def post_relu_outputs(batch: int) -> list[Tensor]:
     model = models.build("resnet18", (3, 32, 32), 10, seed=0)
     found: list[Tensor] = []
     for module in model.modules():
-        if isinstance(module, (nn.ReLU, models.BasicBlock)):
+        if isinstance(module, nn.ReLU):
             module.register_forward_hook(lambda _m, _i, output: found.append(output.clone()))
     with torch.no_grad():
         model(images)
+    if len(found) != LAYERS:
+        raise RuntimeError(f"the recipe's ResNet-18 has {len(found)} ReLUs, not {LAYERS}")
     return found
 
 
