@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -120,7 +121,10 @@ def test_pip_finds_its_requirements_met_and_the_readmes_loop_works(
     _wheel.check_readmes_loop(python, tmp_path)
     without = _wheel.environment(tmp_path / "without", ["numpy"])
     command = [*pip[:-1], without, "install", "--no-index", "--quiet", wheel]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    # A machine may have told pip of a folder with a torch in it.
+    environ = {**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    words = list(map(str, command))
+    done = subprocess.run(words, capture_output=True, text=True, env=environ)
     assert done.returncode == 1, "the control: torch is missing"
     assert "torch>=2.10" in done.stderr
 
