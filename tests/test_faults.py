@@ -185,20 +185,21 @@ def test_sigterm_ends_a_rank_and_the_file_is_whole(tmp_path):
     )
 
 
+def torchrun(folder: Path, ranks: int, *arguments: str) -> int:
+    """Run the program with that many ranks; return the exit code."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={ranks}", str(ROOT / "tests" / "_fault_program.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    words = [*command, str(folder), *arguments]
+    return subprocess.run(words, env=environment, capture_output=True).returncode
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_under_torchrun_a_killed_run_is_taken_up_by_fewer_ranks(tmp_path):
-    program = ROOT / "tests" / "_fault_program.py"
-
-    def torchrun(ranks: int, *arguments: str) -> int:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={ranks}", str(program), str(tmp_path), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, env=environment, capture_output=True).returncode
-
-    assert torchrun(3, "1", "17", "step") != 0
-    assert torchrun(2, "0", "3", "half written") != 0
-    assert torchrun(2, "-1", "0", "") == 0
+    assert torchrun(tmp_path, 3, "1", "17", "step") != 0
+    assert torchrun(tmp_path, 2, "0", "3", "half written") != 0
+    assert torchrun(tmp_path, 2, "-1", "0", "") == 0
     outcome = Outcome(**torch.load(tmp_path / "outcome.pt", weights_only=True))
     assert_as_never_stopped(outcome, without_a_fault(Job(), tmp_path))
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +13,10 @@ from _fault_program import DIVIDED, Outcome, in_process, without_a_fault
 from _processes import start_ranks
 from _ranks import Ranks
 from _runs import batches, losses_at, observe
-from test_faults import NOBODY, assert_as_never_stopped, attempt, check_random_kills
+from test_faults import NOBODY, assert_as_never_stopped, attempt, check_random_kills, torchrun
 
 import prune_engine as pe
 
-ROOT = Path(__file__).resolve().parent.parent
 TICKS = 60  # of a rank in a run, at least: its steps, exchanges and writes
 
 
@@ -94,17 +90,9 @@ def test_sigterm_then_the_same_ranks(tmp_path):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_under_torchrun_a_killed_divided_run_is_taken_up_by_fewer_and_by_more_ranks(tmp_path):
-    program = ROOT / "tests" / "_fault_program.py"
-
-    def torchrun(ranks: int, *arguments: str) -> int:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={ranks}", str(program), str(tmp_path), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, env=environment, capture_output=True).returncode
-
-    assert torchrun(3, "1", "17", "step", "divided") != 0
-    assert torchrun(2, "0", "3", "half written", "divided") != 0
-    assert torchrun(3, "-1", "0", "", "divided") == 0
+    assert torchrun(tmp_path, 3, "1", "17", "step", "divided") != 0
+    assert torchrun(tmp_path, 2, "0", "3", "half written", "divided") != 0
+    assert torchrun(tmp_path, 3, "-1", "0", "", "divided") == 0
     outcome = Outcome(**torch.load(tmp_path / "outcome.pt", weights_only=True))
     assert_as_never_stopped(outcome, without_a_fault(DIVIDED, tmp_path))
 
