@@ -223,8 +223,8 @@ def run(options: RunOptions, say: Callable[[str], None]) -> Report | None:
         FileNotFoundError: a data file is missing.
     """
     data = load(options.data, options.data_root, limit=options.limit)
-    # What cannot save the target says so before anything is trained. Except under "all", the control
-    # and the shortened arm are made from what the policy has trained, which is not known yet.
+    # What cannot save the target says so before anything is trained. Except under "all", the
+    # control and the shortened arm are made from what the policy has trained: not known yet.
     made_later = () if options.policy == ALL else (RANDOM, FULL_CUT)
     for name in options.names(0):
         if name not in made_later:
