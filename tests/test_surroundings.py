@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import prune_engine as pe
 from prune_engine import backends
 from prune_engine.backends import surroundings
 from prune_engine.backends.surroundings import Surroundings, cuda_refusal, mismatches
@@ -41,7 +47,7 @@ CASES = {
     "no GPU": (replace(FITS, gpus=()), "torch finds no GPU, though the driver is there"),
     "GPU too old": (replace(FITS, gpus=(("Tesla V100", 7, 0),)), "PE_CUDA_ARCHS=7.0"),
     "torch too old": (replace(FITS, torch="2.9.1+cu130"), "older than 2.10"),
-    "no NumPy module": (replace(FITS, host=False), "host is not in this wheel"),
+    "no NumPy module": (replace(FITS, host=False), "prune_engine.host, is not in this wheel"),
 }
 
 
@@ -117,7 +123,37 @@ def test_a_driver_of_the_same_major_version_or_newer_serves(driver: tuple[int, i
     ],
 )
 def test_a_loaders_refusal_is_put_into_words(error: str, phrase: str) -> None:
-    assert phrase in surroundings.load_refusal(error)
+    assert phrase in surroundings.load_refusal(OSError(error))
+
+
+def test_a_wheel_of_a_newer_system_says_what_this_one_lacks(tmp_path: Path) -> None:
+    cxx = shutil.which(os.environ.get("CXX", "g++"))
+    if cxx is None:
+        pytest.skip("no C++ compiler")
+    package = tmp_path / "prune_engine"
+    shutil.copytree(
+        Path(pe.__file__).parent, package, ignore=shutil.ignore_patterns("_ops.so", "__pycache__")
+    )
+    # A library that asks for a function of a later version than the system's library then has.
+    (tmp_path / "system.cpp").write_text('extern "C" int newer() { return 1; }\n')
+    (tmp_path / "ops.cpp").write_text('extern "C" int newer();\nint used = newer();\n')
+    system, shared = tmp_path / "libsystem.so", [cxx, "-shared", "-fPIC"]
+    for version in ("GLIBC_9.99", "GLIBC_2.2"):
+        (tmp_path / "versions").write_text(f"{version} {{ global: newer; }};\n")
+        script = f"-Wl,--version-script={tmp_path / 'versions'},-soname,libsystem.so"
+        subprocess.run([*shared, script, tmp_path / "system.cpp", "-o", system], check=True)
+        if version == "GLIBC_9.99":
+            linked = [tmp_path / "ops.cpp", system, f"-Wl,-rpath,{tmp_path}"]
+            subprocess.run([*shared, *linked, "-o", package / "_ops.so"], check=True)
+    code = "import prune_engine as pe; pe.backends.load('cpu')"
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "RuntimeError: backend 'cpu' cannot be loaded: this system lacks GLIBC_9.99, with which the "
+        "wheel was built: build from source here"
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def _load() -> Any:
         try:
             torch.ops.load_library(str(LIBRARY))  # pyright: ignore[reportUnknownMemberType]
         except OSError as error:
-            raise ImportError(surroundings.load_refusal(str(error))) from error
+            raise ImportError(surroundings.load_refusal(error)) from error
     return torch.ops.prune_engine
 
 

@@ -119,22 +119,23 @@ def torch_refusal(here: Surroundings) -> str:
     )
 
 
-def load_refusal(error: str) -> str:
+def load_refusal(error: BaseException) -> str:
     """Say in plain words why the system's loader refused the library.
 
     Args:
-        error: its message.
+        error: what was raised. torch names only the file and keeps the loader's words as the cause.
 
     Returns:
         A phrase.
 
     Example:
-        >>> load_refusal("libm.so.6: version `GLIBC_2.38' not found (required by _ops.so)")
+        >>> load_refusal(OSError("libm.so.6: version `GLIBC_2.38' not found (required by x)"))
         'this system lacks GLIBC_2.38, with which the wheel was built: build from source here'
     """
-    found = re.search(r"version `((?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)' not found", error)
+    error = error.__cause__ or error
+    found = re.search(r"version `((?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)' not found", str(error))
     if found is None:
-        return error
+        return str(error)
     return f"this system lacks {found[1]}, with which the wheel was built: build from source here"
 
 
@@ -232,7 +233,7 @@ def mismatches(here: Surroundings) -> list[str]:
         found.append(f"the CUDA kernels cannot serve: {reason}" if reason else "")
     if not here.host:
         found.append(
-            "prune_engine.host is not in this wheel, which serves every Python: where NumPy users "
-            "need it, install the wheel of this Python"
+            "the NumPy module, prune_engine.host, is not in this wheel, which serves every Python: "
+            "where it is needed, install the wheel of this Python"
         )
     return [f"{text[0].upper()}{text[1:]}." for text in found if text]
