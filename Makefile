@@ -42,10 +42,8 @@ prune_engine/_ops.so: $(VENV)/.installed $(wildcard $(VENV)/.nvcc) $(SOURCES)
 test: build
 	$(BIN)/python -m pytest -q -rs
 
-# setup.py's own search; what it prints is why there is none.
-FIND_NVCC := $(BIN)/python -c 'import runpy, sys; \
-  found = runpy.run_path("setup.py", run_name="setup")["find_toolkit"](); \
-  sys.exit(found if isinstance(found, str) else 0)'
+# The build's own search; what it prints is why there is none.
+FIND_NVCC := $(BIN)/python csrc/toolkit.py
 
 nvcc: $(VENV)/.nvcc
 

@@ -16,7 +16,7 @@ Environment: ``CXX`` (default g++), ``MAX_JOBS``, ``PE_WERROR=1`` (warnings are 
 ``PE_TORCH_INCLUDE`` (folder with the torch headers, where they cannot be found), ``PE_HOST=0``
 (leave the NumPy module out: the wheel is then py3-none, for every Python). CUDA operators:
 ``PE_CUDA`` (auto: where there is nvcc; 0; 1: refuse to build without), ``NVCC``, ``CUDA_HOME``,
-``PE_CUDA_ARCHS`` or ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0+PTX"; default: DEFAULT_ARCHS).
+``PE_CUDA_ARCHS`` or ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0+PTX"; csrc/toolkit.py has the default).
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,8 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
 
+# What finds nvcc and its parts.
+TOOLKIT = runpy.run_path(str(Path(__file__).parent / "csrc" / "toolkit.py"))
 PROBE = Path("torch/csrc/stable/library.h")
 BUILD_INFO = "_build_info.json"
 TORCH_TARGET = "0x020a000000000000ULL"  # 2.10: the first stable ABI with every call used here
@@ -51,9 +52,6 @@ NVCC_FLAGS = (
     "-O3 -std=c++17 -fmad=false -Xptxas=-warn-spills "
     "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off,-Wall,-Wextra"
 )
-# Machine code for data centre and consumer chips of four generations, which serves later chips of
-# each (8.6, 10.3, 12.1) too; the oldest PTX, for every chip between and after them.
-DEFAULT_ARCHS = "8.0+PTX;9.0;10.0;12.0"
 # -fvisibility=hidden spares neither an ifunc nor what a library linked in brings along.
 EXPORTS = "{ global: PyInit_*; local: *; };\n"
 # nvcc names kernels after the absolute path of their file, unless told another.
@@ -105,101 +103,18 @@ def _torch_places() -> Iterator[Path]:
             yield site / "torch" / "include"
 
 
-@dataclass(frozen=True)
-class Toolkit:
-    """What the CUDA operators are built with.
+def choose_toolkit() -> Any:
+    """Obey ``PE_CUDA``: 1 refuses what cannot be built, auto says what is built or left out.
 
-    Args:
-        nvcc: the compiler.
-        include: folder with ``cuda_runtime_api.h``.
-        libraries: folder with the static runtime, so that a user's driver is all that is needed.
-        archs: (number such as "90", whether PTX goes in as well).
+    None: no CUDA.
     """
-
-    nvcc: str
-    include: Path
-    libraries: Path
-    archs: tuple[tuple[str, bool], ...]
-
-    @property
-    def flags(self) -> str:
-        """The targets, as nvcc wants them."""
-        return " ".join(
-            f"-gencode 'arch=compute_{arch},code="
-            + (f"[sm_{arch},compute_{arch}]'" if ptx else f"sm_{arch}'")
-            for arch, ptx in self.archs
-        )
-
-
-def _nvcc_places() -> Iterator[str | None]:
-    yield os.environ.get("NVCC")
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
-        yield f"{home}/bin/nvcc" if home else None
-    yield "nvcc"
-    for scheme in ("purelib", "platlib"):  # PyPI's nvidia-cuda-nvcc
-        yield from map(str, sorted(Path(sysconfig.get_path(scheme)).glob("nvidia/cu*/bin/nvcc")))
-    yield "/usr/local/cuda/bin/nvcc"
-
-
-def _nvcc_says(nvcc: str, *options: str) -> str:
-    done = subprocess.run([nvcc, *options], capture_output=True, text=True)
-    return done.stdout + done.stderr if done.returncode == 0 else ""
-
-
-def read_archs(text: str, known: set[str] | None = None) -> tuple[tuple[str, bool], ...]:
-    """Read "8.0;9.0+PTX" (also "80 90", "90a"); with ``known``, leave out what nvcc does not know.
-
-    An nvcc knows neither later chips nor those given up; the PTX of the oldest serves all later.
-    """
-    archs: list[tuple[str, bool]] = []
-    for word in re.split(r"[;,\s]+", text.strip()):
-        match = re.fullmatch(r"(\d+)\.?(\d)([af]?)(\+PTX)?", word)
-        if match is None:
-            raise PlatformError(f"PE_CUDA_ARCHS must be like '8.0;9.0+PTX', got {word!r}")
-        major, minor, suffix, ptx = match.groups()
-        if known is None or major + minor in known:
-            archs.append((major + minor + suffix, ptx is not None))
-    if known is not None and archs:
-        archs[0] = (archs[0][0], True)
-    return tuple(archs)
-
-
-def find_toolkit() -> Toolkit | str:
-    """Find what builds the CUDA operators; where there is none, a phrase that says why."""
-    if not list(Path("csrc/cuda").glob("*.cu")):
-        return "csrc/cuda has no .cu sources"
-    found = (shutil.which(place) for place in _nvcc_places() if place)
-    nvcc = next((path for path in found if path), None)
-    if nvcc is None:
-        return "nvcc is not on PATH, in CUDA_HOME or in NVCC"
-    top = re.search(r"TOP=(.+)", _nvcc_says(nvcc, "-dryrun", "-x", "cu", "-c", os.devnull))
-    if top is None:
-        return f"{nvcc} does not say where its toolkit is"
-    root = Path(os.path.normpath(top.group(1).strip()))
-    roots = [root, *sorted(root.glob("targets/*-linux"))]
-    headers = [path / "include" for path in roots]
-    folders = [path / name for path in roots for name in ("lib64", "lib")]
-    include = next((path for path in headers if (path / "cuda_runtime_api.h").is_file()), None)
-    libraries = next((path for path in folders if (path / "libcudart_static.a").is_file()), None)
-    if include is None or libraries is None:
-        return f"{root} lacks cuda_runtime_api.h or libcudart_static.a"
-    given = os.environ.get("PE_CUDA_ARCHS") or os.environ.get("TORCH_CUDA_ARCH_LIST")
-    known = set(re.findall(r"compute_(\d+)\b", _nvcc_says(nvcc, "--list-gpu-arch")))
-    archs = read_archs(given) if given else read_archs(DEFAULT_ARCHS, known)
-    if not archs:
-        return f"{nvcc} knows none of {DEFAULT_ARCHS}"
-    return Toolkit(nvcc, include, libraries, archs)
-
-
-def choose_toolkit() -> Toolkit | None:
-    """Obey ``PE_CUDA``: 1 refuses what cannot be built, auto says what is built or left out."""
     mode = os.environ.get("PE_CUDA", "auto")
     if mode not in ("auto", "0", "1"):
         raise PlatformError(f"PE_CUDA must be auto, 0 or 1, got {mode!r}")
     if mode == "0":
         return None
-    found = find_toolkit()
-    if isinstance(found, Toolkit):
+    found = TOOLKIT["find_toolkit"]()
+    if not isinstance(found, str):
         archs = ", ".join(f"sm_{arch}{'+PTX' * ptx}" for arch, ptx in found.archs)
         print(f"prune_engine: building for the CPU and for CUDA ({found.nvcc}: {archs})")
         return found
@@ -222,14 +137,13 @@ def with_host() -> bool:
     return mode == "1"
 
 
-def build_info(toolkit: Toolkit | None, torch: Path, cxx: str) -> dict[str, Any]:
+def build_info(toolkit: Any, torch: Path, cxx: str) -> dict[str, Any]:
     """Return what ``prune-engine info`` and the wheel's SBOM say of this build."""
     if shutil.which(shlex.split(cxx)[0]) is None:
         raise PlatformError(f"no C++ compiler: {cxx!r} is not a program here; see CXX")
     header = (torch / "torch/headeronly/version.h").read_text(encoding="utf-8")
-    release = re.search(
-        r"release (\d+\.\d+)", _nvcc_says(toolkit.nvcc, "--version") if toolkit else ""
-    )
+    version = TOOLKIT["says"](toolkit.nvcc, "--version") if toolkit else ""
+    release = re.search(r"release (\d+\.\d+)", version)
     compiler = subprocess.run([*shlex.split(cxx), "--version"], capture_output=True, text=True)
     return {
         "compiler": compiler.stdout.partition("\n")[0],
@@ -337,13 +251,12 @@ class NinjaBuild(build_ext):
         toolkit = choose_toolkit()
         self.info = build_info(toolkit, torch, cxx)
         if toolkit:
-            folder = Path("csrc/cuda")
-            found = [*folder.glob("*.cu"), *folder.glob("*.cpp")]
+            found = [*Path("csrc/cuda").glob("*.cu"), *Path("csrc/cuda").glob("*.cpp")]
             cuda_sources = [path.as_posix() for path in sorted(found)]
-            extra["_ops"] += (
-                f" -DUSE_CUDA -isystem {quoted(toolkit.include)}"
-                f" -ffile-prefix-map={quoted(toolkit.include)}=."
-            )
+            extra["_ops"] += " -DUSE_CUDA"
+            if toolkit.include:
+                folder = quoted(toolkit.include)
+                extra["_ops"] += f" -isystem {folder} -ffile-prefix-map={folder}=."
             libs += f" -L{quoted(toolkit.libraries)} -lcudart_static -ldl -lrt"
             nvcc_flags += f" {toolkit.flags}"
             # Half the wheel. The drivers of CUDA 13, which its runtime needs anyway, can unpack it.

@@ -28,6 +28,7 @@ OF_THE_TREE = (
     "test_cuda_build.py",
     "test_guide.py",
     "test_release.py",
+    "test_toolkit.py",
     "test_wheel.py",
     "test_wheels.py",
 )

@@ -30,7 +30,7 @@ def toolkit(module: dict[str, Any]) -> Any:
     """Find the toolkit as a build does; without one, these tests say so."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        found = module["find_toolkit"]()
+        found = module["TOOLKIT"]["find_toolkit"]()
     if isinstance(found, str):
         pytest.skip(f"no nvcc here: {found}")
     return found
@@ -206,62 +206,6 @@ def test_one_narrow_access_among_wide_ones_is_caught(
     source = edited(tmp_path, pattern, replacement) / f"{name}.cu"
     narrow = _sass.kernels(compile_one(found, source, tmp_path / "narrow.o", flags))
     assert fault in [each for row in narrow for each in row.faults()]
-
-
-@pytest.mark.parametrize(
-    ("text", "want"),
-    [
-        ("9.0", (("90", False),)),
-        ("80;90a;12.0+PTX", (("80", False), ("90a", False), ("120", True))),
-        ("8.6 10.0f,12.1", (("86", False), ("100f", False), ("121", False))),
-    ],
-)
-def test_architectures_are_read(setup_module: dict[str, Any], text: str, want: object) -> None:
-    assert setup_module["read_archs"](text) == want
-
-
-def test_an_old_nvcc_builds_what_it_knows_and_ptx_for_the_rest(
-    setup_module: dict[str, Any],
-) -> None:
-    read, default = setup_module["read_archs"], setup_module["DEFAULT_ARCHS"]
-    assert read(default, {"80", "86", "90"}) == (("80", True), ("90", False))
-    assert read(default, {"90", "100", "130"}) == (("90", True), ("100", False))
-    assert read(default, {"50"}) == ()
-
-
-@pytest.mark.parametrize(
-    ("environ", "message"),
-    [
-        ({"PE_CUDA": "maybe"}, "PE_CUDA must be auto, 0 or 1"),
-        ({"PE_CUDA": "1"}, "PE_CUDA=1, but nvcc is not"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(
-    setup_module: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    environ: dict[str, str],
-    message: str,
-) -> None:
-    choose = setup_module["choose_toolkit"]
-    monkeypatch.chdir(ROOT)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setitem(choose.__globals__, "_nvcc_places", lambda: iter(["no-such-nvcc", None]))
-    with pytest.raises(setup_module["PlatformError"], match=message):
-        choose()
-
-
-def test_without_nvcc_the_build_says_what_it_leaves_out(
-    setup_module: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    choose = setup_module["choose_toolkit"]
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("PE_CUDA", "auto")
-    monkeypatch.setitem(choose.__globals__, "_nvcc_places", lambda: iter(()))
-    assert choose() is None
-    assert "for the CPU only (nvcc is not" in capsys.readouterr().out
 
 
 def test_the_cuda_backend_says_why_it_is_refused() -> None:

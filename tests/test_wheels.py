@@ -157,7 +157,7 @@ def test_with_cuda_two_folders_give_the_same_bytes_and_any_torch_loads_them(
         done = runpy.run_path(str(tree / "setup.py"), run_name="setup")
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tree)
-            found = done["find_toolkit"]()
+            found = done["TOOLKIT"]["find_toolkit"]()
         if isinstance(found, str):
             pytest.skip(f"no nvcc here: {found}")
         release(tree, tmp_path / name / "dist", "--python", **environ)
