@@ -99,6 +99,11 @@ gpu-tests:
 gpu-bench:
 	timeout --signal=INT --kill-after=10 150 $(GPU_PYTHON) bench/gpu.py run --into bench/README.md
 
+# The very file of `make wheel PYTHONS=`, brought along in dist/; nothing is built.
+gpu-wheel:
+	timeout --signal=INT --kill-after=10 330 $(GPU_PYTHON) .ci/suite.py dist/*-py3-none-*.whl -- \
+	  -m cuda --durations=5 $(GPU_FILES)
+
 # Without torch's caching allocator an access past an allocation leaves it, and is seen. First a
 # kernel that is made to do so: where that is not reported, no silence means anything. initcheck
 # must see torch's kernels too: to it, what a kernel left out has written was never written.

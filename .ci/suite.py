@@ -45,7 +45,11 @@ NOT_CORE = (
     *("test_faults.py", "test_bench.py", "test_bench_gpu.py", "test_memory.py"),
     *("test_recipes_train.py", "test_recipes_text.py", "test_recipes_data.py", "test_report.py"),
 )
-SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
+# All of them: an environment may see those of the Python that it was made from.
+SITES = (
+    "import sys;"
+    "print(*(p for p in sys.path if p.endswith(('site-packages', 'dist-packages'))), sep='\\n')"
+)
 WHERE = "import prune_engine; print(prune_engine.__file__)"
 
 
@@ -64,9 +68,9 @@ def environment(python: Path, wheel: Path, home: Path) -> Path:
     inside = home / "bin" / "python"
     # Added by a .pth file, the borrowed packages come after the wheel, and no .pth of theirs (an
     # editable installation of this very package) is read.
-    borrowed = say([python, "-c", SITE], home).strip()
+    borrowed = say([python, "-c", SITES], home)
     (site,) = home.glob("lib/python*/site-packages")
-    (site / "borrowed.pth").write_text(borrowed + "\n", encoding="utf-8")
+    (site / "borrowed.pth").write_text(borrowed, encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", inside]
     say([*pip, "install", "--quiet", "--no-index", "--no-deps", wheel.resolve()], home)
     found = Path(say([inside, "-c", WHERE], home).strip())
