@@ -2,10 +2,11 @@
 # build: environment and libraries   test: the tests   check: what pre-commit checks
 # demo: train with and without pruning   bench: the benchmarks   soak: the long tests
 # wheel: what is released, in dist/   test-wheel: the tests against that
-# extremes: part of them against the wheel, with the oldest and the newest torch and Python
+# extremes: the same with the oldest and the newest torch and Python, as far as they can be had
 # clean: remove what was built
 # nvcc: find a CUDA compiler or take one from PyPI's packages, as CI does before its tests
 # gpu: on a GPU machine, all of these, with its own python: gpu-build, gpu-tests, gpu-bench, sanitize
+# gpu-wheel: there too, the GPU's tests against a wheel that was built elsewhere
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
@@ -21,7 +22,7 @@ FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
 
 .PHONY: build test check demo bench soak wheel test-wheel extremes clean nvcc gpu gpu-build gpu-tests
-.PHONY: gpu-bench sanitize
+.PHONY: gpu-bench gpu-wheel sanitize
 .PHONY: check-text check-python check-types check-native check-spelling
 
 build: prune_engine/_ops.so
@@ -152,6 +153,7 @@ check-text: $(VENV)/.dev
 	$(BIN)/check-toml $(filter %.toml,$(FILES))
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*)
 	$(BIN)/hadolint .ci/Dockerfile
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 check-python: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -2,10 +2,11 @@
 """Test the wheel for every Python at both ends: ``python .ci/extremes.py`` (``make extremes``).
 
 The oldest supported torch goes with the oldest Python found here, the newest tried with the newest
-Python. Each end gets an environment of its own, for the time of the test: torch from pip is
-gigabytes. An end that cannot be set up (no such Python, no network, no room), or whose tests are
-not through after ten minutes, is said in one line and is no failure; a test that fails is. What
-follows ``--`` goes to suite.py; without it, ``--part core``.
+Python; ``requirements-oldest.txt`` and ``requirements-newest.txt`` beside this file say which torch
+and what goes with it. Each end gets an environment of its own, for the time of the test: torch from
+pip is gigabytes. An end that cannot be set up (no such Python, no network, no room), or whose tests
+are not through in time, is said in one line and is no failure; a test that fails is. What follows
+``--`` goes to suite.py.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from pathlib import Path
 
 import wheels
 
-OLDEST, NEWEST = "2.10.0", "2.15.0"
-PACKAGES = ("numpy", "pytest", "hypothesis", "setuptools")  # the last for torch 2.10's compiler
+OLDEST = wheels.ROOT / ".ci" / "requirements-oldest.txt"
+NEWEST = OLDEST.with_name("requirements-newest.txt")
 # What torch itself asks for in a version of its own.
 OF_TORCH = ("torch", "triton", "setuptools")
 SETUP_SECONDS = 300  # of one end
-LIMIT_SECONDS = 600  # of all
+LIMIT_SECONDS = 1000  # of all
 ROOM_BYTES = 12_000_000_000  # a torch with its CUDA libraries, unpacked and on the way
 
 
@@ -41,12 +42,18 @@ class End:
     Args:
         python: the interpreter.
         version: its version, such as "3.10".
-        torch: the version of torch.
+        packages: a file of pip requirements, with a torch.
     """
 
     python: Path
     version: str
-    torch: str
+    packages: Path
+
+    @property
+    def torch(self) -> str:
+        """The version of torch."""
+        (line,) = re.findall(r"^torch==(.+)$", self.packages.read_text(encoding="utf-8"), re.M)
+        return line
 
     def __str__(self) -> str:
         """Name it."""
@@ -96,7 +103,7 @@ def set_up(end: End, folder: Path, seconds: float = SETUP_SECONDS) -> Path | str
     options = ["--no-cache-dir", "--only-binary", ":all:", "--constraint", constraints(folder)]
     for command in (
         [end.python, "-m", "venv", "--without-pip", home],
-        [*pip, "install", "--quiet", *options, f"torch=={end.torch}", *PACKAGES],
+        [*pip, "install", "--quiet", *options, "--requirement", end.packages],
     ):
         words = list(map(str, command))
         try:
@@ -160,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Set up both ends, run their tests side by side; return 1 where one fails."""
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
-    given = words[end + 1 :] or ["--part", "core"]
+    given = words[end + 1 :]
     parser = argparse.ArgumentParser(description="test a wheel with the oldest and newest torch")
     parser.add_argument("wheel", type=Path)
     wheel: Path = parser.parse_args(words[:end]).wheel
