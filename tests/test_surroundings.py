@@ -146,7 +146,7 @@ def test_a_wheel_of_a_newer_system_says_what_this_one_lacks(tmp_path: Path) -> N
             linked = [tmp_path / "ops.cpp", system, f"-Wl,-rpath,{tmp_path}"]
             subprocess.run([*shared, *linked, "-o", package / "_ops.so"], check=True)
     code = "import prune_engine as pe; pe.backends.load('cpu')"
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
     assert done.returncode == 1
