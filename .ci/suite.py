@@ -2,9 +2,7 @@
 """Run the tests against an installed wheel: ``python .ci/suite.py WHEEL [-- pytest arguments]``.
 
 The wheel goes into an environment of its own, which borrows the other packages of the interpreter
-named by ``--python``; the tests run in a copy of the tree without the
-package (``make test-wheel``). ``--part core`` leaves out what takes longest (the CUDA sources
-thread by thread, Triton's compiler, many processes, trainings): operators, engine and state remain.
+named by ``--python``; the tests run in a copy of the tree without the package (``make test-wheel``).
 """
 
 from __future__ import annotations
@@ -25,8 +23,11 @@ FILES = ("Makefile", "LICENSE", "pyproject.toml", "setup.py", "MANIFEST.in", "co
 # These judge the source tree or build from it; nothing of an installed wheel is in them.
 OF_THE_TREE = (
     "test_layout.py",
+    "test_cross_entropy_emulated.py",
     "test_cuda_build.py",
+    "test_cuda_emulated.py",
     "test_guide.py",
+    "test_moments_emulated.py",
     "test_release.py",
     "test_toolkit.py",
     "test_wheel.py",
@@ -37,13 +38,6 @@ OF_THE_HOST = ("test_host.py", "test_host_workers.py", "test_stream.py", "test_d
 NAMED_HOST = (
     "the_host_module or readme_has_python_blocks or python_symbols"
     " or name_no_folder_of_the_build_machine"
-)
-NOT_CORE = (
-    *("test_cuda_emulated.py", "test_moments_emulated.py", "test_cross_entropy_emulated.py"),
-    *("test_triton.py", "test_triton_compile.py", "test_triton_dispatch.py"),
-    *("test_distributed.py", "test_bpas_distributed.py", "test_exchange.py", "test_torchrun.py"),
-    *("test_faults.py", "test_bench.py", "test_bench_gpu.py", "test_memory.py"),
-    *("test_recipes_train.py", "test_recipes_text.py", "test_recipes_data.py", "test_report.py"),
 )
 # All of them: an environment may see those of the Python that it was made from.
 SITES = (
@@ -84,14 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="run the tests against an installed wheel")
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--python", type=Path, default=Path(sys.executable), metavar="EXE")
-    parser.add_argument("--part", choices=["all", "core"], default="all")
     parser.epilog = "what follows -- goes to pytest"
     words = list(sys.argv[1:] if argv is None else argv)
     end = words.index("--") if "--" in words else len(words)
     given = words[end + 1 :]
     arguments = parser.parse_args(words[:end])
     wheel: Path = arguments.wheel
-    ignored = [*OF_THE_TREE, *(NOT_CORE if arguments.part == "core" else ())]
+    ignored = [*OF_THE_TREE]
     if "-py3-none-" in wheel.name:
         ignored += OF_THE_HOST
         given = ["-k", f"not ({NAMED_HOST})", *given]

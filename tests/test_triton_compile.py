@@ -112,8 +112,10 @@ def faults(cubin: bytes, folder: Path, *, wide: bool) -> list[str]:
     usage = {key: int(number) for key, number in re.findall(r"\b([A-Z]+):(\d+)", text)}
     assert usage["REG"] > 0
     found: list[str] = []
-    sass = dump(cubin, folder, "-sass")
-    if usage["LOCAL"] or not 0 < usage["STACK"] <= STACK_BYTES:
+    spilled = usage["LOCAL"] or usage["STACK"] > STACK_BYTES
+    # Without local memory nothing can use it; disassembling takes longer than compiling.
+    sass = dump(cubin, folder, "-sass") if spilled or wide else ""
+    if spilled:
         found += [f"{key} is {usage[key]}" for key in ("STACK", "LOCAL") if usage[key]]
         found += sorted(set(re.findall(r"\b(?:LDL|STL)\b", sass)))
     if wide and "LDG.E.128" not in sass:
