@@ -2,7 +2,8 @@
 """Run the tests against an installed wheel: ``python .ci/suite.py WHEEL [-- pytest arguments]``.
 
 The wheel goes into an environment of its own, which borrows the other packages of the interpreter
-named by ``--python``; the tests run in a copy of the tree without the package (``make test-wheel``).
+named by ``--python``; the tests run in a copy of the tree without the package
+(``make test-wheel``).
 """
 
 from __future__ import annotations

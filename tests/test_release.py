@@ -136,6 +136,9 @@ def test_the_image_runs_as_nobody_and_checks_itself() -> None:
     words = instructions(DOCKERFILE.read_text(encoding="utf-8"))
     assert ("RUN", "prune-engine info --check") in words
     assert ("USER", "65534:65534") in words
+    pinned = re.search(r"^torch==.+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    assert ("ARG", f"TORCH={pinned[0]}") in words, "the torch that CI tests"
     assert words[-1][0] == "CMD"
 
 

@@ -151,8 +151,8 @@ def test_a_wheel_of_a_newer_system_says_what_this_one_lacks(tmp_path: Path) -> N
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "RuntimeError: backend 'cpu' cannot be loaded: this system lacks GLIBC_9.99, with which the "
-        "wheel was built: build from source here"
+        "RuntimeError: backend 'cpu' cannot be loaded: this system lacks GLIBC_9.99, with which "
+        "the wheel was built: build from source here"
     )
 
 
