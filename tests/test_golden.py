@@ -53,7 +53,9 @@ def observed(policy: pe.Policy, seed: int, backend: str, device: str) -> Iterato
         yield from (plan.kept, plan.weight_class, plan.weights)
         for indices in plan.batches(BATCH, dtype=torch.int64):
             yield indices
-            yield engine.observe(losses_of(indices, epoch), indices, reduction="none")
+            # Made on the CPU: torch's CUDA kernel divides by multiplying with the reciprocal.
+            losses = losses_of(indices.cpu(), epoch).to(device)
+            yield engine.observe(losses, indices, reduction="none")
         yield from (engine.buffer.records, engine.buffer.score_sum)
         if epoch + 1 < EPOCHS:
             engine.end_epoch()
