@@ -40,8 +40,9 @@ prune_engine/_ops.so: $(VENV)/.installed $(wildcard $(VENV)/.nvcc) $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
+# Two files at a time, on a thread each: the tests that are about threads set their number.
 test: build
-	$(BIN)/python -m pytest -q -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --numprocesses 2 --dist loadfile
 
 # The build's own search; what it prints is why there is none.
 FIND_NVCC := $(BIN)/python csrc/toolkit.py
