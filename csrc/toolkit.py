@@ -90,8 +90,9 @@ def read_archs(text: str, known: set[str] | None = None) -> tuple[tuple[str, boo
 def _folders(nvcc: str) -> tuple[list[Path | None], list[Path]]:
     """Return where the headers and the libraries of an nvcc may be, the likeliest first.
 
-    It names its root and the folders of its linker; a distribution's package has no root. Where no
-    folder of its own has the headers, the C++ compiler's own may (None).
+    It names its root and the folders of its linker. A distribution's package has no root: its
+    headers are where the C++ compiler looks (None). One with a root goes with its own headers
+    alone: what the compiler finds may be of another CUDA.
     """
     plan = says(nvcc, "-dryrun", "-x", "cu", "-c", os.devnull)
     roots: list[Path] = []
@@ -101,8 +102,8 @@ def _folders(nvcc: str) -> tuple[list[Path | None], list[Path]]:
     named = "".join(re.findall(r"\bLIBRARIES=(.*)", plan))
     words = re.findall(r'"-L([^"]+)"|-L(\S+)', named)
     linked = [Path(quoted or plain) for quoted, plain in words]
-    headers = [root / "include" for root in roots]
-    return [*headers, None], [root / name for root in roots for name in ("lib64", "lib")] + linked
+    headers: list[Path | None] = [root / "include" for root in roots]
+    return headers or [None], [root / name for root in roots for name in ("lib64", "lib")] + linked
 
 
 def _has_headers(folder: Path | None) -> bool:

@@ -35,11 +35,6 @@ def instructions(text: str) -> list[tuple[str, str]]:
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
-def shell_lines(page: str) -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
-
-
 def test_only_the_job_that_publishes_may_and_it_waits_for_all_others() -> None:
     found = workflow()
     assert found["permissions"] == {"contents": "read"}

@@ -113,6 +113,10 @@ def test_what_a_toolkit_lacks_is_said(look: Any, tmp_path: Path) -> None:
     assert look(without, cxx) == f"{without} does not say where libcudart_static.a is"
     bare = fake_nvcc(tmp_path / "two", f"LIBRARIES= -L{library.parent}")
     assert look(bare, cxx) == f"{bare} does not say where cuda_runtime_api.h is"
+    # The compiler finds headers, but they are not those of this toolkit.
+    parts = fake_nvcc(tmp_path / "three", f"TOP={library.parent.parent}")
+    others = fake_cxx(tmp_path, headers=True)
+    assert look(parts, others) == f"{parts} does not say where cuda_runtime_api.h is"
 
 
 def test_the_compiler_that_is_asked_for_headers_may_have_words_around_it(
