@@ -2,7 +2,7 @@
 // The arithmetic of a score, shared by every compiled backend: keys, records, codes, thresholds.
 //
 // Everything is integer work or a single IEEE-754 operation, so any compiler, thread count or
-// device gives the same bits. The words are those of DESIGN sections 1 and 3.
+// device gives the same bits. The words are those of SEMANTICS 1 and 3.
 #pragma once
 
 #include <cstdint>

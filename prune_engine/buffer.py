@@ -83,7 +83,7 @@ def _decoded(records: Tensor) -> Tensor:
 class ScoreBuffer:
     """The scores of N samples on one device, with their exact running sum.
 
-    ``records[i] = ((epoch + 1) << 32) | order-preserving key of the float32 score`` (DESIGN 1):
+    ``records[i] = ((epoch + 1) << 32) | order-preserving key of the float32 score`` (SEMANTICS 1):
     keeping the larger record keeps the newest epoch's largest score, in any order of arrival.
     9 bytes per sample in all: 8 of records, 1 of weight class. Not thread-safe.
 

@@ -15,7 +15,7 @@ from prune_engine.backends import kernels_for
 
 
 class _Observe(Function):
-    """Gradient of the rescaled losses: ``grad * batch_weights`` (DESIGN 2)."""
+    """Gradient of the rescaled losses: ``grad * batch_weights`` (SEMANTICS 2)."""
 
     @staticmethod
     def forward(  # type: ignore[override]

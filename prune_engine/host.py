@@ -75,7 +75,7 @@ class HostPlan:
     def order(self, positions: Integers, *, num_threads: int = 1) -> NDArray[np.int32]:
         """Return the samples at some positions of the epoch: ``kept[pi(position)]``.
 
-        ``pi`` is the bijection of ``bijection`` (DESIGN 3.7), so a batch, a rank's share or
+        ``pi`` is the bijection of ``bijection`` (SEMANTICS 3.7), so a batch, a rank's share or
         everything is random access.
 
         Args:
@@ -131,8 +131,8 @@ def plan(
     """Decide an epoch by InfoBatch's rule, from scores.
 
     Each sample strictly below the threshold is dropped with probability r; the kept ones weigh
-    1 / (1 - r), all others 1 (Qin et al., "InfoBatch", ICLR 2024, eq. 4 and 5; DESIGN 3.2 to 3.4).
-    Equal to ``pe.ops`` on records of the same scores. Memory beyond ``scores``: 1 byte per sample,
+    1 / (1 - r), all others 1 (Qin et al., "InfoBatch", ICLR 2024, eq. 4 and 5; SEMANTICS 3.2 to
+    3.4). Equal to ``pe.ops`` on records of the same scores. Memory beyond ``scores``: 1 byte per sample,
     4 per kept one and about 1 MB per thread; contiguous float32 scores are not copied.
 
     Args:
@@ -185,7 +185,7 @@ def mean_threshold(scores: NDArray[np.floating[Any]], *, num_threads: int = 1) -
     """Return the exact mean of scores as a threshold.
 
     The smallest float32 x with ``code(x) >= ceil(sum of codes / number seen)``, where code is the
-    40-bit fixed-point score (DESIGN 3.1, 3.2), so ``score < threshold`` says exactly "below the
+    40-bit fixed-point score (SEMANTICS 3.1, 3.2), so ``score < threshold`` says exactly "below the
     mean". With nothing seen it is -FLT_MAX: nobody is below.
 
     Args:
@@ -218,7 +218,7 @@ def keep(
     """Say which samples an epoch keeps, without any plan: for a stream, or one of its workers.
 
     Sample i is dropped iff ``low[i]`` and ``keep_draw(i) < min(65535, floor(r * 65536 + 0.5))``
-    (DESIGN 3.3): a pure function of (seed, epoch, index), so workers and ranks agree on every
+    (SEMANTICS 3.3): a pure function of (seed, epoch, index), so workers and ranks agree on every
     sample without a word. It is the decision that ``plan`` makes with independent draws.
 
     Args:
@@ -286,7 +286,8 @@ def keep_draw(indices: Integers, *, seed: int, epoch: int) -> NDArray[np.uint16]
     """Return the 16-bit keep draws of samples.
 
     Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) with key
-    seed and counter (index >> 3, stream 0, epoch); the index picks 16 of its 128 bits (DESIGN 3.3).
+    seed and counter (index >> 3, stream 0, epoch); the index picks 16 of its 128 bits
+    (SEMANTICS 3.3).
 
     Args:
         indices: [M] integers in 0..2^63-1, in any order.
@@ -313,7 +314,7 @@ def bijection(positions: Integers, n: int, *, seed: int, epoch: int) -> NDArray[
     """Permute positions of [0, n): the keyed shuffle behind ``order``.
 
     A Feistel network on a 2^k x ceil(n / 2^k) grid with cycle walking (after Mitchell et al.,
-    "Bandwidth-Optimal Random Shuffling for GPUs", 2022; DESIGN 3.7).
+    "Bandwidth-Optimal Random Shuffling for GPUs", 2022; SEMANTICS 3.7).
 
     Args:
         positions: [M] integers, each in 0..n-1.

@@ -96,7 +96,7 @@ def cross_entropy(
 
     A smoothed loss is not monotone in confidence (with eps = 0.1 and 10 classes it is 0.50 at p =
     0.91 but 1.03 at p = 0.9999), so over-confident easy samples would look hard: the score is the
-    unsmoothed negative log-likelihood ``-log p[target]`` of the same logits (DESIGN 3.10).
+    unsmoothed negative log-likelihood ``-log p[target]`` of the same logits (SEMANTICS 3.10).
 
     Args:
         logits: [B, C] floating.

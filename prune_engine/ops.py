@@ -56,8 +56,8 @@ def observe(
     """Record the scores of one batch and weigh its losses, in one launch.
 
     ``records[i] = max(records[i], (epoch + 1) << 32 | key(score_i))``, ``rescaled = loss *
-    weight_table[weight_class[i]]`` (InfoBatch, ICLR 2024, eq. 5; DESIGN 2). A max-register does not
-    depend on the order of samples, batches or ranks. ``records``, ``score_sum`` and ``counters``
+    weight_table[weight_class[i]]`` (InfoBatch, ICLR 2024, eq. 5; SEMANTICS 2). A max-register does
+    not depend on the order of samples, batches or ranks. ``records``, ``score_sum`` and ``counters``
     change; nothing else does.
 
     Args:
@@ -187,7 +187,7 @@ def mean_threshold(score_sum: Tensor, *, backend: str = "auto") -> Tensor:
 
     ``T = ceil(sum of codes / number seen)``; the threshold is the smallest float32 x with
     ``code(x) >= T``, so ``score < threshold`` is exactly ``code(score) < mean code`` (InfoBatch,
-    ICLR 2024, eq. 4; DESIGN 3.2). With nothing seen it is -FLT_MAX: nobody is below.
+    ICLR 2024, eq. 4; SEMANTICS 3.2). With nothing seen it is -FLT_MAX: nobody is below.
 
     Args:
         score_sum: [3] int64: high limb, low limb, number seen.
@@ -221,7 +221,7 @@ def plan(
     """Decide every sample's weight class and count the kept ones by block.
 
     A sample's band is the number of thresholds <= its score; with independent draws it is dropped
-    iff ``draw(seed, epoch, index) < cut`` of its band (InfoBatch, ICLR 2024, eq. 4; DESIGN 3.3),
+    iff ``draw(seed, epoch, index) < cut`` of its band (InfoBatch, ICLR 2024, eq. 4; SEMANTICS 3.3),
     with fixed counts the band's largest draws stay, ties to the smaller index.
 
     Args:
@@ -324,7 +324,7 @@ def order(
     """Turn positions of an epoch into samples: ``kept[pi(position)]``.
 
     ``pi`` is a keyed Feistel bijection of [0, len(kept)) with cycle walking (after Mitchell et al.,
-    "Bandwidth-Optimal Random Shuffling for GPUs", 2022; DESIGN 3.7): a pure function of (seed,
+    "Bandwidth-Optimal Random Shuffling for GPUs", 2022; SEMANTICS 3.7): a pure function of (seed,
     epoch, len(kept)), so a batch, a rank's share or everything is random access.
 
     Args:

@@ -111,8 +111,8 @@ def edges(num_samples: int, size: int) -> list[int]:
 def mean_as_sum(total: int, seen: int) -> list[int]:
     """Return a ``score_sum`` of one sample, whose code is the mean's, rounded up.
 
-    Its mean threshold is that of the whole (DESIGN 3.2), whose own limbs overflow int64 past 2^31
-    samples.
+    Its mean threshold is that of the whole (SEMANTICS 3.2), whose own limbs overflow int64 past
+    2^31 samples.
 
     Args:
         total: the exact sum of score codes.

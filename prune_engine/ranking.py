@@ -43,7 +43,7 @@ def select(
     Rank ``ceil((seen - 1) * share / den) + offset`` of the seen in ascending order, counted from 0
     and kept within 0..seen-1. How many are seen only the device knows; the rank is made there.
     ``percentiles`` and ``kth`` say it in their words. The scores are compared as order-preserving
-    32-bit keys (DESIGN 3.2), digit by digit: 2048 counts a rank are all the memory it takes.
+    32-bit keys (SEMANTICS 3.2), digit by digit: 2048 counts a rank are all the memory it takes.
 
     Args:
         values: [N] float32 scores, nan = never seen, or int64 records, 0 = never seen.

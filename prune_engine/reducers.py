@@ -116,7 +116,7 @@ class Tokens(Reducer):
     the language-model loss of one mean over all tokens (the cross-entropy of Hugging Face's models;
     with gradient accumulation pass ``denom=`` the step's number of tokens); ``1/B sum_i w_i mean_t
     l_it`` with ``"samples"``. The score is the mean over the sequence's own tokens, so that long
-    sequences are not hard for being long (DESIGN 3.10). A sequence without a token has no score:
+    sequences are not hard for being long (SEMANTICS 3.10). A sequence without a token has no score:
     its record stays, it counts among the non-finite, its loss is 0.
 
     Args:

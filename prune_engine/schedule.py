@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning-rate schedules when the number of steps is not known in advance (PEERS D4)."""
+"""Learning-rate schedules when the number of steps is not known in advance."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from prune_engine.types import MAX_INDEX
 def shuffle(positions: Tensor, n: int, *, seed: int, epoch: int, backend: str = "auto") -> Tensor:
     """Turn positions of an epoch of n samples into ranks in its list of kept ones: ``pi(p)``.
 
-    ``order(kept, p)`` is ``kept[shuffle(p, len(kept))]`` (DESIGN 3.7; after Mitchell et al.,
+    ``order(kept, p)`` is ``kept[shuffle(p, len(kept))]`` (SEMANTICS 3.7; after Mitchell et al.,
     "Bandwidth-Optimal Random Shuffling for GPUs", 2022), for any n and without the list.
 
     Args:

@@ -2,7 +2,7 @@
 """How much the activations of a batch vary: moments of many tensors, and fused activations.
 
 Exported again from :mod:`prune_engine.ops`. These are measurements, not decisions: every backend is
-within a relative error of 1e-6 of the float64 two-pass reference (DESIGN 3.9) and gives the same
+within a relative error of 1e-6 of the float64 two-pass reference (SEMANTICS 3.9) and gives the same
 bits from run to run, but not the bits of another backend.
 """
 
@@ -107,8 +107,8 @@ def activation_std(
     """Write the mean over layers of the standard deviation of each into one place of a buffer.
 
     ``out[slot] = (1 / L) sum_l sqrt(M2_l / (n_l - 1))``, the X(b) of B-PAS ("Batch Pruning by
-    Activation Stability", ICLR 2026; DESIGN 3.8), see ``moments`` for how. nan where a tensor has
-    no freedom (it is empty, or of one element and unbiased) or a value that is not finite.
+    Activation Stability", ICLR 2026; SEMANTICS 3.8), see ``moments`` for how. nan where a tensor
+    has no freedom (it is empty, or of one element and unbiased) or a value that is not finite.
 
     Args:
         tensors: L >= 1 activations, see ``moments``.

@@ -100,7 +100,7 @@ class Band:
 class Rule:
     """One epoch's decision rule: thresholds cut the scores into bands, each band has its fate.
 
-    Band b of a seen sample is the number of thresholds <= its score (DESIGN 3.2: compared as
+    Band b of a seen sample is the number of thresholds <= its score (SEMANTICS 3.2: compared as
     order-preserving 32-bit keys). Everything but the thresholds is known on the host, so a rule
     never makes the host wait.
 

@@ -21,7 +21,7 @@ SHAPES = (
     (40_000,),
 )
 LAYOUTS = ("contiguous", "channels_last", "permuted", "offset", "strided", "expanded")
-ACCURACY = 1e-6  # DESIGN 3.9
+ACCURACY = 1e-6  # SEMANTICS 3.9
 
 shapes = st.sampled_from(SHAPES)
 dtypes = st.sampled_from(DTYPES)

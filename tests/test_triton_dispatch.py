@@ -74,7 +74,7 @@ same("audit", (records, classes, 4))
 same("select", (records, [0, 3], [1, 0], 4))
 same("top", (records, 99))
 
-# What measures activations owes the reference closeness and not bits (DESIGN 3.9).
+# What measures activations owes the reference closeness and not bits (SEMANTICS 3.9).
 def close(got, want):
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 

@@ -2,7 +2,7 @@
 """The statistics of activations in eager torch: float64 and two passes, the specification.
 
 Exported again from :mod:`prune_engine.backends.reference`. What other backends owe it is closeness
-(a relative error of at most 1e-6, DESIGN 3.9) and not bits: each adds in an order of its own.
+(a relative error of at most 1e-6, SEMANTICS 3.9) and not bits: each adds in an order of its own.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def keep_share(prune_ratio: float) -> tuple[int, int]:
 def dropping_band(prune_ratio: float, weight_class: int) -> Band:
     """Return the band that drops a share of its samples.
 
-    ``cut = min(65535, floor(r * 65536 + 0.5))`` (DESIGN 3.3).
+    ``cut = min(65535, floor(r * 65536 + 0.5))`` (SEMANTICS 3.3).
 
     Args:
         prune_ratio: r, in [0, 1).
@@ -271,7 +271,7 @@ def select_fixed(
 ) -> Tensor:
     """Keep a fixed number of a pool's samples, drawn at random, and all others with weight 1.
 
-    Those with the largest keep draws of the epoch stay, ties to the smaller index (DESIGN 3.3).
+    Those with the largest keep draws of the epoch stay, ties to the smaller index (SEMANTICS 3.3).
 
     Args:
         buffer: says which kernels.

@@ -15,7 +15,7 @@ from prune_engine.types import INT64_MAX, PLAN_BLOCK, Band, Rule, weight_table
 
 NUM_SAMPLES = 5_000  # more than one block of a plan, and little enough for two seconds
 SEED = 7
-ACCURACY = 1e-6  # of what is measured (DESIGN 3.9)
+ACCURACY = 1e-6  # of what is measured (SEMANTICS 3.9)
 
 
 @dataclass(frozen=True)

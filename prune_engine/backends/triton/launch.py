@@ -10,7 +10,7 @@ from torch import Tensor
 def launch(
     kernel: Any, programs: int, on: Tensor, *arguments: object, warps: int, **constants: object
 ) -> None:
-    """Launch on the device and the current stream of a tensor, with contraction off (DESIGN 5).
+    """Launch on the device and the current stream of a tensor, with contraction off (SEMANTICS 5).
 
     Args:
         kernel: a ``triton.jit`` function.
