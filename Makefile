@@ -5,7 +5,9 @@
 # extremes: the same with the oldest and the newest torch and Python, as far as they can be had
 # clean: remove what was built
 # nvcc: find a CUDA compiler or take one from PyPI's packages, as CI does before its tests
-# gpu: on a GPU machine, all of these, with its own python: gpu-build, gpu-tests, gpu-bench, sanitize
+# gpu: on a GPU machine, one sitting with its own python: tests, benchmark, counters, sanitizers
+# gpu-build, gpu-tests, gpu-bench, sanitize: there, one thing alone
+# sitting: what travels to such a machine and the calls to send, for one that is lent for minutes
 # gpu-wheel: there too, the GPU's tests against a wheel that was built elsewhere
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
@@ -22,7 +24,7 @@ FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
 
 .PHONY: build test check demo bench soak wheel test-wheel extremes clean nvcc gpu gpu-build gpu-tests
-.PHONY: gpu-bench gpu-wheel sanitize
+.PHONY: gpu-bench gpu-wheel sanitize sitting
 .PHONY: check-text check-python check-types check-native check-spelling
 
 build: prune_engine/_ops.so
@@ -69,25 +71,13 @@ bench: build
 # The machine's own python3: it has the torch that drives its GPU. Nothing is downloaded.
 GPU_PYTHON ?= $(PYTHON)
 # Only the files that have such tests: the others may need packages that a GPU machine lacks.
-GPU_TESTS := $(GPU_PYTHON) -m pytest -q -p no:cacheprovider -m cuda
-GPU_FILES := $(shell grep -l 'mark\.cuda' tests/test_*.py)
-# One size on each side of a block and of a warp; each tool slows a kernel ten to a hundred times.
-SANITIZED := not triton and ((test_observe and (0 or 31 or 257)) or 33 or 1025 or 4097 or views \
-  or stream or out_of_range or (many_layers and 97) or relu_moments)
-SANITIZED_FILES := $(addprefix tests/,test_cuda.py test_cuda_logits.py test_cuda_moments.py)
-# After a fault the program goes on, or its own failure would be the exit status. What the CUDA API
-# answers is checked by those who call it, and torch asks for more than every driver has.
-SANITIZER := SANITIZE=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 60 compute-sanitizer \
-  --target-processes application-only --launch-timeout 0 --error-exitcode 9 \
-  --destroy-on-device-error kernel --report-api-errors no
-OURS := --kernel-name kns=prune_engine
+GPU_FILES = $(shell grep -rl 'mark\.cuda' tests --include='test_*.py')
+SITTING := $(GPU_PYTHON) bench/sitting.py
 
-# Each part can be called by itself; their limits add up to 13 minutes, the build left out.
+# The three calls, each with its own limit, 13 minutes in all. Each takes the library that is here,
+# else builds one for this GPU alone.
 gpu:
-	$(MAKE) gpu-build
-	$(MAKE) gpu-tests
-	$(MAKE) gpu-bench
-	$(MAKE) sanitize
+	@$(SITTING) all
 
 # The machine's compiler is another than CI's: its new warnings are no reason to lose the machine.
 gpu-build:
@@ -95,29 +85,25 @@ gpu-build:
 	  sys.exit(0 if torch.cuda.is_available() else "make gpu needs a GPU, and torch finds none")'
 	PE_CUDA=1 PE_WERROR=0 $(GPU_PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
 
+# All of the tests, in as much time as they need.
 gpu-tests:
-	timeout --signal=INT --kill-after=10 330 $(GPU_TESTS) --durations=5 $(GPU_FILES)
+	@$(SITTING) 1 --only tests --seconds 900; first=$$?; \
+	  $(SITTING) 3 --only nccl slow-tests --seconds 900 && exit $$first
 
 gpu-bench:
-	timeout --signal=INT --kill-after=10 150 $(GPU_PYTHON) bench/gpu.py run --into bench/README.md
+	@$(SITTING) 1 --only benchmark
+
+sanitize:
+	@$(SITTING) 2 --only sanitizer --seconds 600
+
+# Refused where the library is missing or older than its sources.
+sitting: build
+	$(BIN)/python bench/sitting.py pack
 
 # The very file of `make wheel PYTHONS=`, brought along in dist/; nothing is built.
 gpu-wheel:
 	timeout --signal=INT --kill-after=10 330 $(GPU_PYTHON) .ci/suite.py dist/*-py3-none-*.whl -- \
 	  -m cuda --durations=5 $(GPU_FILES)
-
-# Without torch's caching allocator an access past an allocation leaves it, and is seen. First a
-# kernel that is made to do so: where that is not reported, no silence means anything. initcheck
-# must see torch's kernels too: to it, what a kernel left out has written was never written.
-sanitize:
-	@$(SANITIZER) $(OURS) --tool memcheck $(GPU_PYTHON) tests/_overrun.py > /dev/null; \
-	  [ $$? = 9 ] || { echo "compute-sanitizer does not see a known fault in our kernels"; exit 1; }
-	bad=; for tool in memcheck racecheck initcheck synccheck; do \
-	  echo "compute-sanitizer $$tool"; \
-	  if [ $$tool = initcheck ]; then which=; else which='$(OURS)'; fi; \
-	  $(SANITIZER) $$which --tool $$tool $(GPU_TESTS) -k '$(SANITIZED)' $(SANITIZED_FILES) \
-	    || bad="$$bad $$tool"; \
-	done; [ -z "$$bad" ] || { echo "found fault:$$bad"; exit 1; }
 
 # PYTHONS="python3.12 python3.13" chooses the Pythons of the wheels with the NumPy module; PYTHONS=
 # builds the wheel for every Python alone.

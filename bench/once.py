@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,16 @@ def begin(operator: Operator, on_gpu: bool) -> None:
         torch.cuda._sleep(SPIN)
 
 
-def once(works: Sequence[Operator], on_gpu: bool) -> None:
-    """Call each, alone on the device."""
+def once(works: Sequence[Operator], on_gpu: bool, seconds: float) -> None:
+    """Call each, alone on the device; a profiler that is ended may tell nothing, so end in time."""
+    end = time.monotonic() + seconds
     if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.profiler.start()
     for work in works:
+        if time.monotonic() > end:
+            events.emit("cut", key=work.name)
+            break
         begin(work, on_gpu)
         work.call()
         if on_gpu:
@@ -81,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--backend", help="default: cuda")
     parser.add_argument("--library", type=Path, help="an _ops.so; default: this package's")
     parser.add_argument("--rounds", type=int, default=0, help="time this often instead")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no operator after these")
     arguments = parser.parse_args(argv)
     place = PLACES[arguments.size]
     kernels = kernels_of(place, arguments.backend, arguments.library)
@@ -88,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
     works = all_operators(kernels, place.n, place.logits[0], images, place.side, place.device)
     if arguments.rounds:
         return timed(works, place, arguments.rounds)
-    once([work for work in works if work.name not in events.finished()], place.on_gpu)
+    once(works, place.on_gpu, arguments.seconds)
     return 0
 
 

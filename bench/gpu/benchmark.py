@@ -55,24 +55,24 @@ def ceiling(place: Place) -> list[Operator]:
     ]
 
 
-def epoch(place: Place, backend: str, n: int) -> list[Operator]:
+def epoch(place: Place, backend: str, n: int, rivals: bool = True) -> list[Operator]:
     """The epoch's end, its parts, what torch would need."""
     made = Scored(n, place.device)
     works = epoch_operators(place.kernels(backend), made)
     if place.on_gpu:
         whole = works[0]
         works.insert(1, Operator(f"{whole.name}, in a graph", Replay(whole.call), whole.bytes))
-    return works + (epoch_rivals(made) if backend == place.backend else [])
+    return works + (epoch_rivals(made) if rivals else [])
 
 
-def select(place: Place, backend: str, n: int) -> list[Operator]:
+def select(place: Place, backend: str, n: int, rivals: bool = True) -> list[Operator]:
     """Exact percentiles and halves."""
     made = Scored(n, place.device)
     works = select_operators(place.kernels(backend), made)
-    return works + (select_rivals(made) if backend == place.backend else [])
+    return works + (select_rivals(made) if rivals else [])
 
 
-def activation(place: Place, backend: str) -> list[Operator]:
+def activation(place: Place, backend: str, rivals: bool = True) -> list[Operator]:
     """The statistics of a ResNet-50's activations."""
     tensors = activations(place.images, place.side, place.device, place.width)
     works = activation_operators(place.kernels(backend), tensors)
@@ -83,7 +83,7 @@ def activation(place: Place, backend: str) -> list[Operator]:
             works[0].bytes,
         )
     )
-    return works + (activation_rivals(tensors) if backend == place.backend else [])
+    return works + (activation_rivals(tensors) if rivals else [])
 
 
 def jobs(place: Place) -> Iterator[Job]:
@@ -112,9 +112,9 @@ def other_jobs(place: Place, backend: str) -> Iterator[Job]:
     """The tables of another backend's operators, without rivals."""
     n = place.n
     yield Job("ceiling", 0, lambda: ceiling(place))
-    yield Job(f"{backend} epoch", n, lambda: epoch(place, backend, n))
-    yield Job(f"{backend} select", n, lambda: select(place, backend, n))
-    yield Job(f"{backend} activations", place.images, lambda: activation(place, backend))
+    yield Job(f"{backend} epoch", n, lambda: epoch(place, backend, n, False))
+    yield Job(f"{backend} select", n, lambda: select(place, backend, n, False))
+    yield Job(f"{backend} activations", place.images, lambda: activation(place, backend, False))
 
 
 def run(job: Job, clock: Clock, place: Place, rounds: int) -> None:

@@ -10,6 +10,7 @@ from gpu import counters, machine, sanitizer, suites, versions
 from gpu.session import Session
 
 Run = Callable[[Session, float], object]
+LOOK_SECONDS = 20.0  # between two looks at the clocks
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,15 @@ def nccl(session: Session, limit: float) -> None:
 
 
 def benchmark(session: Session, limit: float) -> None:
-    """All rows; the clocks are looked at before, under load and after."""
-    session.ledger.put(*machine.look("before the benchmark"))
-    session.follow("benchmark", session.module("benchmark"), limit)
+    """All rows; the clocks are looked at under load and after."""
+    looked = [session.spent()]
+
+    def look() -> None:
+        if session.spent() - looked[-1] >= LOOK_SECONDS or len(looked) == 1:
+            looked.append(session.spent())
+            session.ledger.put(*machine.look(f"under load, {looked[-1]:.0f} s"))
+
+    session.follow("benchmark", session.module("benchmark"), limit, after_table=look)
     session.ledger.put(*machine.look("after the benchmark"))
 
 

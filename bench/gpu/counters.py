@@ -23,16 +23,17 @@ ISSUE = "smsp__issue_active.avg.pct_of_peak_sustained_active"
 # A name that this ncu does not know would end it before it measures anything: then the fewer ones.
 METRICS = (TIME, READ, WRITTEN, SECTORS, LOADED, REQUESTS, ISSUE)
 FEWER = (TIME, READ, WRITTEN)
+BEGUN = 0.7  # of the limit: after it once.py begins no operator
 MARK = "spin_kernel"  # once.py's, before each operator
 
 
-def command(session: Session, log: Path, metrics: tuple[str, ...]) -> list[str]:
+def command(session: Session, log: Path, metrics: tuple[str, ...], seconds: float) -> list[str]:
     """The words of ncu."""
     return [
         *("ncu", "--clock-control", "none", "--target-processes", "application-only"),
         *("--profile-from-start", "off", "--print-units", "base", "--csv"),
         *("--log-file", str(log), "--metrics", ",".join(metrics)),
-        *session.once(),
+        *session.once("--seconds", f"{seconds:.0f}"),
     ]
 
 
@@ -101,6 +102,7 @@ def count(session: Session, limit: float, metrics: tuple[str, ...]) -> bool:
     log = session.folder / "ncu.csv"
     log.unlink(missing_ok=True)
     names: list[str] = []
+    cut: list[str] = []
 
     def read() -> bool:
         if not log.is_file():
@@ -120,12 +122,15 @@ def count(session: Session, limit: float, metrics: tuple[str, ...]) -> bool:
             names.append(event["key"])
         elif event["kind"] == "end":
             read()
+        elif event["kind"] == "cut":
+            cut.append(event["key"])
 
-    ending = child.run(
-        command(session, log, metrics), limit=session.left(limit), hear=hear, **session.options()
-    )
+    left = session.left(limit)
+    words = command(session, log, metrics, left * BEGUN)
+    ending = child.run(words, limit=left, hear=hear, **session.options())
     counted = read()
-    if counted and (ending.reason or ending.status):
-        note = ending.reason or f"ncu ended with {ending.status}"
+    if counted and (cut or ending.reason or ending.status):
+        note = ending.reason or (f"ncu ended with {ending.status}" if ending.status else "")
+        note = ", ".join(filter(None, (note, *(f"not reached from {name} on" for name in cut))))
         session.ledger.put({"part": "counters", "name": "not all of it", "note": note})
     return counted

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,12 @@ class Session:
         return [sys.executable, str(ROOT / "bench/once.py"), "--size", self.place.name, *words]
 
     def follow(
-        self, part: str, command: list[str], limit: float, silence: float = 60.0, **labels: Any
+        self,
+        part: str,
+        command: list[str],
+        limit: float,
+        silence: float = 60.0,
+        after_table: Callable[[], object] = lambda: None,
     ) -> child.Ending:
         """Relay a program whose rows go into the ledger as they are.
 
@@ -92,19 +98,20 @@ class Session:
             command: words.
             limit: seconds.
             silence: seconds without an event.
-            labels: added to each row.
+            after_table: is called when a table is complete and the next has begun.
         """
 
         def hear(event: child.Event) -> None:
             if event["kind"] == "rows":
-                self.ledger.put(*({**row, "part": part, **labels} for row in event["rows"]))
+                self.ledger.put(*({**row, "part": part} for row in event["rows"]))
             elif event["kind"] == "table":
                 say(f"  {event['name']} {event['n'] or ''} ({self.spent():.0f} s)")
+                after_table()
             elif event["kind"] == "lost":
                 table, n, name = [*event["key"].split("|"), "", ""][:3]
                 row = {"table": table, "n": int(n), "name": name} if n else {"name": table}
                 fault = f"lost: {event['why']}"
-                self.ledger.put({"part": part, **row, **labels, "note": fault, "fault": fault})
+                self.ledger.put({"part": part, **row, "note": fault, "fault": fault})
 
         ending = child.relay(
             command, limit=self.left(limit), silence=silence, hear=hear, **self.options()
@@ -113,9 +120,7 @@ class Session:
             note = ending.reason or f"ended with {ending.status}; see {self.log.name}"
             # Time that is over is no fault: what was measured until then stands.
             fault = {} if ending.reason.startswith("its") else {"fault": note}
-            self.ledger.put(
-                {"part": part, **labels, "name": "not all of it", "note": note, **fault}
-            )
+            self.ledger.put({"part": part, "name": "not all of it", "note": note, **fault})
         return ending
 
     def spent(self) -> float:

@@ -11,6 +11,8 @@ from gpu import predictions
 
 Row = dict[str, Any]
 Cell = Callable[[Row, float | None], str]
+BRIEF, ROOM, MOST_FAULTS, LINE = 11_500, 60, 12, 250  # of what a terminal is shown
+SPREAD = ("p20", "p80")  # left out there
 COPY = "copy"  # the row whose rate is the ceiling of all others
 
 
@@ -153,4 +155,47 @@ def markdown(documents: Sequence[dict[str, Any]]) -> str:
         lines += [
             f"- {', '.join(map(str, filter(None, key(row))))}: {row['fault']}" for row in wrong
         ]
+    return "\n".join(lines) + "\n"
+
+
+def _cut(line: str) -> str:
+    return line.replace("\n", " ")[:LINE]
+
+
+def brief(documents: Sequence[dict[str, Any]], limit: int = BRIEF) -> str:
+    """The same for a terminal of which only an end is kept: faults first, most wanted rows next.
+
+    Args:
+        documents: as for ``markdown``.
+        limit: characters; what does not fit is counted.
+    """
+    copy = copy_rate(documents)
+    rows = [row for document in documents for row in document["rows"]]
+    lines = [_heading(document)[:400] for document in documents]
+    wrong = [row for row in rows if row.get("fault")]
+    for row in wrong[:MOST_FAULTS]:
+        lines.append(
+            f"FAULT {' / '.join(str(word) for word in key(row) if word)}: {row['fault']}"[:250]
+        )
+    if len(wrong) > MOST_FAULTS:
+        lines.append(f"... and {len(wrong) - MOST_FAULTS} faults more")
+    head: tuple[Any, ...] = ()
+    size = sum(len(line) + 1 for line in lines)
+    for number, row in enumerate(rows):
+        columns = COLUMNS[row["part"]]
+        fresh: list[str] = []
+        if key(row)[:3] != head:
+            head = key(row)[:3]
+            names = [name for name in columns if name not in SPREAD]
+            title = " ".join(str(word) for word in head if word)
+            fresh.append(f"# {title} | {' | '.join(names)}".rstrip(" |"))
+        cells = [cell(row, copy) for name, cell in columns.items() if name not in SPREAD]
+        fresh.append(
+            f"{row['name']} | {' | '.join(cells)}".rstrip(" |")[:250].replace(chr(10), " ")
+        )
+        size += sum(len(line) + 1 for line in fresh)
+        if size > limit - ROOM:
+            lines.append(f"... {len(rows) - number} rows more in the files")
+            break
+        lines += fresh
     return "\n".join(lines) + "\n"
