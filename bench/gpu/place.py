@@ -25,6 +25,7 @@ class Place:
         width: of a ResNet-50's first stage.
         rounds: of the benchmark, at most.
         steps: calls of observe in one timed call.
+        turns: of an older library and this one, in processes of their own.
         trained: (training images, test images, seconds of training) of the small net.
         flush_mib: read before each timed call, more than any cache holds.
         copied_mib: of the copy whose rate is the ceiling.
@@ -42,6 +43,7 @@ class Place:
     width: int
     rounds: int
     steps: int
+    turns: int
     trained: tuple[int, int, float]
     flush_mib: int
     copied_mib: int
@@ -76,6 +78,7 @@ FULL = Place(
     width=64,
     rounds=15,
     steps=32,
+    turns=2,
     trained=(50_000, 10_000, 22.0),
     flush_mib=1024,
     copied_mib=4096,
@@ -94,6 +97,7 @@ TOY = Place(
     width=4,
     rounds=2,
     steps=2,
+    turns=1,
     trained=(256, 64, 0.3),
     flush_mib=1,
     copied_mib=1,

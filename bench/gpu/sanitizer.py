@@ -114,8 +114,8 @@ def one(session: Session, tool: str, limit: float) -> None:
     row["note"] = f"of {tally.collected}" + (f"; {ending.reason}" if ending.reason else "")
     if ending.status == FOUND or row["faults"]:
         row["fault"] = f"{row['faults']} reports; see {session.log.name}"
-    elif tally.ran == 0 or (ending.status and not ending.reason):
-        row["fault"] = f"it ended with {ending.status} after {tally.ran} tests"
     elif tally.faults:
         row["fault"] = f"{len(tally.faults)} tests failed under it: {next(iter(tally.faults))}"
+    elif tally.ran == 0 or (ending.status and not ending.reason):
+        row["fault"] = f"it ended with {ending.status} after {tally.ran} tests"
     session.ledger.put(row)

@@ -10,7 +10,6 @@ from typing import Any
 from gpu import child
 from gpu.session import Session
 
-TURNS = 2
 ROUNDS = 7
 
 
@@ -25,9 +24,10 @@ def run(session: Session, limit: float) -> None:
     sides = {"old": str(session.old), "new": new}
     times: dict[str, dict[str, list[float]]] = defaultdict(lambda: {"old": [], "new": []})
     notes: dict[str, str] = {}
-    share = session.left(limit) / (TURNS * len(sides))
+    turns = session.place.turns
+    share = session.left(limit) / (turns * len(sides))
     rounds = str(min(ROUNDS, session.place.rounds))
-    for turn in range(TURNS):
+    for turn in range(turns):
         for side, library in sides.items():
             found: dict[str, float] = {}
 
