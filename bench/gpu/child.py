@@ -8,11 +8,11 @@ with the rest.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,15 @@ Hear = Callable[[Event], None]
 PAUSE, GRACE = 0.05, 3.0  # seconds
 STARTS = 8  # of one program, at most
 WORTH_A_START = 12.0  # seconds that must be left for another
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+# A group of its own, to be ended whole; and no orphan on a machine that is given back. (What
+# subprocess calls between fork and exec is for processes of one thread.)
+_LAUNCH = """
+import ctypes, os, signal, sys
+os.setpgrp()
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+LAUNCHER = (sys.executable, "-I", "-S", "-c", _LAUNCH)
 
 
 @dataclass(frozen=True)
@@ -46,19 +53,16 @@ class Ending:
     seconds: float
 
 
-def _in_child() -> None:
-    # A group of its own, to be ended whole; and no orphan on a machine that is given back.
-    os.setpgrp()
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a program with all that it started, kindly first."""
     for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)
+        except ProcessLookupError:  # not yet a group, or nothing is left of it
+            process.send_signal(number)
+        try:
             process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             continue
     process.wait()
 
@@ -96,9 +100,10 @@ def run(
         path.touch()
         variables = {**os.environ, **environ, events.LISTENER: str(path)}
         process = subprocess.Popen(
-            command, cwd=cwd, env=variables, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, preexec_fn=_in_child,
+            [*LAUNCHER, *command], cwd=cwd, env=variables, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
         try:
             with path.open(encoding="utf-8") as lines:
                 while True:

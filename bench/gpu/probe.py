@@ -25,7 +25,10 @@ def facts(place: Place) -> dict[str, Any]:
     if found["gpu"]:
         here = torch.cuda.get_device_properties(0)
         found |= {"device": here.name, "arch": f"{here.major}.{here.minor}"}
-        found |= {"multiprocessors": here.multi_processor_count, "l2_bytes": here.L2_cache_size}
+        found |= {
+            "multiprocessors": here.multi_processor_count,
+            "l2_bytes": getattr(here, "L2_cache_size", None),
+        }
     else:
         found["device"] = "cpu"
     try:
