@@ -70,11 +70,11 @@ bench: build
 GPU_PYTHON ?= $(PYTHON)
 # Only the files that have such tests: the others may need packages that a GPU machine lacks.
 GPU_TESTS := $(GPU_PYTHON) -m pytest -q -p no:cacheprovider -m cuda
-GPU_FILES := $(shell grep -l 'mark\.cuda' tests/test_*.py)
+GPU_FILES := $(shell grep -l 'mark\.cuda' tests/*/test_*.py)
 # One size on each side of a block and of a warp; each tool slows a kernel ten to a hundred times.
 SANITIZED := not triton and ((test_observe and (0 or 31 or 257)) or 33 or 1025 or 4097 or views \
   or stream or out_of_range or (many_layers and 97) or relu_moments)
-SANITIZED_FILES := $(addprefix tests/,test_cuda.py test_cuda_logits.py test_cuda_moments.py)
+SANITIZED_FILES := $(addprefix tests/ops/,test_cuda.py test_cuda_logits.py test_cuda_moments.py)
 # After a fault the program goes on, or its own failure would be the exit status. What the CUDA API
 # answers is checked by those who call it, and torch asks for more than every driver has.
 SANITIZER := SANITIZE=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 60 compute-sanitizer \

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import PLAN_BLOCK
+from prune_engine.bands import PLAN_BLOCK
 
 
 @triton.jit

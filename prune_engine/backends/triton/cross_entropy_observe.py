@@ -15,7 +15,7 @@ from torch import Tensor
 from prune_engine.backends.triton.arithmetic import key_to_bits, widen
 from prune_engine.backends.triton.launch import launch
 from prune_engine.backends.triton.record import record
-from prune_engine.scores import MAX_EVENTS
+from prune_engine.losses.scores import MAX_EVENTS
 
 # The numbers of prune_engine/scores.py.
 EL2N: tl.constexpr = tl.constexpr(1)

@@ -25,7 +25,7 @@ from prune_engine.backends.triton.arithmetic import (
     steady_value,
 )
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import PLAN_BLOCK
+from prune_engine.bands import PLAN_BLOCK
 
 NUM_DRAWS = 65536
 CHUNK = 4096  # of the histogram at a time

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prune_engine.backends.triton.arithmetic import hash32, narrow, widen
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import SAMPLE_BLOCK
+from prune_engine.bands import SAMPLE_BLOCK
 
 WARPS = 8
 ROWS = {8: 1024, 4: 1024, 2: 512}  # of a tile, each a load of 16 bytes; more would spill

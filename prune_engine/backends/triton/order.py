@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prune_engine.backends.triton.arithmetic import feistel, steady
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import ROUNDS_LARGE, ROUNDS_LIMIT, ROUNDS_SMALL, STREAM_ORDER
+from prune_engine.bands import ROUNDS_LARGE, ROUNDS_LIMIT, ROUNDS_SMALL, STREAM_ORDER
 
 BLOCK = 512
 _MASK32 = 0xFFFFFFFF

@@ -24,7 +24,7 @@ from prune_engine.backends.triton.arithmetic import (
 )
 from prune_engine.backends.triton.fixed import plan_fixed
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import PLAN_BLOCK
+from prune_engine.bands import PLAN_BLOCK
 
 TILE = 1024
 
