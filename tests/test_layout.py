@@ -84,8 +84,9 @@ def text_files() -> list[Path]:
     if listed.returncode == 0:
         paths = [ROOT / line for line in listed.stdout.splitlines()]
     else:
-        outputs = {".venv", "build", "dist", "runs", "__pycache__"}
-        paths = [path for path in ROOT.rglob("*") if not outputs & set(path.parts)]
+        outputs = (".venv/", "build/", "dist/", "runs/")  # at the top: csrc/build is no output
+        found = [path for path in ROOT.rglob("*") if "__pycache__" not in path.parts]
+        paths = [path for path in found if not relative(path).startswith(outputs)]
     return [path for path in paths if path.is_file() and is_text(path)]
 
 
