@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "../bijection.h"
-#include "../decide.h"
+#include "../rule.h"
 #include "../select.h"
 #include "../softmax.h"
 
