@@ -26,9 +26,8 @@ constexpr uint32_t kStreamOrder = 1;
 constexpr uint32_t kLowestFiniteKey = 0x00800000u;   // key of -FLT_MAX
 constexpr uint32_t kHighestFiniteKey = 0xff7fffffu;  // key of FLT_MAX
 constexpr uint32_t kNoKey = 0;                       // no finite score has it: never seen
-constexpr int64_t kNoBadIndex = INT64_MAX;
-constexpr int64_t kDraws = 65536;    // values of a draw
-constexpr uint32_t kCutAll = 65536;  // a cut that no draw reaches
+constexpr int64_t kDraws = 65536;                    // values of a draw
+constexpr uint32_t kCutAll = 65536;                  // a cut that no draw reaches
 
 // score_sum: exact sum of score codes in two limbs, and how many samples have a score.
 struct Limbs {

@@ -72,13 +72,6 @@ struct PlanArgs {
   int64_t* block_offsets;  // [blocks + 1]
 };
 
-struct Wanted {
-  const int64_t* given;  // [count], or null: start + m * step
-  int64_t start;
-  int64_t step;
-  int64_t count;
-};
-
 struct LogitBatch {
   Real logit_type;
   const void* logits;      // [size, labels.num_classes]
@@ -170,7 +163,7 @@ cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
 cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
                            const int64_t* block_offsets, int64_t num_kept, int32_t* kept,
                            cudaStream_t stream);
-cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Wanted& wanted,
+cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Positions& wanted,
                          int32_t* samples, cudaStream_t stream);
 cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection& pi, bool inverse,
                            int64_t* result, cudaStream_t stream);

@@ -153,10 +153,9 @@ Tensor order_cuda(Tensor kept,                      // [n] int32
                     n - 1);
   }
   Tensor samples = torch::stable::new_empty(kept, {count});
-  const cuda::Wanted wanted = {
-      positions.has_value() ? positions->const_data_ptr<int64_t>() : nullptr, start, step, count};
-  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
-                                      static_cast<uint32_t>(epoch));
+  const Positions wanted = {positions.has_value() ? positions->const_data_ptr<int64_t>() : nullptr,
+                            start, step, count};
+  const Bijection pi = make_bijection(n, seed, epoch);
   check_cuda(cuda::launch_order(kept.const_data_ptr<int32_t>(), pi, wanted,
                                 samples.mutable_data_ptr<int32_t>(), device.stream()),
              "order");
@@ -168,8 +167,7 @@ Tensor shuffle_cuda(Tensor places,  // [M] int64
   const OnDevice device({places, "places"}, {});
   check_shuffle(places, n, seed, epoch);
   Tensor result = torch::stable::new_empty(places, {places.numel()});
-  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
-                                      static_cast<uint32_t>(epoch));
+  const Bijection pi = make_bijection(n, seed, epoch);
   check_cuda(cuda::launch_shuffle(places.const_data_ptr<int64_t>(), places.numel(), pi, inverse,
                                   result.mutable_data_ptr<int64_t>(), device.stream()),
              "shuffle");
