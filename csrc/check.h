@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "score_state.h"
 #include "select.h"
 #include "semantics.h"
 #include "softmax.h"
@@ -22,16 +23,48 @@ namespace prune_engine {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline void check_vector(const Tensor& tensor, const char* name, ScalarType dtype,
-                         const char* dtype_name) {
+inline const char* dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Float:
+      return "float32";
+    default:
+      return "float64";
+  }
+}
+
+[[noreturn]] inline void refuse_dtype(const char* name) {
+  STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
+}
+
+inline void check_vector(const Tensor& tensor, const char* name, ScalarType dtype) {
   STD_TORCH_CHECK(tensor.dim() == 1, name, " must be a vector, got ", tensor.dim(), " dimensions");
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype_name);
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype_name(dtype));
   STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
 inline void check_size(const Tensor& tensor, const char* name, int64_t size) {
   STD_TORCH_CHECK(tensor.numel() == size, name, " must have ", size, " elements, got ",
                   tensor.numel());
+}
+
+inline void check_vector(const Tensor& tensor, const char* name, ScalarType dtype, int64_t size) {
+  check_vector(tensor, name, dtype);
+  check_size(tensor, name, size);
+}
+
+inline void check_samples(const Tensor& records, const Tensor& weight_class) {
+  check_vector(records, "records", ScalarType::Long);
+  check_vector(weight_class, "weight_class", ScalarType::Byte, records.numel());
+}
+
+inline void check_score_sum(const Tensor& score_sum) {
+  check_vector(score_sum, "score_sum", ScalarType::Long, 3);
 }
 
 inline void check_epoch(int64_t epoch) {
@@ -46,7 +79,7 @@ inline void check_seed(int64_t seed) {
 inline void check_rule(const Tensor& thresholds, const std::vector<int64_t>& cuts,
                        const std::vector<int64_t>& classes, const std::vector<int64_t>& keep_num,
                        int64_t keep_den, int64_t unseen_band) {
-  check_vector(thresholds, "thresholds", ScalarType::Float, "float32");
+  check_vector(thresholds, "thresholds", ScalarType::Float);
   const auto bands = static_cast<size_t>(thresholds.numel() + 1);
   STD_TORCH_CHECK(bands <= kMaxBands, "thresholds must have at most ", kMaxBands - 1,
                   " elements, got ", thresholds.numel());
@@ -70,12 +103,10 @@ inline void check_plan(const Tensor& records, const Tensor& thresholds,
                        const std::vector<int64_t>& cuts, const std::vector<int64_t>& classes,
                        const std::vector<int64_t>& keep_num, int64_t keep_den, int64_t unseen_band,
                        int64_t seed, int64_t epoch, const Tensor& weight_class, int64_t first) {
-  check_vector(records, "records", ScalarType::Long, "int64");
+  check_samples(records, weight_class);
   check_rule(thresholds, cuts, classes, keep_num, keep_den, unseen_band);
   check_seed(seed);
   check_epoch(epoch);
-  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
-  check_size(weight_class, "weight_class", records.numel());
   STD_TORCH_CHECK(first >= 0 && first % kPlanBlock == 0, "first must be a multiple of ", kPlanBlock,
                   ", got ", first);
   STD_TORCH_CHECK(first == 0 || keep_den == 0,
@@ -83,31 +114,33 @@ inline void check_plan(const Tensor& records, const Tensor& thresholds,
                   first);
 }
 
-// All but the value of epoch, which only a cpu can read.
-inline void check_observe(const Tensor& losses, const Tensor& indices, const Tensor& scored,
-                          const Tensor& records, const Tensor& score_sum, const Tensor& counters,
-                          const Tensor& weight_class, const Tensor& weight_table,
-                          const Tensor& epoch) {
-  const int64_t batch_size = losses.numel();
-  check_vector(losses, "losses", losses.scalar_type(), "");
-  const ScalarType index_dtype = indices.scalar_type();
-  STD_TORCH_CHECK(index_dtype == ScalarType::Long || index_dtype == ScalarType::Int,
+// All but the values, which only a cpu can read.
+inline void check_indices(const Tensor& indices, int64_t size) {
+  const ScalarType dtype = indices.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Long || dtype == ScalarType::Int,
                   "indices must be int64 or int32");
-  check_vector(indices, "indices", index_dtype, "");
-  check_size(indices, "indices", batch_size);
-  check_vector(records, "records", ScalarType::Long, "int64");
-  check_vector(score_sum, "score_sum", ScalarType::Long, "int64");
-  check_size(score_sum, "score_sum", 3);
-  check_vector(counters, "counters", ScalarType::Long, "int64");
-  check_size(counters, "counters", 4);
-  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
-  check_size(weight_class, "weight_class", records.numel());
-  check_vector(weight_table, "weight_table", ScalarType::Float, "float32");
-  check_size(weight_table, "weight_table", kNumClasses);
-  check_vector(epoch, "epoch", ScalarType::Long, "int64");
-  check_size(epoch, "epoch", 1);
-  check_vector(scored, "score", scored.scalar_type(), "");
-  check_size(scored, "score", batch_size);
+  check_vector(indices, "indices", dtype, size);
+}
+
+inline void check_losses(const Tensor& losses, const Tensor& indices, const Tensor& scored) {
+  check_vector(losses, "losses", losses.scalar_type());
+  check_indices(indices, losses.numel());
+  check_vector(scored, "score", scored.scalar_type(), losses.numel());
+}
+
+// Checks all but the value of epoch, which only a cpu can read.
+inline ScoreState make_state(Tensor& records, Tensor& score_sum, Tensor& counters,
+                             const Tensor& weight_class, const Tensor& weight_table,
+                             const Tensor& epoch) {
+  check_samples(records, weight_class);
+  check_score_sum(score_sum);
+  check_vector(counters, "counters", ScalarType::Long, 4);
+  check_vector(weight_table, "weight_table", ScalarType::Float, kNumClasses);
+  check_vector(epoch, "epoch", ScalarType::Long, 1);
+  return {records.mutable_data_ptr<int64_t>(),    records.numel(),
+          score_sum.mutable_data_ptr<int64_t>(),  counters.mutable_data_ptr<int64_t>(),
+          weight_class.const_data_ptr<uint8_t>(), weight_table.const_data_ptr<float>(),
+          epoch.const_data_ptr<int64_t>()};
 }
 
 // What is computed in: float32, float64 for float64 logits.
@@ -121,11 +154,9 @@ inline Labels check_logits(const Tensor& logits, const Tensor& targets,
                            int64_t ignore_index, int64_t kind) {
   STD_TORCH_CHECK(logits.dim() == 2, "logits must be [B, C], got ", logits.dim(), " dimensions");
   STD_TORCH_CHECK(logits.is_contiguous(), "logits must be contiguous");
-  check_vector(targets, "targets", ScalarType::Long, "int64");
-  check_size(targets, "targets", logits.size(0));
+  check_vector(targets, "targets", ScalarType::Long, logits.size(0));
   if (class_weight.has_value()) {
-    check_vector(*class_weight, "class_weight", ScalarType::Float, "float32");
-    check_size(*class_weight, "class_weight", logits.size(1));
+    check_vector(*class_weight, "class_weight", ScalarType::Float, logits.size(1));
   }
   STD_TORCH_CHECK(label_smoothing >= 0 && label_smoothing <= 1,
                   "label_smoothing must be in 0..1, got ", label_smoothing);
@@ -138,36 +169,28 @@ inline Labels check_logits(const Tensor& logits, const Tensor& targets,
 
 inline void check_gradient(const Tensor& grad, const Tensor& logits, const Tensor& batch_weights,
                            const Tensor& stats) {
-  const bool wide = logits.scalar_type() == ScalarType::Double;
-  check_vector(grad, "grad", real_dtype(logits), wide ? "float64" : "float32");
-  check_size(grad, "grad", logits.size(0));
-  check_vector(batch_weights, "batch_weights", ScalarType::Float, "float32");
-  check_size(batch_weights, "batch_weights", logits.size(0));
+  check_vector(grad, "grad", real_dtype(logits), logits.size(0));
+  check_vector(batch_weights, "batch_weights", ScalarType::Float, logits.size(0));
   STD_TORCH_CHECK(stats.scalar_type() == real_dtype(logits) && stats.is_contiguous(),
                   "stats must be those of cross_entropy_observe");
   check_size(stats, "stats", 2 * logits.size(0));
 }
 
-inline void check_mean_threshold(const Tensor& score_sum) {
-  check_vector(score_sum, "score_sum", ScalarType::Long, "int64");
-  check_size(score_sum, "score_sum", 3);
-}
-
 // All but the values of block_offsets, which only a cpu can read.
 inline void check_compact(const Tensor& weight_class, const Tensor& block_offsets) {
-  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
-  check_vector(block_offsets, "block_offsets", ScalarType::Long, "int64");
-  check_size(block_offsets, "block_offsets", num_blocks(weight_class.numel(), kPlanBlock) + 1);
+  check_vector(weight_class, "weight_class", ScalarType::Byte);
+  check_vector(block_offsets, "block_offsets", ScalarType::Long,
+               num_blocks(weight_class.numel(), kPlanBlock) + 1);
 }
 
 // Returns how many positions there are.
 inline int64_t check_order(const Tensor& kept, const std::optional<Tensor>& positions,
                            int64_t count, int64_t seed, int64_t epoch) {
-  check_vector(kept, "kept", ScalarType::Int, "int32");
+  check_vector(kept, "kept", ScalarType::Int);
   check_seed(seed);
   check_epoch(epoch);
   if (positions.has_value()) {
-    check_vector(*positions, "positions", ScalarType::Long, "int64");
+    check_vector(*positions, "positions", ScalarType::Long);
     count = positions->numel();
   }
   STD_TORCH_CHECK(count >= 0, "count must be at least 0, got ", count);
@@ -177,7 +200,7 @@ inline int64_t check_order(const Tensor& kept, const std::optional<Tensor>& posi
 }
 
 inline void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t epoch) {
-  check_vector(places, "places", ScalarType::Long, "int64");
+  check_vector(places, "places", ScalarType::Long);
   STD_TORCH_CHECK(n >= 0 && n <= int64_t{1} << 62, "n must be in 0..2^62, got ", n);
   check_seed(seed);
   check_epoch(epoch);
@@ -186,9 +209,7 @@ inline void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t
 }
 
 inline void check_audit(const Tensor& records, const Tensor& weight_class, int64_t epoch) {
-  check_vector(records, "records", ScalarType::Long, "int64");
-  check_vector(weight_class, "weight_class", ScalarType::Byte, "uint8");
-  check_size(weight_class, "weight_class", records.numel());
+  check_samples(records, weight_class);
   check_epoch(epoch);
 }
 
@@ -197,7 +218,7 @@ inline void check_values(const Tensor& values) {
   const ScalarType dtype = values.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Long,
                   "values must be float32 scores or int64 records");
-  check_vector(values, "values", dtype, "");
+  check_vector(values, "values", dtype);
   STD_TORCH_CHECK(values.numel() <= INT32_MAX, "values must have at most 2147483647 elements, got ",
                   values.numel());
 }

@@ -30,9 +30,10 @@ inline bool is_dense(const Tensor& tensor) {
 
 inline void check_activation(const Tensor& tensor, const char* name) {
   const ScalarType dtype = tensor.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
-                      dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
-                  name, " must be float16, bfloat16, float32 or float64");
+  if (dtype != ScalarType::Float && dtype != ScalarType::Double && dtype != ScalarType::Half &&
+      dtype != ScalarType::BFloat16) {
+    refuse_dtype(name);
+  }
   STD_TORCH_CHECK(is_dense(tensor), name, " must be dense: its elements without gap or overlap");
 }
 
@@ -46,10 +47,9 @@ inline void check_moments(const std::vector<Tensor>& tensors, int64_t sample) {
 inline void check_activation_std(const std::vector<Tensor>& tensors, const Tensor& out,
                                  const std::optional<Tensor>& slot, int64_t sample) {
   check_moments(tensors, sample);
-  check_vector(out, "out", ScalarType::Double, "float64");
+  check_vector(out, "out", ScalarType::Double);
   if (!slot.has_value()) return;
-  check_vector(*slot, "slot", ScalarType::Long, "int64");
-  check_size(*slot, "slot", 1);
+  check_vector(*slot, "slot", ScalarType::Long, 1);
 }
 
 }  // namespace prune_engine

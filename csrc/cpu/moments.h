@@ -16,9 +16,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "../check.h"
 #include "../moments.h"
 #include "activation.h"
+#include "dtypes.h"
 #include "parallel.h"
 
 namespace prune_engine {
@@ -226,23 +226,6 @@ Moments (*choose_span())(const Span<T>&) {
   if (__builtin_cpu_supports("avx2")) return span_avx2<Act, T>;
 #endif
   return span_baseline<Act, T>;
-}
-
-// Calls body with a null pointer of the C++ type of a floating dtype.
-template <typename Body>
-void with_float_type(ScalarType dtype, const char* name, const Body& body) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return body(static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return body(static_cast<double*>(nullptr));
-    case ScalarType::Half:
-      return body(static_cast<Half*>(nullptr));
-    case ScalarType::BFloat16:
-      return body(static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
-  }
 }
 
 // A tensor as the kernels see it: numel elements from x on, in the order of the storage.

@@ -93,8 +93,8 @@ __device__ __forceinline__ Wide logit_at(const LogitBatch& batch, int64_t at) {
 
 // What one thread does with a row that is scanned.
 template <typename Wide>
-__device__ __forceinline__ void finish_row(const LogitBatch& batch, const State& state, int64_t b,
-                                           const RowStats<Wide>& found, int64_t epoch,
+__device__ __forceinline__ void finish_row(const LogitBatch& batch, const ScoreState& state,
+                                           int64_t b, const RowStats<Wide>& found, int64_t epoch,
                                            Tally* tally) {
   const Labels& labels = batch.labels;
   const int64_t target = batch.targets[b];
@@ -134,7 +134,7 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const State&
 // Grid: kThreads / threads rows a block; `threads` is kWarp or kThreads.
 template <typename Wide, bool kFull>
 __global__ void __launch_bounds__(kThreads, 2)
-    cross_entropy_observe_kernel(LogitBatch batch, State state, int threads) {
+    cross_entropy_observe_kernel(LogitBatch batch, ScoreState state, int threads) {
   __shared__ RowStats<Wide> parts[kWarps];
   const int64_t epoch = *state.epoch;
   const int rows = kThreads / threads;
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <typename Wide, bool kFull>
-void launch(const LogitBatch& batch, const State& state, cudaStream_t stream) {
+void launch(const LogitBatch& batch, const ScoreState& state, cudaStream_t stream) {
   const int threads = batch.labels.num_classes <= kWarpRow ? kWarp : kThreads;
   const auto grid =
       static_cast<unsigned>(std::min(kMaxGrid, num_blocks(batch.size, kThreads / threads)));
@@ -169,7 +169,7 @@ void launch(const LogitBatch& batch, const State& state, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const State& state,
+cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
                                          cudaStream_t stream) {
   if (batch.size == 0) return cudaSuccess;  // Edge case 1
   if (batch.logit_type == Real::kDouble) {  // all sums: for a dtype this rare no second kernel

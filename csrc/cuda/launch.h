@@ -10,6 +10,7 @@
 
 #include "../bijection.h"
 #include "../rule.h"
+#include "../score_state.h"
 #include "../select.h"
 #include "../softmax.h"
 
@@ -18,7 +19,7 @@ namespace cuda {
 
 enum class Real : int { kFloat, kDouble, kHalf, kBFloat16 };
 
-struct Batch {
+struct LossBatch {
   Real loss_type;
   const void* losses;  // [size]
   Real score_type;
@@ -28,16 +29,6 @@ struct Batch {
   int64_t size;
   void* rescaled;        // [size] of loss_type
   float* batch_weights;  // [size]
-};
-
-struct State {
-  int64_t* records;  // [num_samples]
-  int64_t num_samples;
-  int64_t* score_sum;           // [3]
-  int64_t* counters;            // [4]
-  const uint8_t* weight_class;  // [num_samples]
-  const float* weight_table;    // [8]
-  const int64_t* epoch;         // [1]
 };
 
 // Fixed counts, found on the device: the smallest draw that can stay in each band, and how many of
@@ -157,7 +148,7 @@ struct Activated {
   double* row;  // [3]
 };
 
-cudaError_t launch_observe(const Batch& batch, const State& state, cudaStream_t stream);
+cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
 cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
@@ -169,7 +160,7 @@ cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection
                            int64_t* result, cudaStream_t stream);
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
-cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const State& state,
+cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
                                          cudaStream_t stream);
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream);
 cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename Loss>
-void launch(const Batch& batch, const State& state, cudaStream_t stream) {
+void launch(const LossBatch& batch, const ScoreState& state, cudaStream_t stream) {
   const auto grid =
       static_cast<unsigned>(std::min(kMaxGrid, num_blocks(batch.size, int64_t{kThreads})));
   observe_kernel<Loss><<<grid, kThreads, 0, stream>>>(
@@ -89,7 +89,7 @@ void launch(const Batch& batch, const State& state, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t launch_observe(const Batch& batch, const State& state, cudaStream_t stream) {
+cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, cudaStream_t stream) {
   if (batch.size == 0) return cudaSuccess;  // Edge case 1
   switch (batch.loss_type) {
     case Real::kFloat:

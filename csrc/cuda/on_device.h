@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every operator on CUDA tensors begins with: its device, its stream, its dtype.
+// What every operator on CUDA tensors begins with: its device, its stream, its dtype. Guard, check,
+// allocate, launch: nothing here waits for the device, so what only the device knows (an index out
+// of range, an offset that does not fit) is handled there and never raised here.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -36,14 +38,18 @@ class OnDevice {
  public:
   OnDevice(const Named& first, std::initializer_list<Named> others)
       : index_(cuda_index(first)), guard_(index_) {
-    for (const Named& other : others) {
-      STD_TORCH_CHECK(other.tensor.is_cuda() && other.tensor.get_device_index() == index_,
-                      other.name, " must be on device cuda:", index_);
-    }
+    check(others);
     STD_TORCH_CHECK(&aoti_torch_get_current_cuda_stream != nullptr,
                     "this torch was built without CUDA");
     // This library has a CUDA runtime of its own beside torch's; both must name the same device.
     check_cuda(cudaSetDevice(index_), "cudaSetDevice");
+  }
+
+  void check(std::initializer_list<Named> others) const {
+    for (const Named& other : others) {
+      STD_TORCH_CHECK(other.tensor.is_cuda() && other.tensor.get_device_index() == index_,
+                      other.name, " must be on device cuda:", index_);
+    }
   }
 
   cudaStream_t stream() const {
@@ -58,6 +64,12 @@ class OnDevice {
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
+// Indices are int32 and a grid has one block per 4096 samples.
+inline void check_num_samples(int64_t num_samples) {
+  STD_TORCH_CHECK(num_samples <= INT32_MAX, "a device holds at most 2147483647 samples, got ",
+                  num_samples);
+}
+
 inline cuda::Real real_type(ScalarType dtype, const char* name) {
   switch (dtype) {
     case ScalarType::Float:
@@ -69,7 +81,7 @@ inline cuda::Real real_type(ScalarType dtype, const char* name) {
     case ScalarType::BFloat16:
       return cuda::Real::kBFloat16;
     default:
-      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
+      refuse_dtype(name);
   }
 }
 
