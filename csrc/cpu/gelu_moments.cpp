@@ -10,7 +10,7 @@ namespace prune_engine {
 std::tuple<Tensor, Tensor> gelu_moments_cpu(Tensor x /* any shape */, bool tanh) {
   check_activation(x, "x");
   Tensor y = torch::stable::empty_like(x);
-  return {y, tanh ? write_moments<Gelu<true>>(x, y) : write_moments<Gelu<false>>(x, y)};
+  return {y, tanh ? write_moments<GeluLanes<true>>(x, y) : write_moments<GeluLanes<false>>(x, y)};
 }
 
 }  // namespace prune_engine
