@@ -283,7 +283,7 @@ class NinjaBuild(build_ext):
                     lines.append(f"build {target}: nvcc {source}")
                 else:
                     # What checks and launches: half the bytes, and no loop to lose.
-                    size = " -Os" * source.startswith("csrc/cuda/")
+                    size = " -Os" * source.startswith(("csrc/check", "csrc/cuda/"))
                     lines += [f"build {target}: cxx {source}", f"  extra = {extra[name]}{size}"]
             product = f"{out}/{Path(self.get_ext_filename(ext.name)).name}"
             lines.append(f"build {product}: link {' '.join(objects)} | {stub} {out}/exports.map")
@@ -294,7 +294,7 @@ class NinjaBuild(build_ext):
 def extensions() -> list[Extension]:
     """Return the shared objects with their sources, found by name."""
     kernels = sorted(path.as_posix() for path in Path("csrc/cpu").glob("*.cpp"))
-    found = [Extension("prune_engine._ops", ["csrc/ops.cpp", *kernels])]
+    found = [Extension("prune_engine._ops", ["csrc/ops.cpp", *kernels, "csrc/check.cpp"])]
     return [*found, Extension("prune_engine._host", ["csrc/host.cpp"])] if with_host() else found
 
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // activation_std on the CPU: one read of all tensors, one number.
-#include "../check_moments.h"
 #include "moments.h"
 
 namespace prune_engine {

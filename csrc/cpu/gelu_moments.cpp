@@ -2,7 +2,6 @@
 // gelu_moments on the CPU: one pass writes the GELU and adds up what it wrote.
 #include <tuple>
 
-#include "../check_moments.h"
 #include "moments.h"
 
 namespace prune_engine {

@@ -2,8 +2,6 @@
 // moments on the CPU: one read of all tensors.
 #include "moments.h"
 
-#include "../check_moments.h"
-
 namespace prune_engine {
 
 Tensor moments_cpu(std::vector<Tensor> tensors,  // L of any shape

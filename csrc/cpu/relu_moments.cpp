@@ -3,7 +3,6 @@
 // wrote.
 #include <tuple>
 
-#include "../check_moments.h"
 #include "moments.h"
 
 namespace prune_engine {

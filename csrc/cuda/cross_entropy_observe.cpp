@@ -3,7 +3,7 @@
 #include <optional>
 #include <tuple>
 
-#include "state_on.h"
+#include "on_device.h"
 
 namespace prune_engine {
 

@@ -4,7 +4,6 @@
 
 #include <vector>
 
-#include "../check_moments.h"
 #include "on_device.h"
 
 namespace prune_engine {
