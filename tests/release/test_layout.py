@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "prune_engine"
 
-# A module may import from its own height and from below it, never from above. A folder's height is that
-# of its modules, unless one has its own.
+# A module may import from its own height and from below it, never from above. A folder's height is
+# that of its modules, unless one has its own.
 HEIGHTS = {
     "cli": 6,
     "recipes": 6,
@@ -63,8 +63,9 @@ def text_files() -> list[Path]:
     if listed.returncode == 0:
         paths = [ROOT / line for line in listed.stdout.splitlines()]
     else:
-        outputs = {".venv", "build", "dist", "runs", "__pycache__"}
-        paths = [path for path in ROOT.rglob("*") if not outputs & set(path.parts)]
+        outputs = (".venv/", "build/", "dist/", "runs/")  # at the top: csrc/build is no output
+        found = [path for path in ROOT.rglob("*") if "__pycache__" not in path.parts]
+        paths = [path for path in found if not relative(path).startswith(outputs)]
     return [path for path in paths if path.is_file() and is_text(path)]
 
 
@@ -178,7 +179,8 @@ def incomplete_ops(names: Iterable[str], root: Path) -> list[str]:
     lacking: list[str] = []
     for name in names:
         stem = name.rstrip("_")  # an in-place form is in the files of its operator
-        for path in (f"csrc/cpu/{stem}.cpp", f"csrc/cuda/{stem}.cu", f"tests/ops/test_{stem}.py"):
+        kernels = (f"csrc/cpu/{stem}.cpp", f"csrc/cuda/{stem}.cu", f"csrc/cuda/{stem}.cpp")
+        for path in (*kernels, f"tests/ops/test_{stem}.py"):
             if not (root / path).is_file():
                 lacking.append(path)
         if not re.search(rf"^\| `{name}` \|", table, re.MULTILINE):
@@ -195,7 +197,25 @@ def test_every_op_has_its_kernel_its_test_and_its_row() -> None:
 def test_an_op_without_its_files_is_caught() -> None:
     names = declared_ops('m.def("plan(Tensor x) -> Tensor"); m.def(\n  "ghost(Tensor x) -> ()");')
     assert names == ["plan", "ghost"]
-    assert len(incomplete_ops(names, ROOT)) == 4
+    assert len(incomplete_ops(names, ROOT)) == 5
+
+
+def repeated_types(sources: Iterable[str]) -> list[str]:
+    """Return the C++ types that are defined more than once; specialisations are no definitions."""
+    pattern = r"^\s*(?:struct|class|enum class) (?:alignas\(\d+\) )?(\w+)(?: : \w+)? \{"
+    names = [name for text in sources for name in re.findall(pattern, text, re.MULTILINE)]
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def test_no_two_types_of_the_native_code_share_a_name() -> None:
+    paths = [path for path in ROOT.glob("csrc/**/*") if path.suffix in CODE - {".py"}]
+    assert len(paths) > 50
+    assert repeated_types(path.read_text(encoding="utf-8") for path in paths) == []
+
+
+def test_two_types_of_one_name_are_caught() -> None:
+    sources = ("struct Batch {\n};\nstruct Row;\n", "namespace cuda {\nstruct Batch {\n};\n}")
+    assert repeated_types(sources) == ["Batch"]
 
 
 def test_the_op_table_names_no_op_that_does_not_exist() -> None:

@@ -23,7 +23,7 @@ def setup_module() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def toolkit(setup_module: dict[str, Any]) -> dict[str, Any]:
-    """Return what csrc/toolkit.py defines."""
+    """Return what csrc/build/toolkit.py defines."""
     return setup_module["TOOLKIT"]
 
 

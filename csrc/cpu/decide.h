@@ -1,52 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The decision of one block of samples, shared by the operator and the NumPy module: draws, bands,
-// weight classes. Host code; the loops are written so that compilers vectorise them.
+// weight classes (rule.h). The loops are written so that compilers vectorise them.
 #pragma once
 
-#include <vector>
-
-#include "cpu/dispatch.h"
-#include "philox.h"
+#include "../philox.h"
+#include "../rule.h"
+#include "dispatch.h"
 
 namespace prune_engine {
-
-// A rule as plain numbers. Band b of a seen sample is the number of thresholds <= its score.
-struct Decision {
-  int num_thresholds;
-  uint32_t threshold_key[kMaxBands - 1];
-  uint32_t cut[kMaxBands];  // 0..65536: a sample is dropped iff draw < cut
-  uint8_t weight_class[kMaxBands];
-  uint32_t unseen_cut;
-  uint8_t unseen_class;
-  bool draws;  // false where no cut can drop anybody: the generator is then not run
-  uint64_t seed;
-  uint32_t epoch;
-  int64_t first;  // of a shard: the number in the data set of its first sample, whole plan blocks
-};
-
-// A rule of cuts.size() bands and one threshold fewer; unseen_band = -1 keeps samples without a
-// score.
-inline Decision make_decision(const float* thresholds, const std::vector<int64_t>& cuts,
-                              const std::vector<int64_t>& classes, int64_t unseen_band,
-                              int64_t seed, int64_t epoch, int64_t first = 0) {
-  Decision rule = {};
-  rule.num_thresholds = static_cast<int>(cuts.size()) - 1;
-  for (int t = 0; t < rule.num_thresholds; ++t) {
-    rule.threshold_key[t] = bits_to_key(float_bits(thresholds[t]));
-  }
-  for (int band = 0; band <= rule.num_thresholds; ++band) {
-    rule.cut[band] = static_cast<uint32_t>(cuts[static_cast<size_t>(band)]);
-    rule.weight_class[band] = static_cast<uint8_t>(classes[static_cast<size_t>(band)]);
-    rule.draws |= rule.cut[band] != 0;
-  }
-  // Edge case 6: a sample without a score is kept with weight 1 unless the rule says otherwise.
-  rule.unseen_cut = unseen_band < 0 ? 0 : rule.cut[unseen_band];
-  rule.unseen_class = unseen_band < 0 ? 1 : rule.weight_class[unseen_band];
-  rule.seed = static_cast<uint64_t>(seed);
-  rule.epoch = static_cast<uint32_t>(epoch);
-  rule.first = first;
-  return rule;
-}
 
 constexpr int64_t kGroup = 8;  // samples per Philox call
 constexpr int64_t kGroups = kPlanBlock / kGroup;
@@ -58,10 +19,6 @@ struct BlockScratch {
   uint32_t key[kPlanBlock];
   uint32_t fate[kPlanBlock];
 };
-
-PE_HD uint32_t make_fate(uint32_t cut, uint8_t weight_class) {
-  return cut | static_cast<uint32_t>(weight_class) << 24;
-}
 
 // The 4096 draws of a block that starts at a multiple of 4096.
 inline PE_CLONES void draw_block(int64_t begin, uint64_t seed, uint32_t epoch,
@@ -88,22 +45,17 @@ inline PE_CLONES void draw_block(int64_t begin, uint64_t seed, uint32_t epoch,
   }
 }
 
-// Keys of a block; 0, which no finite score has, marks a sample without one.
 inline PE_CLONES void key_block(const int64_t* records, int64_t size, BlockScratch* scratch) {
-  for (int64_t i = 0; i < size; ++i) scratch->key[i] = record_key(records[i]);
+  for (int64_t i = 0; i < size; ++i) scratch->key[i] = sample_key(records[i]);
 }
 
-// The same from scores, where nan says never seen.
 inline PE_CLONES void key_block(const float* scores, int64_t size, BlockScratch* scratch) {
-  for (int64_t i = 0; i < size; ++i) {
-    const uint32_t bits = float_bits(scores[i]);
-    scratch->key[i] = is_nan_bits(bits) ? 0 : bits_to_key(bits);
-  }
+  for (int64_t i = 0; i < size; ++i) scratch->key[i] = sample_key(scores[i]);
 }
 
 // weight_class of the block from scratch->key and scratch->draw; returns how many are kept.
-// A sample's fate is its cut (low 24 bits) and its class (high 8): one select per threshold, in
-// loops without branches, for scores and draws are as unpredictable as branches get.
+// One select of a fate per threshold, in loops without branches, for scores and draws are as
+// unpredictable as branches get.
 inline PE_CLONES int64_t decide_block(const Decision& rule, int64_t size, BlockScratch* scratch,
                                       uint8_t* weight_class) {
   const auto count = static_cast<int32_t>(size);
@@ -111,7 +63,7 @@ inline PE_CLONES int64_t decide_block(const Decision& rule, int64_t size, BlockS
   const uint32_t unseen = make_fate(rule.unseen_cut, rule.unseen_class);
   uint32_t* fate = scratch->fate;
   const uint32_t* key = scratch->key;
-  for (int32_t i = 0; i < count; ++i) fate[i] = key[i] == 0 ? unseen : lowest;
+  for (int32_t i = 0; i < count; ++i) fate[i] = key[i] == kNoKey ? unseen : lowest;
   for (int t = 0; t < rule.num_thresholds; ++t) {
     const uint32_t threshold = rule.threshold_key[t];
     const uint32_t above = make_fate(rule.cut[t + 1], rule.weight_class[t + 1]);

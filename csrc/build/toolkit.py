@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find what builds the CUDA operators: nvcc, its headers, its static runtime, the targets.
 
-``python csrc/toolkit.py``, beside setup.py, says why there is none and fails, or is silent.
+``python csrc/build/toolkit.py``, beside setup.py, says why there is none and fails, or is silent.
 """
 
 from __future__ import annotations
