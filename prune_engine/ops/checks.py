@@ -31,7 +31,7 @@ def check_vector(
     device: torch.device | None = None,
     changed: bool = False,
 ) -> Tensor:
-    """Refuse what is not a vector of a size, dtype and device.
+    """Refuse what is not a vector of a size, dtype and device (edge case 7).
 
     Args:
         name: the argument's name, for the message.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The twelve numbered edge cases of the contract, through the public API, on every backend."""
+"""The twelve numbered edge cases of the semantics, through the public API, on every backend."""
 
 from __future__ import annotations
 
