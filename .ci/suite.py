@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 shutil.copy(source, tree / name)
         command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        command += [f"--ignore=tests/{name}" for name in ignored]
+        command += [f"--ignore-glob=*/{name}" for name in ignored]
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return subprocess.run([*map(str, command), *given], cwd=tree, env=environ).returncode
 

@@ -110,7 +110,7 @@ __all__ = [
 # first asked for (PEP 562): most need torch, which takes seconds to import, and prune_engine.host
 # is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
-    **dict.fromkeys(("backends", "host", "losses", "ops"), ""),
+    **dict.fromkeys(("backends", "data", "host", "losses", "ops", "policies", "sharding"), ""),
     "scores": "losses.scores",
     "ScoreBuffer": "epoch.score_buffer",
     "EpochPlan": "epoch.plan",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order on its way to the host: asked for a chunk early, read only when it has arrived.
 
-No GPU: the lane here is a device that does nothing before it has to. On one, tests/test_cuda.py
+No GPU: the lane here is a device that does nothing before it has to. On one, tests/ops/test_cuda.py
 shows that the host does not wait.
 """
 

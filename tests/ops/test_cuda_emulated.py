@@ -2,7 +2,7 @@
 """The CUDA kernels' own sources, run thread by thread on a CPU: same bits as the reference.
 
 This proves their arithmetic, indexing and barriers; what only a GPU has (its memory model, its
-compiler, its speed) is for tests/test_cuda.py.
+compiler, its speed) is for tests/ops/test_cuda.py.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     if home in FRONT_DOOR:
         return []
     if home not in HEIGHTS:
-        return [f"{module} has no height; give it one in tests/test_layout.py"]
+        return [f"{module} has no height; give it one in tests/release/test_layout.py"]
     found: list[str] = []
     for name in imported(source, module, is_package):
         target = part(name)

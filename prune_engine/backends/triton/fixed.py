@@ -6,7 +6,7 @@ many of those with exactly that draw do, its quota. 3. Classes: above the cut st
 marked as a tie. 4. Ties are settled in the order of the index: the first ``quota`` stay.
 """
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false

@@ -6,7 +6,7 @@ from which they are seen; the last launch adds these up. Nothing is atomic, so t
 from run to run.
 """
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false

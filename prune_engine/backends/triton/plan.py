@@ -4,7 +4,7 @@
 Fixed counts take a histogram of the draws first and settle ties last (``fixed.py``).
 """
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
