@@ -31,7 +31,7 @@ TILE = 1024
 
 @triton.jit
 def decide_tile(record, draw, thresholds, fates, BANDS: tl.constexpr):
-    """Weight classes (int32) of a tile: one select per threshold, as in ``csrc/decide.h``.
+    """Weight classes (int32) of a tile: one select per threshold, as in ``csrc/cpu/decide.h``.
 
     A fate is its cut (low 16 bits) and its class; ``fates`` has that of the samples without a
     score last.
