@@ -47,7 +47,7 @@ test: build
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --numprocesses 2 --dist loadfile
 
 # The build's own search; what it prints is why there is none.
-FIND_NVCC := $(BIN)/python csrc/toolkit.py
+FIND_NVCC := $(BIN)/python csrc/build/toolkit.py
 
 nvcc: $(VENV)/.nvcc
 

@@ -16,7 +16,7 @@ Environment: ``CXX`` (default g++), ``MAX_JOBS``, ``PE_WERROR=1`` (warnings are 
 ``PE_TORCH_INCLUDE`` (folder with the torch headers, where they cannot be found), ``PE_HOST=0``
 (leave the NumPy module out: the wheel is then py3-none, for every Python). CUDA operators:
 ``PE_CUDA`` (auto: where there is nvcc; 0; 1: refuse to build without), ``NVCC``, ``CUDA_HOME``,
-``PE_CUDA_ARCHS`` or ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0+PTX"; csrc/toolkit.py has the default).
+``PE_CUDA_ARCHS`` or ``TORCH_CUDA_ARCH_LIST`` ("8.0;9.0+PTX"; default: csrc/build/toolkit.py).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, PlatformError
 
 # What finds nvcc and its parts.
-TOOLKIT = runpy.run_path(str(Path(__file__).parent / "csrc" / "toolkit.py"))
+TOOLKIT = runpy.run_path(str(Path(__file__).parent / "csrc/build/toolkit.py"))
 PROBE = Path("torch/csrc/stable/library.h")
 BUILD_INFO = "_build_info.json"
 TORCH_TARGET = "0x020a000000000000ULL"  # 2.10: the first stable ABI with every call used here
@@ -174,7 +174,7 @@ class Wheel(bdist_wheel):
             return  # a link to this folder: nothing is packed, and nothing built yet
         (found,) = Path(self.bdist_dir).rglob(BUILD_INFO)
         about = self.distribution.metadata
-        sbom = runpy.run_path("csrc/sbom.py")["sbom"]
+        sbom = runpy.run_path("csrc/build/sbom.py")["sbom"]
         text = sbom(about.get_name(), about.get_version(), json.loads(found.read_text()))
         target = Path(wheelfile_base) / "sboms" / "prune_engine.cdx.json"
         target.parent.mkdir(exist_ok=True)
@@ -283,7 +283,7 @@ class NinjaBuild(build_ext):
                     lines.append(f"build {target}: nvcc {source}")
                 else:
                     # What checks and launches: half the bytes, and no loop to lose.
-                    size = " -Os" * source.startswith("csrc/cuda/")
+                    size = " -Os" * source.startswith(("csrc/check", "csrc/cuda/"))
                     lines += [f"build {target}: cxx {source}", f"  extra = {extra[name]}{size}"]
             product = f"{out}/{Path(self.get_ext_filename(ext.name)).name}"
             lines.append(f"build {product}: link {' '.join(objects)} | {stub} {out}/exports.map")
@@ -294,7 +294,7 @@ class NinjaBuild(build_ext):
 def extensions() -> list[Extension]:
     """Return the shared objects with their sources, found by name."""
     kernels = sorted(path.as_posix() for path in Path("csrc/cpu").glob("*.cpp"))
-    found = [Extension("prune_engine._ops", ["csrc/ops.cpp", *kernels])]
+    found = [Extension("prune_engine._ops", ["csrc/ops.cpp", *kernels, "csrc/check.cpp"])]
     return [*found, Extension("prune_engine._host", ["csrc/host.cpp"])] if with_host() else found
 
 

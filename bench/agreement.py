@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prune_engine as pe
-from prune_engine.monitor import FusedActivation
-from prune_engine.policies.stability import smallest, statistic
+from prune_engine.policies.batches.monitor import FusedActivation
+from prune_engine.policies.batches.stability import smallest, statistic
 from prune_engine.recipes import data, models
 
 EXACT = "hooks"

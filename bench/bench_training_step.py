@@ -26,7 +26,7 @@ from harness import Alternative
 from torch import Tensor
 
 import prune_engine as pe
-from prune_engine.monitor import FusedActivation
+from prune_engine.policies.batches.monitor import FusedActivation
 from prune_engine.recipes import models
 
 TABLE = "training_step"

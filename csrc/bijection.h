@@ -25,7 +25,9 @@ struct Bijection {
   uint32_t key[kRoundsSmall];
 };
 
-PE_HD Bijection make_bijection(uint64_t n, uint64_t seed, uint32_t epoch) {
+// None of the three is negative.
+inline Bijection make_bijection(int64_t num_places, int64_t seed, int64_t epoch) {
+  const auto n = static_cast<uint64_t>(num_places);
   Bijection pi;
   pi.n = n;
   pi.bits = 0;
@@ -36,11 +38,23 @@ PE_HD Bijection make_bijection(uint64_t n, uint64_t seed, uint32_t epoch) {
   for (int call = 0; call < pi.rounds / 4; ++call) {
     const Philox4 words =
         philox4x32(static_cast<uint32_t>(n), static_cast<uint32_t>(n >> 32),
-                   kStreamOrder + static_cast<uint32_t>(call), epoch, static_cast<uint32_t>(seed),
-                   static_cast<uint32_t>(seed >> 32));
+                   kStreamOrder + static_cast<uint32_t>(call), static_cast<uint32_t>(epoch),
+                   static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
     for (int word = 0; word < 4; ++word) pi.key[4 * call + word] = words.word[word];
   }
   return pi;
+}
+
+// Positions of an epoch that are asked for.
+struct Positions {
+  const int64_t* given;  // [count], or null: start + m * step
+  int64_t start;
+  int64_t step;
+  int64_t count;
+};
+
+PE_HD int64_t position_at(const Positions& positions, int64_t m) {
+  return positions.given != nullptr ? positions.given[m] : positions.start + m * positions.step;
 }
 
 PE_HD uint32_t hash32(uint32_t x, uint32_t key) {

@@ -164,7 +164,8 @@ Array<int32_t> order_kept(const Array<int32_t>& kept,                      // [n
                 count >= 0 && count <= INT32_MAX,
             "positions must be in 0..2^31-2");
   }
-  const Positions wanted = {positions.has_value() ? positions->data() : nullptr, start, step};
+  const Positions wanted = {positions.has_value() ? positions->data() : nullptr, start, step,
+                            count};
   Array<int32_t> samples(count);
   if (count == 0) return samples;
   if (n == 0) throw py::index_error("positions must be empty, for nothing is kept");
@@ -173,7 +174,7 @@ Array<int32_t> order_kept(const Array<int32_t>& kept,                      // [n
   bool valid = false;
   {
     const py::gil_scoped_release release;
-    valid = order_samples(list, n, wanted, count, seed, epoch, threads, out);
+    valid = order_samples(list, n, wanted, seed, epoch, threads, out);
   }
   if (!valid) refuse("positions", wanted.given, wanted.given != nullptr ? count : 0, n - 1);
   return samples;
@@ -252,8 +253,7 @@ Array<int64_t> permute(const Array<int64_t>& positions,  // [M]
   bool valid = true;
   {
     const py::gil_scoped_release release;
-    const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
-                                        static_cast<uint32_t>(epoch));
+    const Bijection pi = make_bijection(n, seed, epoch);
     for (int64_t m = 0; m < count && valid; ++m) {
       const auto position = static_cast<uint64_t>(all[m]);
       valid = position < pi.n;

@@ -1,23 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a selection means, shared by every compiled backend: the key of a sample, the rank asked
-// for. However a backend gets there, the answer is the same bits.
+// What a selection means, shared by every compiled backend: the rank asked for. However a backend
+// gets there, the answer is the same bits.
 #pragma once
 
 #include "semantics.h"
 
 namespace prune_engine {
 
-constexpr int kMaxRanks = 5;    // ranks of one call: the thresholds of a rule
-constexpr int kBins = 2048;     // counts of one pass and rank
-constexpr uint32_t kNoKey = 0;  // no finite score has it: never seen
-
-PE_HD uint32_t sample_key(int64_t record) { return record_key(record); }
-
-// nan is a sample that was never seen, as scores() writes it.
-PE_HD uint32_t sample_key(float score) {
-  const uint32_t bits = float_bits(score);
-  return is_nan_bits(bits) ? kNoKey : bits_to_key(bits);
-}
+constexpr int kMaxRanks = 5;  // ranks of one call: the thresholds of a rule
+constexpr int kBins = 2048;   // counts of one pass and rank
 
 // Rank ceil((seen - 1) * num / den) + offset, counted from 0 and kept within the seen.
 struct Rank {

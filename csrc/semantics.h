@@ -25,9 +25,9 @@ constexpr uint32_t kStreamKeep = 0;
 constexpr uint32_t kStreamOrder = 1;
 constexpr uint32_t kLowestFiniteKey = 0x00800000u;   // key of -FLT_MAX
 constexpr uint32_t kHighestFiniteKey = 0xff7fffffu;  // key of FLT_MAX
-constexpr int64_t kNoBadIndex = INT64_MAX;
-constexpr int64_t kDraws = 65536;    // values of a draw
-constexpr uint32_t kCutAll = 65536;  // a cut that no draw reaches
+constexpr uint32_t kNoKey = 0;                       // no finite score has it: never seen
+constexpr int64_t kDraws = 65536;                    // values of a draw
+constexpr uint32_t kCutAll = 65536;                  // a cut that no draw reaches
 
 // score_sum: exact sum of score codes in two limbs, and how many samples have a score.
 struct Limbs {
@@ -79,6 +79,14 @@ PE_HD int64_t make_record(int64_t epoch, uint32_t key) {
 PE_HD int64_t record_epoch(int64_t record) { return (record >> 32) - 1; }
 
 PE_HD uint32_t record_key(int64_t record) { return static_cast<uint32_t>(record); }
+
+PE_HD uint32_t sample_key(int64_t record) { return record_key(record); }
+
+// nan is a sample that was never seen, as scores() writes it.
+PE_HD uint32_t sample_key(float score) {
+  const uint32_t bits = float_bits(score);
+  return is_nan_bits(bits) ? kNoKey : bits_to_key(bits);
+}
 
 // code(x) = floor(x * 2^40 + 0.5) with x clamped to [-2^22, 2^22], from the bits of x: with x =
 // m * 2^(e - 150) the code is m shifted by e - 110, rounded half up. Only integer work, so no

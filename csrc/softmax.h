@@ -31,6 +31,16 @@ struct Labels {
   int64_t kind;  // of the score
 };
 
+// What logits are added up in.
+template <typename Logit>
+struct Accumulator {
+  using Type = float;
+};
+template <>
+struct Accumulator<double> {
+  using Type = double;
+};
+
 // With m the largest logit and e_c = exp(z_c - m).
 template <typename Real>
 struct RowStats {
@@ -158,6 +168,23 @@ PE_HD Real row_factor(const RowStats<Real>& row, Real target_weight,
                           ? target_weight
                           : (1 - smoothing.share) * target_weight + share * row.weights;
   return weight / (row.ties + row.rest);
+}
+
+// What a row's gradient is made of: exp(z_c - largest) * scale - shift * w_c, less own at the
+// target.
+template <typename Real>
+struct RowGradient {
+  Real largest, scale, shift, own;
+};
+
+// stats: what cross_entropy_observe left, the largest logit and row_factor. upstream: the incoming
+// gradient times the sample's weight.
+template <typename Real>
+PE_HD RowGradient<Real> row_gradient(const Real* stats, Real upstream, Real target_weight,
+                                     const Smoothing<Real>& smoothing) {
+  return {stats[0], upstream * stats[1],
+          upstream * smoothing.share / static_cast<Real>(smoothing.num_classes),
+          upstream * (1 - smoothing.share) * target_weight};
 }
 
 // The score: detached, unweighted, unsmoothed. nan where the row is not finite.

@@ -7,15 +7,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_engine import backends, host, losses, ops, scores
-    from prune_engine.buffer import ScoreBuffer
+    from prune_engine import backends, host, losses, ops
+    from prune_engine.bands import (
+        Band,
+        CoverageError,
+        EpochReport,
+        NonFiniteLossError,
+        PruneEngineError,
+        Rule,
+        Selection,
+        StateMismatchError,
+    )
     from prune_engine.checkpoint import load_state, save_state
-    from prune_engine.dataset import IndexedDataset
-    from prune_engine.device_loader import DeviceLoader
+    from prune_engine.data.dataset import IndexedDataset
+    from prune_engine.data.device_loader import DeviceLoader
+    from prune_engine.data.sampler import PruneSampler
+    from prune_engine.data.subset import load_subset, save_subset, select_subset
     from prune_engine.engine import PruneEngine
-    from prune_engine.history import History
-    from prune_engine.monitor import ActivationMonitor
-    from prune_engine.plan import EpochPlan
+    from prune_engine.epoch.plan import EpochPlan
+    from prune_engine.epoch.report import History
+    from prune_engine.epoch.score_buffer import ScoreBuffer
+    from prune_engine.losses import scores
+    from prune_engine.losses.reducers import (
+        BatchScalar,
+        MixedPairs,
+        Pixels,
+        Reduced,
+        Reducer,
+        Tokens,
+        mix_targets,
+    )
     from prune_engine.policies import (
         BPAS,
         UCB,
@@ -30,28 +51,8 @@ if TYPE_CHECKING:
         RandomBatches,
         RandomSubset,
     )
-    from prune_engine.reducers import (
-        BatchScalar,
-        MixedPairs,
-        Pixels,
-        Reduced,
-        Reducer,
-        Tokens,
-        mix_targets,
-    )
-    from prune_engine.sampler import PruneSampler
+    from prune_engine.policies.batches.monitor import ActivationMonitor
     from prune_engine.schedule import VirtualScheduler
-    from prune_engine.subset import load_subset, save_subset, select_subset
-    from prune_engine.types import (
-        Band,
-        CoverageError,
-        EpochReport,
-        NonFiniteLossError,
-        PruneEngineError,
-        Rule,
-        Selection,
-        StateMismatchError,
-    )
 
 __version__ = "0.1.0"
 
@@ -105,70 +106,53 @@ __all__ = [
     "select_subset",
 ]
 
-# Public module -> the public names that live in it. They are imported when first asked for (PEP
-# 562): most need torch, which takes seconds to import, and prune_engine.host is for data-loading
-# workers that never do.
-_HOMES: dict[str, tuple[str, ...]] = {
-    "backends": (),
-    "buffer": ("ScoreBuffer",),
-    "checkpoint": ("load_state", "save_state"),
-    "dataset": ("IndexedDataset",),
-    "device_loader": ("DeviceLoader",),
-    "engine": ("PruneEngine",),
-    "history": ("History",),
-    "host": (),
-    "losses": (),
-    "monitor": ("ActivationMonitor",),
-    "ops": (),
-    "plan": ("EpochPlan",),
-    "reducers": (
-        "BatchScalar",
-        "MixedPairs",
-        "Pixels",
-        "Reduced",
-        "Reducer",
-        "Tokens",
-        "mix_targets",
+# Public name -> the module that it lives in; a module is named for itself. They are imported when
+# first asked for (PEP 562): most need torch, which takes seconds to import, and prune_engine.host
+# is for data-loading workers that never do.
+_HOMES: dict[str, str] = {
+    **dict.fromkeys(("backends", "data", "host", "losses", "ops", "policies", "sharding"), ""),
+    "scores": "losses.scores",
+    "ScoreBuffer": "epoch.score_buffer",
+    "EpochPlan": "epoch.plan",
+    "EpochReport": "bands",
+    "History": "epoch.report",
+    **dict.fromkeys(("load_state", "save_state"), "checkpoint"),
+    "IndexedDataset": "data.dataset",
+    "DeviceLoader": "data.device_loader",
+    "PruneSampler": "data.sampler",
+    **dict.fromkeys(("load_subset", "save_subset", "select_subset"), "data.subset"),
+    "PruneEngine": "engine",
+    "ActivationMonitor": "policies.batches.monitor",
+    **dict.fromkeys(
+        ("BatchScalar", "MixedPairs", "Pixels", "Reduced", "Reducer", "Tokens", "mix_targets"),
+        "losses.reducers",
     ),
-    "policies": (
-        "BPAS",
-        "UCB",
-        "Budget",
-        "EpsilonGreedy",
-        "InfoBatch",
-        "InfoBatchQuantile",
-        "KeepAll",
-        "Policy",
-        "PolicyMemory",
-        "Progress",
-        "RandomBatches",
-        "RandomSubset",
+    **dict.fromkeys(
+        (
+            *("BPAS", "UCB", "Budget", "EpsilonGreedy", "InfoBatch", "InfoBatchQuantile"),
+            *("KeepAll", "Policy", "PolicyMemory", "Progress", "RandomBatches", "RandomSubset"),
+        ),
+        "policies",
     ),
-    "sampler": ("PruneSampler",),
-    "schedule": ("VirtualScheduler",),
-    "scores": (),
-    "subset": ("load_subset", "save_subset", "select_subset"),
-    "types": (
-        "Band",
-        "CoverageError",
-        "EpochReport",
-        "NonFiniteLossError",
-        "PruneEngineError",
-        "Rule",
-        "Selection",
-        "StateMismatchError",
+    "VirtualScheduler": "schedule",
+    **dict.fromkeys(
+        (
+            *("Band", "CoverageError", "NonFiniteLossError", "PruneEngineError", "Rule"),
+            *("Selection", "StateMismatchError"),
+        ),
+        "bands",
     ),
 }
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name == home or name in names:
-            module = importlib.import_module(f"{__name__}.{home}")
-            value = module if name == home else getattr(module, name)
-            globals()[name] = value  # the next access does not come here
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES[name] or name
+    module = importlib.import_module(f"{__name__}.{home}")
+    value = module if home.rpartition(".")[2] == name else getattr(module, name)
+    globals()[name] = value  # the next access does not come here
+    return value
 
 
 def __dir__() -> list[str]:

@@ -17,12 +17,12 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from prune_engine import distributed
-from prune_engine.buffer import ScoreBuffer
-from prune_engine.ownership import edges
-from prune_engine.sharded import assemble
-from prune_engine.state import Saved
-from prune_engine.types import StateMismatchError
+from prune_engine.bands import StateMismatchError
+from prune_engine.epoch import ranks
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.epoch.state import Saved
+from prune_engine.sharding.layout import edges
+from prune_engine.sharding.run import assemble
 
 FORMAT = "prune_engine checkpoint 1"
 SET_FORMAT = "prune_engine set of parts 1"
@@ -85,7 +85,7 @@ def save_state(
     saved, file = engine.state_dict(), Path(path)
     if "shards" in saved["buffer"]:
         _save_parts(saved, dict(extra or {}), file, engine.buffer.device, process_group)
-    elif distributed.world(process_group)[0] == 0:
+    elif ranks.world(process_group)[0] == 0:
         _commit(file, {"format": FORMAT, "engine": saved, "extra": dict(extra or {})})
 
 
@@ -93,7 +93,7 @@ def _save_parts(
     saved: Mapping[str, Any], extra: dict[str, Any], file: Path, device: torch.device, group: Any
 ) -> None:
     """Write every rank's part, then the file that makes them the saved set."""
-    rank, size = distributed.world(group)
+    rank, size = ranks.world(group)
     numbers = [0]
 
     def choose() -> None:
@@ -113,7 +113,7 @@ def _save_parts(
 
     _together(choose, file, device, group)
     told = torch.tensor([max(numbers)], device=device)
-    number = int(distributed.gather(told, group)[0].item())
+    number = int(ranks.gather(told, group)[0].item())
     part = _part(file, number, rank, size)
     _together(write, file, device, group, undo)
     _together(commit, file, device, group)
@@ -144,7 +144,7 @@ def _together(
         work()
     except Exception as error:
         problem = error
-    failed = distributed.first_failure(problem, device, group)
+    failed = ranks.first_failure(problem, device, group)
     if failed is None:
         return
     if undo is not None:
@@ -256,7 +256,7 @@ def load_state(
     except (OSError, StateMismatchError) as error:
         problem = error
     if buffer.shard is not None:
-        distributed.fail_together(
+        ranks.fail_together(
             problem,
             lambda rank: StateMismatchError(f"{file}: rank {rank} could not read its samples"),
             buffer.device,

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from prune_engine import backends
+from prune_engine.data.subset import KEEP
+from prune_engine.losses.scores import SCORES
 from prune_engine.recipes import (
     compare,
     diagnostics,
@@ -27,9 +29,7 @@ from prune_engine.recipes import (
     subsets,
 )
 from prune_engine.recipes.data import DATA_SETS
-from prune_engine.report import FOOTNOTE, Report
-from prune_engine.scores import SCORES
-from prune_engine.subset import KEEP
+from prune_engine.recipes.results import FOOTNOTE, Report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from prune_engine import distributed, state
-from prune_engine.buffer import ScoreBuffer
-from prune_engine.coverage import MODES
-from prune_engine.dataset import IndexedDataset
-from prune_engine.device_loader import Augment, DeviceLoader
-from prune_engine.history import History
+from prune_engine.bands import EpochReport, PruneEngineError
+from prune_engine.data.dataset import IndexedDataset
+from prune_engine.data.device_loader import Augment, DeviceLoader
+from prune_engine.data.sampler import PruneSampler, choose_align
+from prune_engine.epoch import ranks, state
+from prune_engine.epoch.coverage import MODES
+from prune_engine.epoch.plan import EpochPlan
+from prune_engine.epoch.report import History
+from prune_engine.epoch.run import EpochRun
+from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.observation import Observer
-from prune_engine.plan import EpochPlan
 from prune_engine.policies import Policy
-from prune_engine.policies.batch_memory import Monitor
-from prune_engine.run import EpochRun
-from prune_engine.sampler import PruneSampler, choose_align
+from prune_engine.policies.batches.memory import Monitor
 from prune_engine.schedule import VirtualScheduler
-from prune_engine.sharded import ShardedRun, check_divisible
-from prune_engine.types import EpochReport, PruneEngineError
+from prune_engine.sharding.run import ShardedRun, check_divisible
 
 
 class PruneEngine(Observer):
@@ -97,7 +97,7 @@ class PruneEngine(Observer):
             raise ValueError(f"{length} must be given for {policy} in mode={mode!r}, got None")
         if shard_scores:
             check_divisible(policy, mode)
-        shard = distributed.world(process_group) if shard_scores else None
+        shard = ranks.world(process_group) if shard_scores else None
         self.buffer = ScoreBuffer(self.num_samples, device=device, backend=backend, shard=shard)
         self._run = (EpochRun if shard is None else ShardedRun)(
             self.buffer,
@@ -173,7 +173,7 @@ class PruneEngine(Observer):
             raise ValueError(f"dataset must have {self.num_samples} items, got {len(wrapped)}")
         return wrapped
 
-    def sampler(self, shard: distributed.Shard = "auto", align: int | None = None) -> PruneSampler:
+    def sampler(self, shard: ranks.Shard = "auto", align: int | None = None) -> PruneSampler:
         """Return a sampler of this engine's order.
 
         Args:
@@ -210,7 +210,7 @@ class PruneEngine(Observer):
                 raise TypeError(f"{name} must not be given: the engine decides the order")
         state.check_count("batch_size", batch_size)
         options.setdefault("generator", torch.Generator().manual_seed(self.seed))
-        world = distributed.world(self._run.process_group)[1]
+        world = ranks.world(self._run.process_group)[1]
         align = choose_align(self._run.fixed_batch, batch_size, world, align)
         sampler = self.sampler(align=align)
         return DataLoader(self.dataset(dataset), batch_size, sampler=sampler, **options)

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prune_engine.buffer import ScoreBuffer
-from prune_engine.checks import check_batch, check_labels
-from prune_engine.losses import check_reduction, reduce_losses, refuse_nonfinite
-from prune_engine.reducers import Reducer
-from prune_engine.run import EpochRun
-from prune_engine.weights import rescale
+from prune_engine.epoch.run import EpochRun
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.losses.reduce import check_reduction, reduce_losses, refuse_nonfinite
+from prune_engine.losses.reducers import Reducer
+from prune_engine.ops.checks import check_batch, check_labels
+from prune_engine.ops.weights import rescale
 
 Reduction = Literal["mean", "sum", "none", "weighted_mean"]
 ScoreName = Literal["loss", "el2n", "margin", "least_confidence", "entropy", "forgetting"]
@@ -120,8 +120,8 @@ class Observer:
         """Compute the cross-entropy of logits, record its score and return the loss to train on.
 
         ``observe(F.cross_entropy(logits, targets, reduction="none"), indices)`` in one pass over
-        the logits, with any of the scores (formulas and papers: ``prune_engine.scores``), always of
-        the unsmoothed and unweighted softmax. ``mean`` divides by B (InfoBatch, ICLR 2024, eq. 9),
+        the logits, with any of the scores (formulas and papers: ``pe.scores``), always of the
+        unsmoothed and unweighted softmax. ``mean`` divides by B (InfoBatch, ICLR 2024, eq. 9),
         also where targets are ignored or classes weighted: pass ``denom`` for another divisor.
 
         Args:

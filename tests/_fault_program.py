@@ -21,7 +21,8 @@ import torch
 from _runs import batches, figures, losses_at
 
 import prune_engine as pe
-from prune_engine import checkpoint, distributed
+from prune_engine import checkpoint
+from prune_engine.epoch import ranks
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def train(job: Job, file: Path, tick: Callable[[str], None]) -> Outcome:
 
     ``times_trained`` stands for the model: it is saved with the engine, and goes back with it.
     """
-    rank, size = distributed.world()
+    rank, size = ranks.world()
     engine = pe.PruneEngine(
         job.n,
         pe.InfoBatch(0.5, delta=1.0),
@@ -104,8 +105,8 @@ def among(numbers: range) -> torch.Tensor:
 def total(counts: torch.Tensor) -> torch.Tensor:
     """Return the sum over all ranks."""
     summed = counts.clone()
-    if distributed.world()[1] > 1:
-        distributed.dist.all_reduce(summed, op=distributed.dist.ReduceOp.SUM)
+    if ranks.world()[1] > 1:
+        ranks.dist.all_reduce(summed, op=ranks.dist.ReduceOp.SUM)
     return summed
 
 
@@ -157,8 +158,8 @@ def ticking(tick: Callable[[str], None], durable: bool) -> Iterator[None]:
         files = Shim(os, fsync=fsync, replace=rename)
         stack.enter_context(mock.patch.object(checkpoint, "os", files))
         for name in ("_gather", "_all_reduce_max", "gather", "swap"):
-            collective = around(getattr(distributed, name))
-            stack.enter_context(mock.patch.object(distributed, name, collective))
+            collective = around(getattr(ranks, name))
+            stack.enter_context(mock.patch.object(ranks, name, collective))
         yield
 
 
@@ -180,7 +181,7 @@ class Fate:
     seen: int = 0
 
     def __call__(self, name: str) -> None:
-        if distributed.world()[0] == self.rank and name.startswith(self.name):
+        if ranks.world()[0] == self.rank and name.startswith(self.name):
             self.seen += 1
             if self.seen == self.at:
                 self.kill()
@@ -208,7 +209,7 @@ def run(folder: str, job: Job, victim: int, at: int, name: str, sent: int = sign
     fate = Fate(lambda: os.kill(os.getpid(), sent), victim, at, name)
     with ticking(fate, durable=True):
         outcome = train(job, Path(folder) / "run.pt", fate)
-    if distributed.world()[0] == 0:
+    if ranks.world()[0] == 0:
         torch.save(vars(outcome), f"{folder}/outcome.pt")
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from prune_engine import distributed
+from prune_engine.epoch import ranks
 
 PATIENCE = 60.0  # seconds until a rank that waits for another gives up
 
@@ -103,7 +103,7 @@ class Ranks:
                 failures.append(error)
                 self._barrier.abort()
 
-        with mock.patch.object(distributed, "dist", self):
+        with mock.patch.object(ranks, "dist", self):
             threads = [threading.Thread(target=rank_main, args=(q,)) for q in range(self.size)]
             for thread in threads:
                 thread.start()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from test_readme import README, blocks, readers_names
+from _readme import README, blocks, readers_names
 
 
 def difference() -> list[str]:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is done to the elements on their way into the moments: nothing, a ReLU or a GELU. Each takes
-// W elements from x, leaves W in y (but for Read) and returns what it left, widened.
+// W elements from x, leaves W in y (but for ReadLanes) and returns what it left, widened.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@
 
 namespace prune_engine {
 
-struct Read {
+struct ReadLanes {
   static constexpr bool kWrites = false;
   static constexpr bool kCheap = true;
 
@@ -27,7 +27,7 @@ template <>
 inline constexpr int16_t kInfinityBits<BFloat16> = 0x7f80;
 
 // Zero where x <= 0; a nan stays one. Half precision needs no arithmetic: its sign decides.
-struct Relu {
+struct ReluLanes {
   static constexpr bool kWrites = true;
   static constexpr bool kCheap = true;
 
@@ -104,7 +104,7 @@ PE_INLINE auto odd_sigmoid(const typename Vec<W>::Float& z) {
 
 // x * (1 + f(...)) / 2 in float32 and one rounding to the dtype; float64 by the C library.
 template <bool kTanh>
-struct Gelu {
+struct GeluLanes {
   static constexpr bool kWrites = true;
   static constexpr bool kCheap = false;
   static constexpr double kRootHalf = 0.70710678118654752440;

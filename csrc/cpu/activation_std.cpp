@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // activation_std on the CPU: one read of all tensors, one number.
-#include "../check_moments.h"
 #include "moments.h"
 
 namespace prune_engine {
@@ -14,7 +13,7 @@ void activation_std_cpu(std::vector<Tensor> tensors,  // L of any shape
   STD_TORCH_CHECK(place >= 0 && place < out.numel(), "IndexError: slot must be in 0..",
                   out.numel() - 1, ", got ", place);
   double sum = 0.0;
-  for (const Moments& m : all_moments<Read>(elements_of(tensors), sample)) {
+  for (const Moments& m : all_moments<ReadLanes>(elements_of(tensors), sample)) {
     sum += std_of(m, unbiased);
   }
   out.mutable_data_ptr<double>()[place] = sum / static_cast<double>(tensors.size());

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../semantics.h"
+#include "../rule.h"
 
 namespace prune_engine {
 
@@ -30,7 +30,7 @@ bool compact_samples(const uint8_t* weight_class, int64_t num_samples, const int
     int32_t buffer[kPlanBlock + 1];
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * kPlanBlock;
-      const int64_t size = begin + kPlanBlock < num_samples ? kPlanBlock : num_samples - begin;
+      const int64_t size = block_size(begin, num_samples);
       const int64_t count = compact_block(weight_class, begin, size, buffer);
       // Offsets of other classes would write outside the list.
       if (offsets[block] < 0 || offsets[block] + count != offsets[block + 1] ||

@@ -3,21 +3,12 @@
 #include <algorithm>
 #include <optional>
 
+#include "dtypes.h"
 #include "logits.h"
-#include "observe.h"
 #include "parallel.h"
 
 namespace prune_engine {
 namespace {
-
-constexpr int64_t kGrain = 32768;  // logits a thread is worth starting for
-
-// What a row's gradient is made of: exp(z_c - largest) * scale - shift * w_c, less own at the
-// target.
-template <typename Real>
-struct RowGradient {
-  Real largest, scale, shift, own;
-};
 
 template <typename Logit>
 void write_row(const Logit* logits, const float* weights, int64_t count, int64_t target,
@@ -61,7 +52,6 @@ Tensor cross_entropy_grad_cpu(Tensor grad,     // [B] float32, float64 for float
   Tensor made = torch::stable::new_empty(logits, {size, count});
   const int64_t* target = targets.const_data_ptr<int64_t>();
   const float* weights = batch_weights.const_data_ptr<float>();
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, count));
   with_float_type(logits.scalar_type(), "logits", [&](auto* type) {
     using Logit = std::remove_pointer_t<decltype(type)>;
     using Real = typename Accumulator<Logit>::Type;
@@ -69,8 +59,8 @@ Tensor cross_entropy_grad_cpu(Tensor grad,     // [B] float32, float64 for float
     const auto* incoming = grad.const_data_ptr<Real>();
     const auto* saved = stats.const_data_ptr<Real>();
     auto* to = static_cast<Logit*>(made.mutable_data_ptr());
-    const Real share = static_cast<Real>(label_smoothing);
-    TorchThreads()(0, size, grain, [&](int64_t first, int64_t last) {
+    const Smoothing<Real> smoothing = {static_cast<Real>(label_smoothing), count};
+    TorchThreads()(0, size, row_grain(count), [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         const int64_t y = target[b];
         Logit* out = to + b * count;
@@ -82,9 +72,7 @@ Tensor cross_entropy_grad_cpu(Tensor grad,     // [B] float32, float64 for float
         const Real upstream = incoming[b] * static_cast<Real>(weights[b]);
         const Real own = labels.class_weight ? static_cast<Real>(labels.class_weight[y]) : 1;
         write_row(from + b * count, labels.class_weight, count, y,
-                  {saved[2 * b], upstream * saved[2 * b + 1],
-                   upstream * share / static_cast<Real>(count), upstream * (1 - share) * own},
-                  out);
+                  row_gradient(saved + 2 * b, upstream, own, smoothing), out);
       }
     });
   });

@@ -12,8 +12,6 @@
 namespace prune_engine {
 namespace {
 
-constexpr int64_t kGrain = 32768;  // logits a thread is worth starting for
-
 // A target that names no class: refused, like an index, before anything is written.
 void check_targets(const int64_t* targets, int64_t size, const Labels& labels) {
   for (int64_t b = 0; b < size; ++b) {
@@ -25,20 +23,19 @@ void check_targets(const int64_t* targets, int64_t size, const Labels& labels) {
 }
 
 template <typename Logit, typename Index>
-void observe_logits(const void* data, const int64_t* targets, const Index* indices, int64_t size,
-                    const Labels& labels, const State& state, void* rescaled, float* batch_weights,
-                    float* score, void* saved) {
+void observe_logits(const Logit* logits, const int64_t* targets, const Index* indices, int64_t size,
+                    const Labels& labels, const ScoreState& state, void* rescaled,
+                    float* batch_weights, float* score, void* saved) {
   using Real = typename Accumulator<Logit>::Type;
-  const auto* logits = static_cast<const Logit*>(data);
   auto* losses = static_cast<Real*>(rescaled);
   auto* stats = static_cast<Real*>(saved);
-  check_indices(indices, size, state.num_samples);
+  check_range(indices, size, state.num_samples);
   check_targets(targets, size, labels);
   const int64_t count = labels.num_classes;
   const Smoothing<Real> smoothing = {static_cast<Real>(labels.smoothing), count};
   const bool full = needs_full(labels.smoothing, labels.kind);
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, count));
-  TorchThreads()(0, size, grain, [&](int64_t first, int64_t last) {
+  const int64_t epoch = *state.epoch;
+  TorchThreads()(0, size, row_grain(count), [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
       const int64_t target = targets[b];
       if (target == labels.ignore_index) {  // no loss and no score: the last score stays
@@ -52,13 +49,12 @@ void observe_logits(const void* data, const int64_t* targets, const Index* indic
       const Real own = static_cast<Real>(row[target]);
       const Real weight = labels.class_weight ? static_cast<Real>(labels.class_weight[target]) : 1;
       losses[b] = row_loss(found, own, weight, smoothing);
-      score[b] = row_score(found, own, labels.kind, state.records[indices[b]], state.epoch);
+      score[b] = row_score(found, own, labels.kind, state.records[indices[b]], epoch);
       stats[2 * b] = found.largest;
       stats[2 * b + 1] = row_factor(found, weight, smoothing);
     }
   });
-  const Batch batch = {losses, indices, score, size};
-  observe_batch<Real, Index, float>(batch, state, losses, batch_weights);
+  observe_batch<Real, Index, float>({losses, indices, score, size}, state, losses, batch_weights);
 }
 
 }  // namespace
@@ -77,10 +73,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_observe_cpu(
     Tensor epoch) {       // [1] int64
   const Labels labels =
       check_logits(logits, targets, class_weight, label_smoothing, ignore_index, kind);
-  check_observe(targets, indices, targets, records, score_sum, counters, weight_class, weight_table,
-                epoch);
-  const int64_t current = *epoch.const_data_ptr<int64_t>();
-  check_epoch(current);
+  check_indices(indices, targets.numel());
+  const ScoreState state =
+      make_state(records, score_sum, counters, weight_class, weight_table, epoch);
+  check_epoch(*state.epoch);
   const int64_t size = targets.numel();
 
   const ScalarType real = real_dtype(logits);
@@ -88,26 +84,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_observe_cpu(
   Tensor batch_weights = torch::stable::new_empty(logits, {size}, ScalarType::Float);
   Tensor score = torch::stable::new_empty(logits, {size}, ScalarType::Float);
   Tensor stats = torch::stable::new_empty(logits, {size, 2}, real);
-  const State state = {records.mutable_data_ptr<int64_t>(),
-                       score_sum.mutable_data_ptr<int64_t>(),
-                       counters.mutable_data_ptr<int64_t>(),
-                       weight_class.const_data_ptr<uint8_t>(),
-                       weight_table.const_data_ptr<float>(),
-                       records.numel(),
-                       current};
-  with_float_type(logits.scalar_type(), "logits", [&](auto* type) {
-    using Logit = std::remove_pointer_t<decltype(type)>;
-    const auto run = [&](const auto* typed_indices) {
-      observe_logits<Logit>(logits.const_data_ptr(), targets.const_data_ptr<int64_t>(),
-                            typed_indices, size, labels, state, rescaled.mutable_data_ptr(),
-                            batch_weights.mutable_data_ptr<float>(),
-                            score.mutable_data_ptr<float>(), stats.mutable_data_ptr());
-    };
-    if (indices.scalar_type() == ScalarType::Long) {
-      run(indices.const_data_ptr<int64_t>());
-    } else {
-      run(indices.const_data_ptr<int32_t>());
-    }
+  with_float_type(logits.scalar_type(), "logits", [&](auto* logit) {
+    with_index_type(indices.scalar_type(), [&](auto* index) {
+      using Logit = std::remove_pointer_t<decltype(logit)>;
+      using Index = std::remove_pointer_t<decltype(index)>;
+      observe_logits(static_cast<const Logit*>(logits.const_data_ptr()),
+                     targets.const_data_ptr<int64_t>(), indices.const_data_ptr<Index>(), size,
+                     labels, state, rescaled.mutable_data_ptr(),
+                     batch_weights.mutable_data_ptr<float>(), score.mutable_data_ptr<float>(),
+                     stats.mutable_data_ptr());
+    });
   });
   return {rescaled, batch_weights, score, stats};
 }

@@ -2,7 +2,6 @@
 // gelu_moments on the CPU: one pass writes the GELU and adds up what it wrote.
 #include <tuple>
 
-#include "../check_moments.h"
 #include "moments.h"
 
 namespace prune_engine {
@@ -10,7 +9,7 @@ namespace prune_engine {
 std::tuple<Tensor, Tensor> gelu_moments_cpu(Tensor x /* any shape */, bool tanh) {
   check_activation(x, "x");
   Tensor y = torch::stable::empty_like(x);
-  return {y, tanh ? write_moments<Gelu<true>>(x, y) : write_moments<Gelu<false>>(x, y)};
+  return {y, tanh ? write_moments<GeluLanes<true>>(x, y) : write_moments<GeluLanes<false>>(x, y)};
 }
 
 }  // namespace prune_engine

@@ -37,12 +37,12 @@ PE_HD float lane_sum(const float* lane) {
   return sum[0];
 }
 
-struct Lanes {
+struct LaneStats {
   float ties[kLanes], rest[kLanes], squares[kLanes], spread[kLanes], second[kLanes];
 };
 
 template <bool kFull>
-PE_HD void add_lane(Lanes* lanes, int l, float z, float largest) {
+PE_HD void add_lane(LaneStats* lanes, int l, float z, float largest) {
   const bool tie = z == largest;
   const float value = tie ? 0.0f : exp_below(z - largest);
   lanes->ties[l] += tie ? 1.0f : 0.0f;
@@ -57,7 +57,7 @@ PE_HD void add_lane(Lanes* lanes, int l, float z, float largest) {
 }
 
 template <bool kFull>
-PE_HD void add_block(const float* z, int64_t count, float largest, Lanes* lanes) {
+PE_HD void add_block(const float* z, int64_t count, float largest, LaneStats* lanes) {
   for (int l = 0; l < kLanes; ++l) {
     lanes->ties[l] = lanes->rest[l] = lanes->squares[l] = lanes->spread[l] = 0.0f;
     lanes->second[l] = kLowest;
@@ -69,11 +69,11 @@ PE_HD void add_block(const float* z, int64_t count, float largest, Lanes* lanes)
   for (int l = 0; c < count; ++c, ++l) add_lane<kFull>(lanes, l, z[c], largest);
 }
 
-PE_CLONES void add_plain(const float* z, int64_t count, float largest, Lanes* lanes) {
+PE_CLONES void add_plain(const float* z, int64_t count, float largest, LaneStats* lanes) {
   add_block<false>(z, count, largest, lanes);
 }
 
-PE_CLONES void add_full(const float* z, int64_t count, float largest, Lanes* lanes) {
+PE_CLONES void add_full(const float* z, int64_t count, float largest, LaneStats* lanes) {
   add_block<true>(z, count, largest, lanes);
 }
 
@@ -136,7 +136,7 @@ PE_CLONES void narrow_block(const float* from, int64_t count, torch::headeronly:
 }
 
 RowStats<float> block_stats(const float* logits, const float* weights, int64_t count, bool full) {
-  Lanes lanes;
+  LaneStats lanes;
   const float largest = largest_of(logits, count);
   RowStats<float> row = no_stats<float>();
   row.largest = largest;

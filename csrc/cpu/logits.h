@@ -7,6 +7,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "../softmax.h"
@@ -15,14 +16,10 @@ namespace prune_engine {
 
 constexpr int64_t kBlock = 1024;
 
-template <typename Logit>
-struct Accumulator {
-  using Type = float;
-};
-template <>
-struct Accumulator<double> {
-  using Type = double;
-};
+// How many rows of so many logits are worth a thread.
+inline int64_t row_grain(int64_t num_classes) {
+  return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, num_classes));
+}
 
 void widen_block(const torch::headeronly::BFloat16* from, int64_t count, float* to);
 void widen_block(const torch::headeronly::Half* from, int64_t count, float* to);

@@ -2,8 +2,6 @@
 // moments on the CPU: one read of all tensors.
 #include "moments.h"
 
-#include "../check_moments.h"
-
 namespace prune_engine {
 
 Tensor moments_cpu(std::vector<Tensor> tensors,  // L of any shape
@@ -11,7 +9,7 @@ Tensor moments_cpu(std::vector<Tensor> tensors,  // L of any shape
   check_moments(tensors, sample);
   const auto rows = static_cast<int64_t>(tensors.size());
   Tensor result = torch::stable::new_empty(tensors[0], {rows, 3}, ScalarType::Double);
-  const std::vector<Moments> found = all_moments<Read>(elements_of(tensors), sample);
+  const std::vector<Moments> found = all_moments<ReadLanes>(elements_of(tensors), sample);
   std::memcpy(result.mutable_data_ptr(), found.data(), found.size() * sizeof(Moments));
   return result;
 }

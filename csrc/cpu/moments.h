@@ -16,9 +16,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "../check.h"
 #include "../moments.h"
 #include "activation.h"
+#include "dtypes.h"
 #include "parallel.h"
 
 namespace prune_engine {
@@ -39,13 +39,13 @@ PE_INLINE void prefetch(const T* x) {
   }
 }
 
-struct Sums {
+struct LaneSums {
   double sum[kLanes];
   double square[kLanes];
 };
 
 // The count, mean and squares of n elements from sums of their distances from centre.
-PE_INLINE Moments finish(Sums* sums, double centre, int64_t n) {
+PE_INLINE Moments finish(LaneSums* sums, double centre, int64_t n) {
   for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int lane = 0; lane < half; ++lane) {
       sums->sum[lane] += sums->sum[lane + half];
@@ -61,7 +61,7 @@ PE_INLINE Moments finish(Sums* sums, double centre, int64_t n) {
 // What is left of a block once its full vectors are done: less than a vector's worth at a time, by
 // way of a buffer, as the activation knows only vectors.
 template <typename Act, int W, typename T>
-PE_INLINE void add_rest(const T* x, T* y, int64_t begin, int64_t n, double centre, Sums* sums) {
+PE_INLINE void add_rest(const T* x, T* y, int64_t begin, int64_t n, double centre, LaneSums* sums) {
   for (int64_t i = begin; i < n; i += W) {
     const int64_t rest = std::min<int64_t>(W, n - i);
     T in[W] = {}, out[W] = {};
@@ -117,7 +117,7 @@ PE_INLINE Moments block_in_double(const T* x, T* y, int64_t n) {
       square[part] += d * d;
     });
   }
-  Sums sums;
+  LaneSums sums;
   std::memcpy(sums.sum, sum, sizeof sum);
   std::memcpy(sums.square, square, sizeof square);
   add_rest<Act, W>(x, y, i, n, centre, &sums);
@@ -146,7 +146,7 @@ PE_INLINE Moments block_in_fours(const T* x, T* y, int64_t n, float centre) {
       square[part] += __builtin_convertvector((a * a + b * b) + (c * c + d * d), Double);
     });
   }
-  Sums sums;
+  LaneSums sums;
   std::memcpy(sums.sum, sum, sizeof sum);
   std::memcpy(sums.square, square, sizeof square);
   add_rest<Act, W>(x, y, i, n, centre, &sums);
@@ -186,7 +186,8 @@ PE_INLINE Moments span_moments(const Span<T>& span) {
       // The first block has none before it.
       if (k > span.first) {
         block = block_in_fours<Act, W>(span.x + begin, span.y + begin, n, centre);
-        if (!in_range(block)) block = block_in_double<Read, W>(span.y + begin, span.y + begin, n);
+        if (!in_range(block))
+          block = block_in_double<ReadLanes, W>(span.y + begin, span.y + begin, n);
       } else {
         block = block_in_double<Act, W>(span.x + begin, span.y + begin, n);
       }
@@ -226,23 +227,6 @@ Moments (*choose_span())(const Span<T>&) {
   if (__builtin_cpu_supports("avx2")) return span_avx2<Act, T>;
 #endif
   return span_baseline<Act, T>;
-}
-
-// Calls body with a null pointer of the C++ type of a floating dtype.
-template <typename Body>
-void with_float_type(ScalarType dtype, const char* name, const Body& body) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return body(static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return body(static_cast<double*>(nullptr));
-    case ScalarType::Half:
-      return body(static_cast<Half*>(nullptr));
-    case ScalarType::BFloat16:
-      return body(static_cast<BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
-  }
 }
 
 // A tensor as the kernels see it: numel elements from x on, in the order of the storage.

@@ -5,33 +5,23 @@
 #include <cstddef>
 #include <type_traits>
 
-#include "../check.h"
-#include "../semantics.h"
+#include "dtypes.h"
 
 namespace prune_engine {
 
 constexpr int64_t kPrefetch = 16;  // records are scattered over N; hide that many cache misses
 
-struct Batch {
-  const void* losses;
-  const void* indices;
-  const void* score;  // or null: the loss itself
+template <typename Loss, typename Index, typename Score>
+struct ScoredBatch {
+  const Loss* losses;
+  const Index* indices;
+  const Score* scores;
   int64_t size;
-};
-
-struct State {
-  int64_t* records;
-  int64_t* score_sum;
-  int64_t* counters;
-  const uint8_t* weight_class;
-  const float* weight_table;
-  int64_t num_samples;
-  int64_t epoch;
 };
 
 // Edge case 3, index out of range: refused before anything is written.
 template <typename Index>
-void check_indices(const Index* indices, int64_t size, int64_t num_samples) {
+void check_range(const Index* indices, int64_t size, int64_t num_samples) {
   uint64_t bad = 0;
   for (int64_t b = 0; b < size; ++b) {
     bad |= static_cast<uint64_t>(static_cast<uint64_t>(static_cast<int64_t>(indices[b])) >=
@@ -56,11 +46,11 @@ inline double rescale<double>(double loss, float weight) {
 }
 
 template <typename Loss, typename Index, typename Score>
-void observe_batch(const Batch& batch, const State& state, Loss* rescaled, float* batch_weights) {
-  const auto* losses = static_cast<const Loss*>(batch.losses);
-  const auto* indices = static_cast<const Index*>(batch.indices);
-  const auto* scores = static_cast<const Score*>(batch.score);
-  check_indices(indices, batch.size, state.num_samples);
+void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreState& state,
+                   Loss* rescaled, float* batch_weights) {
+  const Index* indices = batch.indices;
+  const int64_t epoch = *state.epoch;
+  check_range(indices, batch.size, state.num_samples);
   Limbs added = {0, 0, 0};
   int64_t nonfinite = 0;
   for (int64_t b = 0; b < batch.size; ++b) {
@@ -72,15 +62,15 @@ void observe_batch(const Batch& batch, const State& state, Loss* rescaled, float
     const auto index = static_cast<ptrdiff_t>(indices[b]);
     const float weight = state.weight_table[state.weight_class[index] & (kNumClasses - 1)];
     batch_weights[b] = weight;
-    rescaled[b] = rescale<Loss>(losses[b], weight);
-    const float score = static_cast<float>(scores[b]);
+    rescaled[b] = rescale<Loss>(batch.losses[b], weight);
+    const float score = static_cast<float>(batch.scores[b]);
     const uint32_t bits = float_bits(score);
     if (!is_finite_bits(bits)) {  // Edge case 2: the last finite score decides
       ++nonfinite;
       continue;
     }
     // Edge case 4, the same sample twice: a max-register does not mind the order.
-    const int64_t fresh = make_record(state.epoch, bits_to_key(bits));
+    const int64_t fresh = make_record(epoch, bits_to_key(bits));
     const int64_t old = state.records[index];
     if (fresh <= old) continue;
     state.records[index] = fresh;
@@ -100,23 +90,6 @@ void observe_batch(const Batch& batch, const State& state, Loss* rescaled, float
   state.score_sum[2] += added.seen;
   state.counters[0] += batch.size;
   state.counters[1] += nonfinite;
-}
-
-// Calls body with a null pointer of the C++ type of a floating dtype.
-template <typename Body>
-void with_float_type(ScalarType dtype, const char* name, const Body& body) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return body(static_cast<float*>(nullptr));
-    case ScalarType::Double:
-      return body(static_cast<double*>(nullptr));
-    case ScalarType::Half:
-      return body(static_cast<torch::headeronly::Half*>(nullptr));
-    case ScalarType::BFloat16:
-      return body(static_cast<torch::headeronly::BFloat16*>(nullptr));
-    default:
-      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
-  }
 }
 
 }  // namespace prune_engine

@@ -18,11 +18,11 @@ Tensor order_cpu(Tensor kept,                      // [n] int32
   Tensor samples = torch::stable::new_empty(kept, {count});
   if (count == 0) return samples;
   const Positions wanted = {positions.has_value() ? positions->const_data_ptr<int64_t>() : nullptr,
-                            start, step};
+                            start, step, count};
   const int32_t* list = kept.const_data_ptr<int32_t>();
   int32_t* out = samples.mutable_data_ptr<int32_t>();
   prefer_huge_pages(out, static_cast<size_t>(count) * sizeof(int32_t));
-  const bool valid = order_samples(list, n, wanted, count, seed, epoch, TorchThreads{}, out);
+  const bool valid = order_samples(list, n, wanted, seed, epoch, TorchThreads{}, out);
   STD_TORCH_CHECK(valid, "IndexError: positions must be in 0..", n - 1);
   return samples;
 }

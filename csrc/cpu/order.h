@@ -14,12 +14,6 @@ namespace prune_engine {
 
 constexpr int64_t kOrderBlock = 512;
 
-struct Positions {
-  const int64_t* given;  // or null: start + m * step
-  int64_t start;
-  int64_t step;
-};
-
 // One pass of the network over up to kOrderBlock places; a side fits in 32 bits for any n. Inlined
 // into each copy of its callers, which dispatch.h makes.
 template <typename Place>
@@ -65,8 +59,7 @@ inline bool position_block(const Positions& positions, int64_t begin, int32_t si
                            uint32_t* position) {
   bool valid = true;
   for (int32_t i = 0; i < size; ++i) {
-    const int64_t p = positions.given != nullptr ? positions.given[begin + i]
-                                                 : positions.start + (begin + i) * positions.step;
+    const int64_t p = position_at(positions, begin + i);
     valid &= static_cast<uint64_t>(p) < n;
     position[i] = static_cast<uint32_t>(p);
   }
@@ -88,20 +81,19 @@ inline bool order_range(const Bijection& pi, const Positions& positions, const i
   return true;
 }
 
-// Writes samples [count]; false where a position is outside [0, n).
+// Writes samples [positions.count]; false where a position is outside [0, n).
 template <typename Parallel>
-bool order_samples(const int32_t* kept, int64_t n, const Positions& positions, int64_t count,
-                   int64_t seed, int64_t epoch, const Parallel& parallel, int32_t* samples) {
-  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
-                                      static_cast<uint32_t>(epoch));
+bool order_samples(const int32_t* kept, int64_t n, const Positions& positions, int64_t seed,
+                   int64_t epoch, const Parallel& parallel, int32_t* samples) {
+  const Bijection pi = make_bijection(n, seed, epoch);
   const bool all = positions.given == nullptr && positions.start == 0 && positions.step == 1 &&
-                   count == n && rotates(pi);
+                   positions.count == n && rotates(pi);
   if (all) {
     order_all(pi, kept, parallel, samples);
     return true;
   }
   std::atomic<bool> valid{true};
-  parallel(0, count, 16384, [&](int64_t begin, int64_t end) {
+  parallel(0, positions.count, 16384, [&](int64_t begin, int64_t end) {
     if (!order_range(pi, positions, kept, begin, end, samples)) valid = false;
   });
   return valid;

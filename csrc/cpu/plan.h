@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "../decide.h"
+#include "decide.h"
 
 namespace prune_engine {
 
@@ -22,14 +22,10 @@ constexpr int64_t kGrain = 16;  // blocks per task
 
 // The band whose draw the sample competes in, or -1 where it does not compete.
 inline int band_of(const Decision& rule, uint32_t key, int unseen_band) {
-  if (key == 0) return unseen_band;
+  if (key == kNoKey) return unseen_band;
   int band = 0;
   for (int t = 0; t < rule.num_thresholds; ++t) band += key >= rule.threshold_key[t] ? 1 : 0;
   return band;
-}
-
-inline int64_t block_size(int64_t begin, int64_t num_samples) {
-  return std::min(kPlanBlock, num_samples - begin);
 }
 
 // How many samples of each band have each draw.

@@ -3,20 +3,19 @@
 // wrote.
 #include <tuple>
 
-#include "../check_moments.h"
 #include "moments.h"
 
 namespace prune_engine {
 
 Tensor relu_moments_inplace_cpu(Tensor x /* any shape, changed */) {
   check_activation(x, "x");
-  return write_moments<Relu>(x, x);
+  return write_moments<ReluLanes>(x, x);
 }
 
 std::tuple<Tensor, Tensor> relu_moments_cpu(Tensor x /* any shape */) {
   check_activation(x, "x");
   Tensor y = torch::stable::empty_like(x);
-  return {y, write_moments<Relu>(x, y)};
+  return {y, write_moments<ReluLanes>(x, y)};
 }
 
 }  // namespace prune_engine

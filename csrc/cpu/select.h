@@ -14,8 +14,8 @@
 #include <mutex>
 #include <vector>
 
-#include "../decide.h"
 #include "../select.h"
+#include "decide.h"
 
 namespace prune_engine {
 
@@ -121,9 +121,9 @@ void visit_keys(const Sample* samples, int64_t num_samples, const Parallel& para
     make_visit([&](const auto& visit) {
       for (int64_t block = first; block < last; ++block) {
         const int64_t begin = block * kPlanBlock;
-        const int64_t size = std::min(kPlanBlock, num_samples - begin);
+        const int32_t size = block_size(begin, num_samples);
         key_block(samples + begin, size, scratch.data());
-        visit(block, scratch[0].key, static_cast<int32_t>(size));
+        visit(block, scratch[0].key, size);
       }
     });
   });

@@ -65,8 +65,7 @@ Tensor shuffle_cpu(Tensor places,  // [M] int64
   const int64_t count = places.numel();
   Tensor result = torch::stable::new_empty(places, {count});
   if (count == 0) return result;
-  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
-                                      static_cast<uint32_t>(epoch));
+  const Bijection pi = make_bijection(n, seed, epoch);
   // A negative place is a huge one, and outside.
   const auto* from = reinterpret_cast<const uint64_t*>(places.const_data_ptr<int64_t>());
   auto* to = reinterpret_cast<uint64_t*>(result.mutable_data_ptr<int64_t>());

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // audit on a GPU: one read of the records recomputes the exact sum and compares what was seen with
 // what was planned.
-#include <algorithm>
-
 #include "block.cuh"
 #include "launch.h"
 
@@ -15,21 +13,18 @@ constexpr int64_t kMaxGrid = 2048;
 constexpr int kPairs = 4;                         // 16-byte loads in flight per thread
 constexpr int64_t kTile = 2 * kPairs * kThreads;  // samples per block and stride
 
-struct Sums {
-  int64_t value[6];  // sum high, sum low, seen, planned and seen, missing, extra
-};
-
+// sums: high, low, seen, planned and seen, missing, extra.
 __device__ __forceinline__ void audit_sample(int64_t record, bool planned, int64_t epoch,
-                                             Sums* sums) {
+                                             int64_t (&sums)[6]) {
   const bool seen = record != 0;
   const bool now = record_epoch(record) == epoch;
   const int64_t code = seen ? score_code(key_to_float(record_key(record))) : 0;
-  sums->value[0] += code_high(code);
-  sums->value[1] += code_low(code);
-  sums->value[2] += seen ? 1 : 0;
-  sums->value[3] += planned && now ? 1 : 0;
-  sums->value[4] += planned && !now ? 1 : 0;
-  sums->value[5] += !planned && now ? 1 : 0;
+  sums[0] += code_high(code);
+  sums[1] += code_low(code);
+  sums[2] += seen ? 1 : 0;
+  sums[3] += planned && now ? 1 : 0;
+  sums[4] += planned && !now ? 1 : 0;
+  sums[5] += !planned && now ? 1 : 0;
 }
 
 // Grid: ceil(num_samples / 2048) blocks of 256 threads, at most kMaxGrid; per stride a thread takes
@@ -37,7 +32,7 @@ __device__ __forceinline__ void audit_sample(int64_t record, bool planned, int64
 __global__ void __launch_bounds__(kThreads)
     audit_kernel(const int64_t* __restrict__ records, const uint8_t* __restrict__ weight_class,
                  int64_t num_samples, bool vector, int64_t epoch, int64_t* result) {
-  Sums sums = {{0, 0, 0, 0, 0, 0}};
+  int64_t sums[6] = {};
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kTile;
   for (int64_t begin = static_cast<int64_t>(blockIdx.x) * kTile; begin < num_samples;
        begin += stride) {
@@ -53,17 +48,17 @@ __global__ void __launch_bounds__(kThreads)
       }
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
-        audit_sample(pair[j].x, planned[j].x != 0, epoch, &sums);
-        audit_sample(pair[j].y, planned[j].y != 0, epoch, &sums);
+        audit_sample(pair[j].x, planned[j].x != 0, epoch, sums);
+        audit_sample(pair[j].y, planned[j].y != 0, epoch, sums);
       }
     } else {
       const int64_t end = begin + kTile < num_samples ? begin + kTile : num_samples;
       for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-        audit_sample(records[i], weight_class[i] != 0, epoch, &sums);
+        audit_sample(records[i], weight_class[i] != 0, epoch, sums);
       }
     }
   }
-  add_block<kThreads>(sums.value, result, result + 3);
+  add_block<kThreads>(sums, result, result + 3);
 }
 
 }  // namespace
@@ -73,7 +68,7 @@ cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, in
   const cudaError_t zeroed = cudaMemsetAsync(result, 0, 6 * sizeof(int64_t), stream);
   if (zeroed != cudaSuccess || num_samples == 0) return zeroed;
   const bool vector = aligned(records, sizeof(longlong2)) && aligned(weight_class, sizeof(uchar2));
-  const auto grid = static_cast<unsigned>(std::min(kMaxGrid, num_blocks(num_samples, kTile)));
+  const unsigned grid = grid_of(num_samples, kTile, kMaxGrid);
   audit_kernel<<<grid, kThreads, 0, stream>>>(records, weight_class, num_samples, vector, epoch,
                                               result);
   return cudaGetLastError();

@@ -3,6 +3,7 @@
 // a vector load.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "../semantics.h"
@@ -19,6 +20,21 @@ __device__ __forceinline__ int warp_id() { return static_cast<int>(threadIdx.x) 
 
 inline bool aligned(const void* pointer, uintptr_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
+}
+
+// A grid of one block per tile elements, at most `most`: the blocks of a smaller one stride.
+inline unsigned grid_of(int64_t count, int64_t tile, int64_t most) {
+  return static_cast<unsigned>(std::min(most, num_blocks(count, tile)));
+}
+
+// Calls body(m) for the elements of [0, count) that are this thread's, neighbours in neighbours.
+template <int kThreads, typename Body>
+__device__ __forceinline__ void for_each_own(int64_t count, const Body& body) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t m = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; m < count;
+       m += stride) {
+    body(m);
+  }
 }
 
 // Adds the block's six sums to first[0..2] and second[0..2], one atomic for each sum that is not

@@ -43,8 +43,7 @@ __global__ void __launch_bounds__(kThreads)
                    const int64_t* __restrict__ block_offsets, int64_t num_kept,
                    int32_t* __restrict__ kept) {
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kPlanBlock;
-  const int64_t left = num_samples - begin;
-  const int size = static_cast<int>(left < kPlanBlock ? left : kPlanBlock);
+  const int size = block_size(begin, num_samples);
   const int64_t offset = block_offsets[blockIdx.x];
   const unsigned bits = kept_bits(weight_class + begin, size, vector && size == kPlanBlock);
   int total;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // cross_entropy_grad on a GPU: one launch that reads each logit and writes its gradient once.
-#include <algorithm>
+#include <type_traits>
 
-#include "launch.h"
 #include "logits.cuh"
 
 namespace prune_engine {
@@ -14,23 +13,24 @@ constexpr int64_t kPiece = 16384;      // logits of one block
 constexpr int64_t kMaxGrid = 1 << 20;  // more pieces: several per block
 
 template <typename Real>
-struct RowGradient {
+struct RowWriter {
   const float* weights;  // or null
-  Real largest, scale, shift, own;
-  int64_t target;  // the class that own is taken from, -1: none
+  RowGradient<Real> row;
+  int64_t target;  // the class that row.own is taken from, -1: none
   bool nothing;    // an ignored row
 
   template <typename Logit>
   __device__ __forceinline__ void write(int64_t c, Logit logit, Logit* to) const {
     const Real weight = weights ? static_cast<Real>(weights[c]) : static_cast<Real>(1);
-    Real made = exp_of(static_cast<Real>(widen(logit)) - largest) * scale - shift * weight;
-    if (c == target) made -= own;
+    Real made = exp_of(static_cast<Real>(widen(logit)) - row.largest) * row.scale;
+    made -= row.shift * weight;
+    if (c == target) made -= row.own;
     narrow(nothing ? static_cast<Real>(0) : made, to);
   }
 };
 
 template <typename Logit>
-__device__ __forceinline__ RowGradient<typename Accumulator<Logit>::Type> row_gradient(
+__device__ __forceinline__ RowWriter<typename Accumulator<Logit>::Type> row_writer(
     const GradientBatch& batch, int64_t b) {
   using Real = typename Accumulator<Logit>::Type;
   const Labels& labels = batch.labels;
@@ -39,14 +39,9 @@ __device__ __forceinline__ RowGradient<typename Accumulator<Logit>::Type> row_gr
   const bool inside = y >= 0 && y < labels.num_classes;
   const Real upstream =
       static_cast<const Real*>(batch.grad)[b] * static_cast<Real>(batch.batch_weights[b]);
-  const Real share = static_cast<Real>(labels.smoothing);
   const Real weight = inside && labels.class_weight ? static_cast<Real>(labels.class_weight[y]) : 1;
-  return {labels.class_weight,
-          stats[0],
-          upstream * stats[1],
-          upstream * share / static_cast<Real>(labels.num_classes),
-          upstream * (1 - share) * weight,
-          inside ? y : -1,
+  const Smoothing<Real> smoothing = {static_cast<Real>(labels.smoothing), labels.num_classes};
+  return {labels.class_weight, row_gradient(stats, upstream, weight, smoothing), inside ? y : -1,
           y == labels.ignore_index};
 }
 
@@ -60,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_grad_kernel(GradientBa
   for (int64_t p = blockIdx.x; p < batch.size * pieces; p += gridDim.x) {
     const int64_t b = p / pieces, begin = (p % pieces) * kPiece;
     const int64_t size = count - begin < kPiece ? count - begin : kPiece;
-    const auto row = row_gradient<Logit>(batch, b);
+    const auto row = row_writer<Logit>(batch, b);
     const auto* from = static_cast<const Logit*>(batch.logits) + b * count + begin;
     auto* to = static_cast<Logit*>(batch.made) + b * count + begin;
     // Both begin at the same place within 16 bytes, or nothing is written in vectors.
@@ -89,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_grad_kernel(GradientBa
 template <typename Logit>
 void launch(const GradientBatch& batch, cudaStream_t stream) {
   const int64_t pieces = batch.size * num_blocks(batch.labels.num_classes, kPiece);
-  const auto grid = static_cast<unsigned>(std::min(kMaxGrid, pieces));
+  const unsigned grid = grid_of(pieces, 1, kMaxGrid);
   cross_entropy_grad_kernel<Logit><<<grid, kThreads, 0, stream>>>(batch);
 }
 
@@ -98,21 +93,9 @@ void launch(const GradientBatch& batch, cudaStream_t stream) {
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream) {
   // Edge case 1. Without classes the operator alone gets here: no piece, and no grid of nothing.
   if (batch.size == 0 || batch.labels.num_classes == 0) return cudaSuccess;
-  switch (batch.logit_type) {
-    case Real::kFloat:
-      launch<float>(batch, stream);
-      break;
-    case Real::kDouble:
-      launch<double>(batch, stream);
-      break;
-    case Real::kHalf:
-      launch<__half>(batch, stream);
-      break;
-    case Real::kBFloat16:
-      launch<__nv_bfloat16>(batch, stream);
-      break;
-  }
-  return cudaGetLastError();
+  return launch_for(batch.logit_type, [&](auto* logit) {
+    launch<std::remove_pointer_t<decltype(logit)>>(batch, stream);
+  });
 }
 
 }  // namespace cuda

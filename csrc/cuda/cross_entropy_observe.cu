@@ -2,10 +2,8 @@
 // cross_entropy_observe on a GPU: one launch. A warp has a row of up to 1024 classes, a block a
 // longer one; each thread keeps the sums of its logits (softmax.h), which are merged in a fixed
 // order, so the result does not depend on timing. One thread of the row then records as observe.cu.
-#include <algorithm>
-
-#include "launch.h"
 #include "logits.cuh"
+#include "record.cuh"
 
 namespace prune_engine {
 namespace cuda {
@@ -77,24 +75,10 @@ __device__ __forceinline__ void read_row(const LogitBatch& batch, int64_t b, int
   *found = scan<double, kFull>(batch, b, thread, threads);
 }
 
-template <typename Wide>
-__device__ __forceinline__ Wide logit_at(const LogitBatch& batch, int64_t at) {
-  switch (batch.logit_type) {
-    case Real::kDouble:
-      return static_cast<Wide>(static_cast<const double*>(batch.logits)[at]);
-    case Real::kHalf:
-      return static_cast<Wide>(widen(static_cast<const __half*>(batch.logits)[at]));
-    case Real::kBFloat16:
-      return static_cast<Wide>(widen(static_cast<const __nv_bfloat16*>(batch.logits)[at]));
-    default:
-      return static_cast<Wide>(static_cast<const float*>(batch.logits)[at]);
-  }
-}
-
 // What one thread does with a row that is scanned.
 template <typename Wide>
-__device__ __forceinline__ void finish_row(const LogitBatch& batch, const State& state, int64_t b,
-                                           const RowStats<Wide>& found, int64_t epoch,
+__device__ __forceinline__ void finish_row(const LogitBatch& batch, const ScoreState& state,
+                                           int64_t b, const RowStats<Wide>& found, int64_t epoch,
                                            Tally* tally) {
   const Labels& labels = batch.labels;
   const int64_t target = batch.targets[b];
@@ -108,7 +92,8 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const State&
       loss = factor = static_cast<Wide>(NAN);
     } else {
       const Smoothing<Wide> smoothing = {static_cast<Wide>(labels.smoothing), labels.num_classes};
-      const Wide own = logit_at<Wide>(batch, b * labels.num_classes + target);
+      const Wide own =
+          read_real<Wide>(batch.logits, batch.logit_type, b * labels.num_classes + target);
       const Wide weight = labels.class_weight ? static_cast<Wide>(labels.class_weight[target]) : 1;
       loss = row_loss(found, own, weight, smoothing);
       factor = row_factor(found, weight, smoothing);
@@ -134,7 +119,7 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const State&
 // Grid: kThreads / threads rows a block; `threads` is kWarp or kThreads.
 template <typename Wide, bool kFull>
 __global__ void __launch_bounds__(kThreads, 2)
-    cross_entropy_observe_kernel(LogitBatch batch, State state, int threads) {
+    cross_entropy_observe_kernel(LogitBatch batch, ScoreState state, int threads) {
   __shared__ RowStats<Wide> parts[kWarps];
   const int64_t epoch = *state.epoch;
   const int rows = kThreads / threads;
@@ -160,16 +145,15 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <typename Wide, bool kFull>
-void launch(const LogitBatch& batch, const State& state, cudaStream_t stream) {
+void launch(const LogitBatch& batch, const ScoreState& state, cudaStream_t stream) {
   const int threads = batch.labels.num_classes <= kWarpRow ? kWarp : kThreads;
-  const auto grid =
-      static_cast<unsigned>(std::min(kMaxGrid, num_blocks(batch.size, kThreads / threads)));
+  const unsigned grid = grid_of(batch.size, kThreads / threads, kMaxGrid);
   cross_entropy_observe_kernel<Wide, kFull><<<grid, kThreads, 0, stream>>>(batch, state, threads);
 }
 
 }  // namespace
 
-cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const State& state,
+cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
                                          cudaStream_t stream) {
   if (batch.size == 0) return cudaSuccess;  // Edge case 1
   if (batch.logit_type == Real::kDouble) {  // all sums: for a dtype this rare no second kernel

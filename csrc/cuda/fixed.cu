@@ -3,8 +3,6 @@
 // with the largest draws, ties to the smaller index. A histogram of the draws gives each band's
 // cut; the deciding pass (plan.cu) counts the ties of each block; prefix sums rank them; the blocks
 // with ties beyond the quota drop them. Integers throughout: no order of threads can show.
-#include <algorithm>
-
 #include "plan.cuh"
 
 namespace prune_engine {
@@ -150,7 +148,7 @@ cudaError_t launch_fix_counts(const PlanArgs& args, cudaStream_t stream) {
   const size_t bytes = static_cast<size_t>(bands * kDraws) * sizeof(uint32_t);
   cudaError_t error = cudaMemsetAsync(args.scratch.histogram, 0, bytes, stream);
   if (error != cudaSuccess) return error;
-  const auto grid = static_cast<unsigned>(std::min(int64_t{kHistogramGrid}, blocks));
+  const unsigned grid = grid_of(blocks, 1, kHistogramGrid);
   histogram_kernel<<<grid, kPlanThreads, 0, stream>>>(
       args.records, args.num_samples, aligned(args.records, sizeof(uint4)), args.thresholds,
       args.rule, args.unseen_band, args.scratch.histogram);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // gelu_moments on a GPU: one launch writes the GELU and measures it.
+#include <type_traits>
+
 #include "activation.cuh"
 
 namespace prune_engine {
@@ -32,42 +34,19 @@ __global__ void __launch_bounds__(kMomentThreads)
 }
 
 template <typename T, bool kTanh>
-void launch(const Activated& job, cudaStream_t stream) {
-  const Grid grid = activation_grid(job);
+void launch(const Activated& job, const Grid& grid, cudaStream_t stream) {
   gelu_moments_kernel<T, kTanh><<<grid.blocks, kMomentThreads, 0, stream>>>(
       static_cast<const T*>(job.x), static_cast<T*>(job.y), job.numel, grid.units_per_block,
       grid.vector, job.scratch, job.row);
 }
 
-template <typename T>
-void launch_either(const Activated& job, bool tanh, cudaStream_t stream) {
-  if (tanh) {
-    launch<T, true>(job, stream);
-  } else {
-    launch<T, false>(job, stream);
-  }
-}
-
 }  // namespace
 
 cudaError_t launch_gelu_moments(const Activated& job, bool tanh, cudaStream_t stream) {
-  const cudaError_t zeroed = cudaMemsetAsync(job.scratch.ticket, 0, sizeof(unsigned), stream);
-  if (zeroed != cudaSuccess) return zeroed;
-  switch (job.type) {
-    case Real::kFloat:
-      launch_either<float>(job, tanh, stream);
-      break;
-    case Real::kDouble:
-      launch_either<double>(job, tanh, stream);
-      break;
-    case Real::kHalf:
-      launch_either<__half>(job, tanh, stream);
-      break;
-    case Real::kBFloat16:
-      launch_either<__nv_bfloat16>(job, tanh, stream);
-      break;
-  }
-  return cudaGetLastError();
+  return launch_activation(job, stream, [&](auto* type, const Grid& grid) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    tanh ? launch<T, true>(job, grid, stream) : launch<T, false>(job, grid, stream);
+  });
 }
 
 }  // namespace cuda

@@ -9,7 +9,8 @@
 #include <cstdint>
 
 #include "../bijection.h"
-#include "../decide.h"
+#include "../rule.h"
+#include "../score_state.h"
 #include "../select.h"
 #include "../softmax.h"
 
@@ -18,7 +19,7 @@ namespace cuda {
 
 enum class Real : int { kFloat, kDouble, kHalf, kBFloat16 };
 
-struct Batch {
+struct LossBatch {
   Real loss_type;
   const void* losses;  // [size]
   Real score_type;
@@ -28,16 +29,6 @@ struct Batch {
   int64_t size;
   void* rescaled;        // [size] of loss_type
   float* batch_weights;  // [size]
-};
-
-struct State {
-  int64_t* records;  // [num_samples]
-  int64_t num_samples;
-  int64_t* score_sum;           // [3]
-  int64_t* counters;            // [4]
-  const uint8_t* weight_class;  // [num_samples]
-  const float* weight_table;    // [8]
-  const int64_t* epoch;         // [1]
 };
 
 // Fixed counts, found on the device: the smallest draw that can stay in each band, and how many of
@@ -70,13 +61,6 @@ struct PlanArgs {
   FixedScratch scratch;    // read where shares.den > 0
   uint8_t* weight_class;   // [num_samples]
   int64_t* block_offsets;  // [blocks + 1]
-};
-
-struct Wanted {
-  const int64_t* given;  // [count], or null: start + m * step
-  int64_t start;
-  int64_t step;
-  int64_t count;
 };
 
 struct LogitBatch {
@@ -164,19 +148,19 @@ struct Activated {
   double* row;  // [3]
 };
 
-cudaError_t launch_observe(const Batch& batch, const State& state, cudaStream_t stream);
+cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
 cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
                            const int64_t* block_offsets, int64_t num_kept, int32_t* kept,
                            cudaStream_t stream);
-cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Wanted& wanted,
+cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Positions& wanted,
                          int32_t* samples, cudaStream_t stream);
 cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection& pi, bool inverse,
                            int64_t* result, cudaStream_t stream);
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
-cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const State& state,
+cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
                                          cudaStream_t stream);
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream);
 cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);

@@ -4,29 +4,11 @@
 #pragma once
 
 #include "../softmax.h"
-#include "record.cuh"
+#include "block.cuh"
+#include "real.cuh"
 
 namespace prune_engine {
 namespace cuda {
-
-template <typename Logit>
-struct Accumulator {
-  using Type = float;
-};
-template <>
-struct Accumulator<double> {
-  using Type = double;
-};
-
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ double widen(double x) { return x; }
-__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
-__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-__device__ __forceinline__ void narrow(float x, float* to) { *to = x; }
-__device__ __forceinline__ void narrow(double x, double* to) { *to = x; }
-__device__ __forceinline__ void narrow(float x, __half* to) { *to = __float2half_rn(x); }
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16* to) { *to = __float2bfloat16_rn(x); }
 
 template <typename Logit>
 struct alignas(16) Vector {

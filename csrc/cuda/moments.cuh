@@ -12,14 +12,12 @@
 // vanish: distances from the mean beyond 1e18 or below 1e-19 are not measured.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
 #include "../moments.h"
 #include "block.cuh"
 #include "launch.h"
+#include "real.cuh"
 
 namespace prune_engine {
 namespace cuda {
@@ -47,16 +45,6 @@ struct Table {
   double* rows;  // [count][3], of this table
 };
 static_assert(sizeof(Table) <= 4000, "a kernel's arguments");
-
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ double widen(double x) { return x; }
-__device__ __forceinline__ float widen(__half x) { return __half2float(x); }
-__device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
-
-__device__ __forceinline__ void narrow(float x, float* y) { *y = x; }
-__device__ __forceinline__ void narrow(double x, double* y) { *y = x; }
-__device__ __forceinline__ void narrow(float x, __half* y) { *y = __float2half_rn(x); }
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16* y) { *y = __float2bfloat16_rn(x); }
 
 struct ReadOnly {
   static constexpr bool kWrites = false;
@@ -226,18 +214,8 @@ __device__ __forceinline__ int64_t sampled_count(int64_t numel, int64_t sample) 
   return groups * kSampleBlock - (short_one ? blocks * kSampleBlock - numel : 0);
 }
 
-__device__ __forceinline__ double first_element(const void* x, int64_t numel, Real type) {
-  if (numel == 0) return 0.0;
-  switch (type) {
-    case Real::kDouble:
-      return *static_cast<const double*>(x);
-    case Real::kHalf:
-      return static_cast<double>(widen(*static_cast<const __half*>(x)));
-    case Real::kBFloat16:
-      return static_cast<double>(widen(*static_cast<const __nv_bfloat16*>(x)));
-    default:
-      return static_cast<double>(*static_cast<const float*>(x));
-  }
+__device__ __forceinline__ double first_element(const Entry& entry) {
+  return entry.numel == 0 ? 0.0 : read_real<double>(entry.x, entry.type, 0);
 }
 
 template <typename T>
@@ -264,7 +242,7 @@ __device__ __forceinline__ bool read_table(const Table& table) {
     }
   }
   const Entry& entry = table.entry[low];
-  const double origin = first_element(entry.x, entry.numel, entry.type);
+  const double origin = first_element(entry);
   Sums sums = {0.0, 0.0};
   switch (entry.type) {
     case Real::kDouble:
@@ -285,8 +263,7 @@ __device__ __forceinline__ bool read_table(const Table& table) {
     const Entry& tensor = table.entry[k];
     const unsigned end = k + 1 < table.count ? table.entry[k + 1].first_block : gridDim.x;
     write_row(table.scratch.parts, tensor.first_block, end,
-              sampled_count(tensor.numel, table.sample),
-              first_element(tensor.x, tensor.numel, tensor.type), table.rows + 3 * k);
+              sampled_count(tensor.numel, table.sample), first_element(tensor), table.rows + 3 * k);
   }
   __syncthreads();
   return true;

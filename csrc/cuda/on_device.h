@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every operator on CUDA tensors begins with: its device, its stream, its dtype.
+// What every operator on CUDA tensors begins with: its device, its stream, its dtype. Guard, check,
+// allocate, launch: nothing waits for the device, so what only the device knows (an index out of
+// range, an offset that does not fit) is handled there and never raised here.
 #pragma once
 
 #include <cuda_runtime_api.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include <initializer_list>
@@ -11,66 +12,35 @@
 #include "../check.h"
 #include "launch.h"
 
-// Weak: a torch without CUDA lacks it, and this library must load there all the same.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
-
 namespace prune_engine {
 
-inline void check_cuda(cudaError_t error, const char* op) {
-  STD_TORCH_CHECK(error == cudaSuccess, op, " failed on the device: ", cudaGetErrorString(error));
-}
+void check_cuda(cudaError_t error, const char* op);
 
 struct Named {
   const Tensor& tensor;
   const char* name;
 };
 
-inline int32_t cuda_index(const Named& named) {
-  STD_TORCH_CHECK(named.tensor.is_cuda(), named.name, " must be on a CUDA device");
-  return named.tensor.get_device_index();
-}
-
 // The device of the first tensor is current while this lives; the others must be on it, for a
 // kernel cannot tell a host pointer from its own.
 class OnDevice {
  public:
-  OnDevice(const Named& first, std::initializer_list<Named> others)
-      : index_(cuda_index(first)), guard_(index_) {
-    for (const Named& other : others) {
-      STD_TORCH_CHECK(other.tensor.is_cuda() && other.tensor.get_device_index() == index_,
-                      other.name, " must be on device cuda:", index_);
-    }
-    STD_TORCH_CHECK(&aoti_torch_get_current_cuda_stream != nullptr,
-                    "this torch was built without CUDA");
-    // This library has a CUDA runtime of its own beside torch's; both must name the same device.
-    check_cuda(cudaSetDevice(index_), "cudaSetDevice");
-  }
-
-  cudaStream_t stream() const {
-    void* stream = nullptr;
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream) == 0,
-                    "torch gave no current stream for device cuda:", index_);
-    return static_cast<cudaStream_t>(stream);
-  }
+  OnDevice(const Named& first, std::initializer_list<Named> others);
+  void check(std::initializer_list<Named> others) const;
+  cudaStream_t stream() const;
 
  private:
   int32_t index_;
   torch::stable::accelerator::DeviceGuard guard_;
 };
 
-inline cuda::Real real_type(ScalarType dtype, const char* name) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return cuda::Real::kFloat;
-    case ScalarType::Double:
-      return cuda::Real::kDouble;
-    case ScalarType::Half:
-      return cuda::Real::kHalf;
-    case ScalarType::BFloat16:
-      return cuda::Real::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
-  }
-}
+// Indices are int32 and a grid has one block per 4096 samples.
+void check_num_samples(int64_t num_samples);
+
+cuda::Real real_type(ScalarType dtype, const char* name);
+
+// Of the operators that change it; device is that of records.
+ScoreState state_on(const OnDevice& device, Tensor& records, Tensor& score_sum, Tensor& counters,
+                    const Tensor& weight_class, const Tensor& weight_table, const Tensor& epoch);
 
 }  // namespace prune_engine

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // order on a GPU: one thread per position, for a batch or for the whole epoch; no sort, no pass.
-#include <algorithm>
-
 #include "block.cuh"
 #include "launch.h"
 
@@ -16,25 +14,21 @@ constexpr int64_t kMaxGrid = 1 << 20;
 // stride. The round keys came by value: they lie in the constant bank.
 __global__ void __launch_bounds__(kThreads)
     order_kernel(const int32_t* __restrict__ kept, const __grid_constant__ Bijection pi,
-                 const __grid_constant__ Wanted wanted, int32_t* __restrict__ samples) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t m = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; m < wanted.count;
-       m += stride) {
-    const int64_t position =
-        wanted.given != nullptr ? wanted.given[m] : wanted.start + m * wanted.step;
+                 const __grid_constant__ Positions wanted, int32_t* __restrict__ samples) {
+  for_each_own<kThreads>(wanted.count, [&](int64_t m) {
+    const int64_t position = position_at(wanted, m);
     // A position outside [0, n) reads nothing; its sample is one that no data set has.
     const bool inside = static_cast<uint64_t>(position) < pi.n;
     samples[m] = inside ? kept[apply_bijection(pi, static_cast<uint64_t>(position))] : INT32_MIN;
-  }
+  });
 }
 
 }  // namespace
 
-cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Wanted& wanted,
+cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Positions& wanted,
                          int32_t* samples, cudaStream_t stream) {
   if (wanted.count == 0) return cudaSuccess;
-  const auto grid =
-      static_cast<unsigned>(std::min(kMaxGrid, num_blocks(wanted.count, int64_t{kThreads})));
+  const unsigned grid = grid_of(wanted.count, kThreads, kMaxGrid);
   order_kernel<<<grid, kThreads, 0, stream>>>(kept, pi, wanted, samples);
   return cudaGetLastError();
 }

@@ -2,6 +2,7 @@
 // What the kernels of plan share: the keys and draws of one plan block, and a sample's fate.
 #pragma once
 
+#include "../philox.h"
 #include "block.cuh"
 #include "launch.h"
 
@@ -111,11 +112,6 @@ __device__ __forceinline__ void make_draws(int64_t begin, uint64_t seed, uint32_
 
 __device__ __forceinline__ uint32_t pair_draw(uint32_t word, int half) {
   return (word >> (16 * half)) & 0xffffu;
-}
-
-__device__ __forceinline__ int block_size(int64_t begin, int64_t num_samples) {
-  const int64_t left = num_samples - begin;
-  return static_cast<int>(left < kPlanBlock ? left : kPlanBlock);
 }
 
 // Declared here for launch_plan; with fixed counts they run before and after the deciding pass.

@@ -3,17 +3,10 @@
 // what it adds to the exact sums.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "block.cuh"
 
 namespace prune_engine {
 namespace cuda {
-
-__device__ __forceinline__ float to_float(double x) { return __double2float_rn(x); }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 // What a thread has to add to score_sum and counters. A thread meets fewer than 2^31 samples.
 struct Tally {

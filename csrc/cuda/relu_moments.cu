@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // relu_moments on a GPU, also in place: one launch writes the ReLU and measures it.
+#include <type_traits>
+
 #include "activation.cuh"
 
 namespace prune_engine {
@@ -23,34 +25,15 @@ __global__ void __launch_bounds__(kMomentThreads)
   write_activation<Relu, T>(x, y, numel, units_per_block, vector, scratch, row);
 }
 
-template <typename T>
-void launch(const Activated& job, cudaStream_t stream) {
-  const Grid grid = activation_grid(job);
-  relu_moments_kernel<T><<<grid.blocks, kMomentThreads, 0, stream>>>(
-      static_cast<const T*>(job.x), static_cast<T*>(job.y), job.numel, grid.units_per_block,
-      grid.vector, job.scratch, job.row);
-}
-
 }  // namespace
 
 cudaError_t launch_relu_moments(const Activated& job, cudaStream_t stream) {
-  const cudaError_t zeroed = cudaMemsetAsync(job.scratch.ticket, 0, sizeof(unsigned), stream);
-  if (zeroed != cudaSuccess) return zeroed;
-  switch (job.type) {
-    case Real::kFloat:
-      launch<float>(job, stream);
-      break;
-    case Real::kDouble:
-      launch<double>(job, stream);
-      break;
-    case Real::kHalf:
-      launch<__half>(job, stream);
-      break;
-    case Real::kBFloat16:
-      launch<__nv_bfloat16>(job, stream);
-      break;
-  }
-  return cudaGetLastError();
+  return launch_activation(job, stream, [&](auto* type, const Grid& grid) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    relu_moments_kernel<T><<<grid.blocks, kMomentThreads, 0, stream>>>(
+        static_cast<const T*>(job.x), static_cast<T*>(job.y), job.numel, grid.units_per_block,
+        grid.vector, job.scratch, job.row);
+  });
 }
 
 }  // namespace cuda

@@ -81,7 +81,7 @@ template <typename Sample, int kLevel>
 cudaError_t take_digit(const SelectArgs& args, cudaStream_t stream) {
   uint32_t* counts = args.counts + kLevel * kMaxRanks * kBins;
   const auto* values = static_cast<const Sample*>(args.values);
-  const unsigned grid = select_grid(args.num_samples, kMaxGrid);
+  const unsigned grid = grid_of(args.num_samples, kSelectTile, kMaxGrid);
   if (grid > 0) {
     digit_kernel<Sample, kLevel><<<grid, kSelectThreads, 0, stream>>>(
         values, args.num_samples, select_vector(args), args.state, args.num_ranks, counts);

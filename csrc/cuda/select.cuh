@@ -126,11 +126,6 @@ __device__ __forceinline__ bool find_bin(const uint32_t (&count)[2], int64_t bef
 // Declared here for launch_top: the key of each rank, in args.state.
 cudaError_t launch_digits(const SelectArgs& args, cudaStream_t stream);
 
-inline unsigned select_grid(int64_t num_samples, int64_t most) {
-  return static_cast<unsigned>(
-      num_blocks(num_samples, kSelectTile) < most ? num_blocks(num_samples, kSelectTile) : most);
-}
-
 inline bool select_vector(const SelectArgs& args) { return aligned(args.values, sizeof(uint4)); }
 
 }  // namespace cuda

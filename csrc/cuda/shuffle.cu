@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // shuffle on a GPU: one thread per place, for any n up to 2^62.
-#include <algorithm>
-
 #include "block.cuh"
 #include "launch.h"
 
@@ -17,9 +15,7 @@ __global__ void __launch_bounds__(kThreads)
     shuffle_kernel(const int64_t* __restrict__ places, int64_t count,
                    const __grid_constant__ Bijection pi, bool inverse,
                    int64_t* __restrict__ result) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t m = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; m < count;
-       m += stride) {
+  for_each_own<kThreads>(count, [&](int64_t m) {
     const auto place = static_cast<uint64_t>(places[m]);
     int64_t found = -1;  // of a place outside [0, n), which could walk for ever
     if (place < pi.n) {
@@ -27,7 +23,7 @@ __global__ void __launch_bounds__(kThreads)
           static_cast<int64_t>(inverse ? invert_bijection(pi, place) : apply_bijection(pi, place));
     }
     result[m] = found;
-  }
+  });
 }
 
 }  // namespace
@@ -35,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection& pi, bool inverse,
                            int64_t* result, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  const auto grid = static_cast<unsigned>(std::min(kMaxGrid, num_blocks(count, int64_t{kThreads})));
+  const unsigned grid = grid_of(count, kThreads, kMaxGrid);
   shuffle_kernel<<<grid, kThreads, 0, stream>>>(places, count, pi, inverse, result);
   return cudaGetLastError();
 }

@@ -76,7 +76,7 @@ template <typename Sample>
 cudaError_t take_index(const SelectArgs& args, int level, cudaStream_t stream) {
   uint32_t* counts = args.counts + (kLevels * kMaxRanks + level) * kBins;
   const auto* values = static_cast<const Sample*>(args.values);
-  const unsigned grid = select_grid(args.num_samples, kMaxGrid);
+  const unsigned grid = grid_of(args.num_samples, kSelectTile, kMaxGrid);
   tie_kernel<Sample><<<grid, kSelectThreads, 0, stream>>>(
       values, args.num_samples, select_vector(args), level, args.state, counts);
   const cudaError_t error = cudaGetLastError();

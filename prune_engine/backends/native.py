@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_engine.backends import surroundings
 from prune_engine.backends.surroundings import LIBRARY
-from prune_engine.types import PLAN_BLOCK
+from prune_engine.bands import PLAN_BLOCK
 
 CHECKS_ARGUMENTS = True  # before anything is written, so ops.py need not
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of policies: one row each. A new one is a file, a row, and inherits its tests."""
 
+from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
 from prune_engine.policies.bandit import UCB, EpsilonGreedy
-from prune_engine.policies.base import Policy, PolicyMemory, Progress
 from prune_engine.policies.baseline import KeepAll, RandomSubset
-from prune_engine.policies.batchwise import RandomBatches
-from prune_engine.policies.bpas import BPAS
+from prune_engine.policies.batches.base import RandomBatches
+from prune_engine.policies.batches.bpas import BPAS
 from prune_engine.policies.budget import Budget
 from prune_engine.policies.infobatch import InfoBatch
 from prune_engine.policies.quantile import InfoBatchQuantile

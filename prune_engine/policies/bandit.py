@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from prune_engine.policies.base import Policy, PolicyMemory, Progress, check_fraction, select_fixed
-from prune_engine.types import Rule, Selection, decimal_fraction, weight_table
+from prune_engine.bands import Rule, Selection, decimal_fraction, weight_table
+from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, check_fraction, select_fixed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prune_engine.buffer import ScoreBuffer
+    from prune_engine.epoch.score_buffer import ScoreBuffer
 
 TENSORS = ("ema", "varema", "chosen")
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prune_engine.policies.base import (
+from prune_engine.bands import Rule, Selection, weight_table
+from prune_engine.epoch.policy import (
     Policy,
     PolicyMemory,
     Progress,
@@ -16,10 +17,9 @@ from prune_engine.policies.base import (
     dropping_band,
     kept_weight,
 )
-from prune_engine.types import Rule, Selection, weight_table
 
 if TYPE_CHECKING:
-    from prune_engine.buffer import ScoreBuffer
+    from prune_engine.epoch.score_buffer import ScoreBuffer
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prune_engine.policies.base import (
+from prune_engine.bands import Rule, Selection, decimal_fraction, weight_table
+from prune_engine.epoch.policy import (
     Policy,
     PolicyMemory,
     Progress,
@@ -15,10 +16,9 @@ from prune_engine.policies.base import (
     check_fraction,
     select_fixed,
 )
-from prune_engine.types import Rule, Selection, decimal_fraction, weight_table
 
 if TYPE_CHECKING:
-    from prune_engine.buffer import ScoreBuffer
+    from prune_engine.epoch.score_buffer import ScoreBuffer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from prune_engine.policies.base import (
+from prune_engine.bands import MAX_BANDS, Band, Rule, decimal_fraction, weight_table
+from prune_engine.epoch.policy import (
     Policy,
     PolicyMemory,
     Progress,
@@ -18,10 +19,9 @@ from prune_engine.policies.base import (
     check_sampling,
     kept_weight,
 )
-from prune_engine.types import MAX_BANDS, Band, Rule, decimal_fraction, weight_table
 
 if TYPE_CHECKING:
-    from prune_engine.buffer import ScoreBuffer
+    from prune_engine.epoch.score_buffer import ScoreBuffer
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
+from prune_engine.bands import decimal_fraction
 from prune_engine.policies import (
     UCB,
     Budget,
@@ -18,8 +19,7 @@ from prune_engine.policies import (
     Policy,
     RandomSubset,
 )
-from prune_engine.report import FULL, RANDOM
-from prune_engine.types import decimal_fraction
+from prune_engine.recipes.results import FULL, RANDOM
 
 TARGET_SAVINGS = 0.4  # what the papers save
 

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prune_engine.distributed import world
+from prune_engine.bands import decimal_fraction
+from prune_engine.epoch.ranks import world
 from prune_engine.policies import BPAS, KeepAll, RandomBatches, RandomSubset
 from prune_engine.recipes import environment, files, ranks
 from prune_engine.recipes.arms import (
@@ -22,11 +23,19 @@ from prune_engine.recipes.arms import (
     make,
 )
 from prune_engine.recipes.data import ImageData, load
+from prune_engine.recipes.results import (
+    ACCURACY,
+    ALL,
+    FULL,
+    FULL_CUT,
+    RANDOM,
+    SCHEMA,
+    Report,
+    metric_of,
+)
 from prune_engine.recipes.text import TextData
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
 from prune_engine.recipes.trainer import TrainConfig, warm_up
-from prune_engine.report import ACCURACY, ALL, FULL, FULL_CUT, RANDOM, SCHEMA, Report, metric_of
-from prune_engine.types import decimal_fraction
 
 NAMES = (*POLICIES, "bpas", ALL)
 

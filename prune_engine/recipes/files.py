@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prune_engine.atomic import write_bytes
-from prune_engine.report import FOOTNOTE, SCHEMA, Report, RunResult
+from prune_engine.files import write_bytes
+from prune_engine.recipes.results import FOOTNOTE, SCHEMA, Report, RunResult
 
 
 def write_json(path: Path, value: Any) -> None:

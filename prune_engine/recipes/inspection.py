@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from prune_engine.buffer import ScoreBuffer
+from prune_engine.epoch.score_buffer import ScoreBuffer
 
 STATE_NAMES = (
     "version",

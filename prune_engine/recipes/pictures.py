@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_engine.recipes import files
-from prune_engine.report import ACCURACY, FULL, FULL_CUT, RANDOM, metric_of
+from prune_engine.recipes.results import ACCURACY, FULL, FULL_CUT, RANDOM, metric_of
 
 PICTURES = ("pruned.png", "accuracy.png", "losses.png", "batches.png")
 COLOURS = {FULL: "#444444", FULL_CUT: "#b07aa1", RANDOM: "#f28e2b"}

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from prune_engine.distributed import world
+from prune_engine.epoch.ranks import world
 
 
 @contextmanager

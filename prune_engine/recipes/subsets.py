@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 
+from prune_engine.bands import decimal_fraction
+from prune_engine.data.subset import save_subset, select_subset
+from prune_engine.losses.scores import forgetting_events
 from prune_engine.recipes.inspection import load_buffer
-from prune_engine.scores import forgetting_events
-from prune_engine.subset import save_subset, select_subset
-from prune_engine.types import decimal_fraction
 
 
 def choose(

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from prune_engine.distributed import world
 from prune_engine.engine import PruneEngine
+from prune_engine.epoch.ranks import world
 from prune_engine.policies import BPAS, Policy
 from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
+from prune_engine.recipes.results import SCHEMA
 from prune_engine.recipes.text import TextData
 from prune_engine.recipes.trainer import TrainConfig, Trainer, make_trainer
-from prune_engine.report import SCHEMA
 
 Row = dict[str, Any]
 

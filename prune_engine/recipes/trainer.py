@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from prune_engine.device_loader import Batch, DeviceLoader
-from prune_engine.distributed import world
+from prune_engine.data.device_loader import Batch, DeviceLoader
 from prune_engine.engine import PruneEngine
-from prune_engine.losses import cross_entropy
-from prune_engine.monitor import PRESETS, ActivationMonitor
+from prune_engine.epoch.ranks import world
+from prune_engine.losses.reduce import cross_entropy
+from prune_engine.losses.scores import SCORES
 from prune_engine.observation import ScoreName
+from prune_engine.policies.batches.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.data import Gather, ImageData, Positions
 from prune_engine.recipes.text import ByteGPT2, TextData, token_losses
-from prune_engine.scores import SCORES
 
 
 @dataclass(frozen=True)

@@ -192,15 +192,13 @@ void emulated_compact(const uint8_t* weight_class, int64_t num_samples,
 
 void emulated_order(const int32_t* kept, int64_t n, const int64_t* positions, int64_t start,
                     int64_t step, int64_t count, int64_t seed, int64_t epoch, int32_t* samples) {
-  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
-                                      static_cast<uint32_t>(epoch));
+  const Bijection pi = make_bijection(n, seed, epoch);
   cuda::launch_order(kept, pi, {positions, start, step, count}, samples, nullptr);
 }
 
 void emulated_shuffle(const int64_t* places, int64_t count, int64_t n, int inverse, int64_t seed,
                       int64_t epoch, int64_t* result) {
-  const Bijection pi = make_bijection(static_cast<uint64_t>(n), static_cast<uint64_t>(seed),
-                                      static_cast<uint32_t>(epoch));
+  const Bijection pi = make_bijection(n, seed, epoch);
   cuda::launch_shuffle(places, count, pi, inverse != 0, result, nullptr);
 }
 

@@ -5,7 +5,7 @@ The same functions as ``csrc/semantics.h``, ``philox.h`` and ``bijection.h``. In
 is its bits, so neither contraction nor flushing of subnormals can move a decision.
 """
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """cross_entropy_observe in Triton: one launch, a program per row, one read of the logits."""
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -15,7 +15,7 @@ from torch import Tensor
 from prune_engine.backends.triton.arithmetic import key_to_bits, widen
 from prune_engine.backends.triton.launch import launch
 from prune_engine.backends.triton.record import record
-from prune_engine.scores import MAX_EVENTS
+from prune_engine.losses.scores import MAX_EVENTS
 
 # The numbers of prune_engine/scores.py.
 EL2N: tl.constexpr = tl.constexpr(1)

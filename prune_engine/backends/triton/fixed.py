@@ -6,7 +6,7 @@ many of those with exactly that draw do, its quota. 3. Classes: above the cut st
 marked as a tie. 4. Ties are settled in the order of the index: the first ``quota`` stay.
 """
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -25,7 +25,7 @@ from prune_engine.backends.triton.arithmetic import (
     steady_value,
 )
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import PLAN_BLOCK
+from prune_engine.bands import PLAN_BLOCK
 
 NUM_DRAWS = 65536
 CHUNK = 4096  # of the histogram at a time

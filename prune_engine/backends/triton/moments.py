@@ -6,7 +6,7 @@ from which they are seen; the last launch adds these up. Nothing is atomic, so t
 from run to run.
 """
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prune_engine.backends.triton.arithmetic import hash32, narrow, widen
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import SAMPLE_BLOCK
+from prune_engine.bands import SAMPLE_BLOCK
 
 WARPS = 8
 ROWS = {8: 1024, 4: 1024, 2: 512}  # of a tile, each a load of 16 bytes; more would spill

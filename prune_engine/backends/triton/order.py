@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """order in Triton: positions of the epoch -> samples, one launch for a batch or for all."""
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prune_engine.backends.triton.arithmetic import feistel, steady
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import ROUNDS_LARGE, ROUNDS_LIMIT, ROUNDS_SMALL, STREAM_ORDER
+from prune_engine.bands import ROUNDS_LARGE, ROUNDS_LIMIT, ROUNDS_SMALL, STREAM_ORDER
 
 BLOCK = 512
 _MASK32 = 0xFFFFFFFF

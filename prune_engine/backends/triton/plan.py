@@ -4,7 +4,7 @@
 Fixed counts take a histogram of the draws first and settle ties last (``fixed.py``).
 """
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -24,14 +24,14 @@ from prune_engine.backends.triton.arithmetic import (
 )
 from prune_engine.backends.triton.fixed import plan_fixed
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.types import PLAN_BLOCK
+from prune_engine.bands import PLAN_BLOCK
 
 TILE = 1024
 
 
 @triton.jit
 def decide_tile(record, draw, thresholds, fates, BANDS: tl.constexpr):
-    """Weight classes (int32) of a tile: one select per threshold, as in ``csrc/decide.h``.
+    """Weight classes (int32) of a tile: one select per threshold, as in ``csrc/cpu/decide.h``.
 
     A fate is its cut (low 16 bits) and its class; ``fates`` has that of the samples without a
     score last.

@@ -5,7 +5,7 @@ A key has three digits of 11, 11 and 10 bits. Each pass counts one digit of the 
 digits are those of the answer; one small program per rank turns the counts into the next digit.
 """
 
-# Triton is not typed: the kernels are checked by compiling them (tests/test_triton_compile.py).
+# Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
 # pyright: reportInvalidTypeForm=false, reportMissingTypeStubs=false
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false

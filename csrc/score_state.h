@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the operators that see a batch change, on any device.
+#pragma once
+
+#include <cstdint>
+
+namespace prune_engine {
+
+struct ScoreState {
+  int64_t* records;  // [num_samples]
+  int64_t num_samples;
+  int64_t* score_sum;           // [3]
+  int64_t* counters;            // [4]
+  const uint8_t* weight_class;  // [num_samples]
+  const float* weight_table;    // [8]
+  const int64_t* epoch;         // [1]
+};
+
+}  // namespace prune_engine

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference backend's loss on logits: part of the specification in :mod:`.reference`.
+
+``F.cross_entropy(reduction="none")``, the formulas of :mod:`prune_engine.losses.scores` and
+``observe``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prune_engine.backends.reference.arithmetic import MASK32, key_to_float
+from prune_engine.backends.reference.observe import observe, reject_on_cpu
+from prune_engine.losses import scores
+
+
+def cross_entropy_observe(
+    logits: Tensor,
+    targets: Tensor,
+    indices: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int,
+    kind: int,
+    records: Tensor,
+    score_sum: Tensor,
+    counters: Tensor,
+    weight_class: Tensor,
+    weight_table: Tensor,
+    epoch: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute each row's loss and score, record the scores and weight the losses.
+
+    Everything is computed in float32 (float64 for float64 logits), whatever the dtype of the
+    logits. The score is that of the unsmoothed, unweighted row.
+
+    Args:
+        logits: [B, C] float16, bfloat16, float32 or float64.
+        targets: [B] int64, values in [0, C), or ignore_index.
+        indices: [B] int64 or int32, values in [0, N).
+        class_weight: [C] float32, or None for all 1.
+        label_smoothing: in [0, 1].
+        ignore_index: a row with this target has loss 0 and no score.
+        kind: position in ``scores.SCORES``.
+        records: [N] int64, changed in place.
+        score_sum: [3] int64, changed in place.
+        counters: [4] int64, changed in place.
+        weight_class: [N] uint8.
+        weight_table: [8] float32.
+        epoch: [1] int64.
+
+    Returns:
+        rescaled [B], float32 or float64; batch_weights [B] float32; score [B] float32; stats
+        [B, 2] in the dtype of rescaled, for :func:`cross_entropy_grad`: the largest logit m, and
+        the softmax's weight ``(1 - s) w_y + s / C sum_c w_c`` over ``sum_c exp(z_c - m)``.
+
+    Raises:
+        IndexError: an index or a target is out of range and the tensors are on the cpu; nothing
+            was written.
+
+    Example:
+        >>> state = [torch.zeros(3).long(), torch.zeros(3).long(), torch.zeros(4).long()]
+        >>> fixed = [torch.ones(3, dtype=torch.uint8), torch.eye(8)[1], torch.tensor([0])]
+        >>> rescaled, _, score, _ = cross_entropy_observe(
+        ...     torch.zeros(1, 2), torch.tensor([1]), torch.tensor([2]), None, 0.0, -100, 3,
+        ...     *state, *fixed)
+        >>> round(rescaled.item(), 4), score.item()
+        (0.6931, 0.5)
+    """
+    num_samples, num_classes = records.numel(), logits.shape[1]
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    z = logits.detach().to(wide)
+    samples = indices.to(torch.int64)
+    reject_on_cpu(samples[(samples < 0) | (samples >= num_samples)], num_samples)
+    ignored = targets == ignore_index
+    bad = ~ignored & ((targets < 0) | (targets >= num_classes))
+    reject_on_cpu(targets[bad], num_classes, "targets")
+
+    # 1. A target that is ignored: loss 0, no score, so the last one stays.
+    # 2. A target out of range, on a device: loss and score are nan, for all to see.
+    weight = torch.ones(num_classes, device=z.device) if class_weight is None else class_weight
+    weight = weight.to(wide)
+    losses = F.cross_entropy(
+        z,
+        torch.where(bad, ignore_index, targets),
+        weight=weight,
+        ignore_index=ignore_index,
+        reduction="none",
+        label_smoothing=label_smoothing,
+    )
+    losses = torch.where(bad, torch.nan, losses)
+    y = torch.where(ignored | bad, 0, targets)
+    largest = z.amax(dim=1)
+    factor = (1 - label_smoothing) * weight[y] + label_smoothing / num_classes * weight.sum()
+    factor = factor / torch.exp(z - largest[:, None]).sum(dim=1)
+
+    name = scores.SCORES[kind]
+    if name == "loss":
+        score = scores.nll(z, y)
+    elif name == "el2n":
+        score = scores.el2n(z, y)
+    elif name == "margin":
+        score = scores.margin(z)
+    elif name == "least_confidence":
+        score = scores.least_confidence(z)
+    elif name == "entropy":
+        score = scores.entropy(z)
+    else:
+        old = records[samples.clamp(0, max(num_samples - 1, 0))]
+        last = torch.where(old == 0, torch.nan, key_to_float(old & MASK32))
+        correct = z.gather(1, y[:, None])[:, 0] == largest
+        score = scores.forgetting(correct, last, (old >> 32) - 1, epoch)
+    broken = ignored | bad | ~torch.isfinite(torch.logsumexp(z, dim=1))
+    score = torch.where(broken, torch.nan, score).to(torch.float32)
+
+    state = (records, score_sum, counters, weight_class, weight_table, epoch)
+    rescaled, batch_weights = observe(losses, indices, score, *state)
+    stats = torch.stack([largest, torch.where(bad, torch.nan, factor)], dim=1)
+    return rescaled, batch_weights, score, torch.where(ignored[:, None], 0.0, stats)
+
+
+def cross_entropy_grad(
+    grad: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    ignore_index: int,
+    batch_weights: Tensor,
+    stats: Tensor,
+) -> Tensor:
+    """Turn the gradient of the rescaled losses into that of the logits.
+
+    ``g_b w_b ((A_b / S_b) exp(z_c - m_b) - (1 - s) w_y [c = y] - s / C w_c)``, the derivative of
+    ``F.cross_entropy`` with A the softmax's weight and S its sum; at s = 0 without class weights
+    ``g_b w_b (softmax - onehot)``.
+
+    Args:
+        grad: [B] in the dtype of stats.
+        logits: [B, C], as they were.
+        targets: [B] int64.
+        class_weight: [C] float32, or None.
+        label_smoothing: in [0, 1].
+        ignore_index: rows with this target get 0.
+        batch_weights: [B] float32.
+        stats: [B, 2], from :func:`cross_entropy_observe`.
+
+    Returns:
+        [B, C] in the dtype of logits, rounded once.
+
+    Example:
+        >>> cross_entropy_grad(torch.ones(1), torch.zeros(1, 2), torch.tensor([1]), None, 0.0, -100,
+        ...                    torch.ones(1), torch.tensor([[0.0, 0.5]]))
+        tensor([[ 0.5000, -0.5000]])
+    """
+    num_classes = logits.shape[1]
+    wide = stats.dtype
+    weight = torch.ones(num_classes, device=logits.device) if class_weight is None else class_weight
+    weight = weight.to(wide)
+    ignored = targets == ignore_index
+    bad = ~ignored & ((targets < 0) | (targets >= num_classes))
+    y = torch.where(ignored | bad, 0, targets)
+    upstream = grad * batch_weights.to(wide)
+    largest, factor = stats.unbind(dim=1)
+    made = torch.exp(logits.to(wide) - largest[:, None]) * (upstream * factor)[:, None]
+    made -= (upstream * label_smoothing / num_classes)[:, None] * weight
+    own = upstream * (1 - label_smoothing) * weight[y]
+    made.scatter_add_(1, y[:, None], -own[:, None])
+    made = torch.where(bad[:, None], torch.nan, made)
+    return torch.where(ignored[:, None], 0.0, made).to(logits.dtype)

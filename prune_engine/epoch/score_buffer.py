@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The score buffer: one max-register per sample, and the only mutable thing in the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prune_engine import backends, ops
+from prune_engine.bands import (
+    INT64_MAX,
+    MAX_SAMPLES,
+    NUM_CLASSES,
+    PruneEngineError,
+    StateMismatchError,
+    host_ints,
+)
+from prune_engine.ops.cross_entropy_observe import ObserveState, cross_entropy_state
+from prune_engine.sharding.layout import mean_as_sum, owned
+from prune_engine.sharding.local_samples import Share
+
+KEY_MASK = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one pass over the records found (``ops.audit``), as host numbers.
+
+    Args:
+        seen: samples that have a score.
+        planned_seen: planned samples with a score from the epoch.
+        missing: planned samples without one.
+        extra: samples with a score from the epoch that were not planned.
+    """
+
+    seen: int
+    planned_seen: int
+    missing: int
+    extra: int
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the batches of an epoch brought, as host numbers.
+
+    Args:
+        observed: samples passed to ``observe``.
+        nonfinite: scores that were inf or nan.
+        out_of_range: indices outside the data set (only a device gets this far).
+        bad_index: the smallest of those.
+    """
+
+    observed: int
+    nonfinite: int
+    out_of_range: int
+    bad_index: int
+
+
+def _filled(count: int, value: int, dtype: type[np.generic], device: torch.device) -> Tensor:
+    # Batches touch records all over N. NumPy asks Linux for huge pages where torch does not, and
+    # a scattered access then costs one cache miss instead of one and a walk of the page table.
+    here = count if device.type == "cpu" else 0  # a device fills its own memory
+    filled = torch.from_numpy(np.full(here, value, dtype))  # pyright: ignore[reportUnknownMemberType]
+    if device.type == "cpu":
+        return filled
+    return torch.full((count,), value, dtype=filled.dtype, device=device)
+
+
+def _decoded(records: Tensor) -> Tensor:
+    key = records & KEY_MASK
+    bits = torch.where(key >= 0x80000000, key & 0x7FFFFFFF, key ^ KEY_MASK)
+    # The low 32 bits as a signed number, which is what a cast to int32 may not wrap to.
+    signed = torch.where(bits >= 0x80000000, bits - 0x100000000, bits)
+    decoded = signed.to(torch.int32).view(torch.float32)
+    return torch.where(records == 0, torch.nan, decoded)
+
+
+class ScoreBuffer:
+    """The scores of N samples on one device, with their exact running sum.
+
+    ``records[i] = ((epoch + 1) << 32) | order-preserving key of the float32 score`` (SEMANTICS 1):
+    keeping the larger record keeps the newest epoch's largest score, in any order of arrival.
+    9 bytes per sample in all: 8 of records, 1 of weight class. Not thread-safe.
+
+    With ``shard`` it holds a rank's own range of a larger data set (``ownership.owned``), and
+    ``records``, ``scores``, ``weight_class`` and the audit are of that range. Batches are then
+    recorded in ``share``, what the rank trains in the epoch, for the owners to fetch.
+
+    Args:
+        num_samples: N, in 0..2^31-1; with a shard, in 0..2^62 and the range below 2^31.
+        device: where everything lives; default torch's default device.
+        backend: which kernels.
+        shard: (rank, world size) of the ranks that divide the scores; default one holds all.
+
+    Raises:
+        ValueError: N or the shard is out of range.
+
+    Example:
+        >>> buffer = ScoreBuffer(3)
+        >>> _ = buffer.observe(torch.tensor([2.0, 4.0]), torch.tensor([0, 2]))
+        >>> buffer.scores.tolist(), buffer.mean_threshold().item()
+        ([2.0, nan, 4.0], 3.0)
+        >>> ScoreBuffer(10**4, shard=(1, 2)).owned
+        range(4096, 10000)
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        device: torch.device | str | None = None,
+        backend: str = "auto",
+        shard: tuple[int, int] | None = None,
+    ) -> None:
+        if num_samples < 0:
+            raise ValueError(f"num_samples must be at least 0, got {num_samples}")
+        self.owned = range(num_samples) if shard is None else owned(num_samples, *shard)
+        if len(self.owned) > MAX_SAMPLES:
+            raise ValueError(
+                f"num_samples must be at most {MAX_SAMPLES} on one device, got {len(self.owned)}: "
+                "divide them among (more) ranks with shard=(rank, world size)"
+            )
+        self.num_samples = num_samples
+        self.shard = shard
+        self.share: Share | None = None  # of the epoch; a shard cannot record a batch without it
+        self.total: tuple[int, int] = (0, 0)  # of all shards: exact sum of codes, number seen
+        owned_count = len(self.owned)
+        self.device = torch.get_default_device() if device is None else torch.device(device)
+        self.backend = backends.resolve(backend, self.device.type)
+        self.records = _filled(owned_count, 0, np.int64, self.device)
+        self.device = self.records.device  # "cuda" has become "cuda:0"
+        self.score_sum = torch.zeros(3, dtype=torch.int64, device=self.device)
+        self.counters = torch.zeros(4, dtype=torch.int64, device=self.device)
+        self.weight_class = _filled(owned_count, 1, np.uint8, self.device)
+        self.weight_table = torch.zeros(NUM_CLASSES, dtype=torch.float32, device=self.device)
+        self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.weight_table.select(0, 1).fill_(1.0)
+        self.reset_counters()
+        # The tensors stay the same for life, so what each batch needs is put together once.
+        self._kernels = backends.load(self.backend)
+        self._checks = self._kernels.CHECKS_ARGUMENTS
+        self.observe_arguments = (
+            self.records,
+            self.score_sum,
+            self.counters,
+            self.weight_class,
+            self.weight_table,
+            self.epoch,
+        )
+
+    @property
+    def scores(self) -> Tensor:
+        """Decode the scores: float32 [N] in dataset order, nan where never seen (a copy)."""
+        return _decoded(self.records)
+
+    def last_scores(self, indices: Tensor) -> Tensor:
+        """Return some samples' last scores, without waiting for the device.
+
+        Args:
+            indices: [B] int64 | int32 in 0..N-1; one that is not gives any sample's, for
+                ``observe`` is what refuses it.
+
+        Returns:
+            float32 [B] in the order of ``indices``, nan where never seen.
+        """
+        self._refuse_shard("the last scores of a batch, which its reducer needs,")
+        inside = indices.to(torch.int64).clamp(0, max(self.num_samples - 1, 0))
+        return _decoded(self.records[inside])
+
+    def observe(
+        self, losses: Tensor, indices: Tensor, *, score: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Record one batch in the current epoch and weigh its losses (``ops.observe``).
+
+        Args:
+            losses: [B] float16 | bfloat16 | float32 | float64.
+            indices: [B] int64 | int32 in 0..N-1.
+            score: [B] floating; default the losses.
+
+        Returns:
+            ``rescaled`` [B] and ``batch_weights`` [B], in the order of the batch.
+
+        Raises:
+            IndexError: an index is out of range (on the cpu).
+        """
+        kernels: Any = self._kernels
+        if torch.compiler.is_compiling() and self.backend == "triton":
+            kernels = torch.ops.prune_engine  # a graph names operators, not functions that launch
+        # These tensors are the buffer's own: none of them is ever saved for a backward pass.
+        if self.shard is None:
+            return ops.observe_state(
+                losses, indices, score, self.observe_arguments, kernels, checks=self._checks
+            )
+        places, state = self._pending(indices)
+        return ops.observe_state(losses, places, score, state, kernels, checks=self._checks)
+
+    def _pending(self, indices: Tensor) -> tuple[Tensor, ObserveState]:
+        """Return a batch's places in the share of this rank, and the state to record it in."""
+        if self.share is None:
+            raise PruneEngineError("a shard records no batch before its epoch's plan is made")
+        return self.share.pending(indices, self.observe_arguments)
+
+    def _refuse_shard(self, what: str) -> None:
+        if self.shard is not None:
+            raise PruneEngineError(f"{what} cannot be known where the scores are divided")
+
+    def cross_entropy_observe(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        indices: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        class_weight: Tensor | None = None,
+        score: str = "loss",
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Record one batch from its logits (``ops.cross_entropy_observe``).
+
+        Args:
+            logits: [B, C].
+            targets: [B].
+            indices: [B] int64 | int32 in 0..N-1.
+            label_smoothing: of the loss.
+            ignore_index: a target that counts for nothing.
+            class_weight: [C], of the loss.
+            score: a name of ``scores.SCORES``.
+
+        Returns:
+            ``rescaled``, ``batch_weights`` and ``score`` [B], in the order of the batch.
+
+        Raises:
+            IndexError: an index or a target is out of range (on the cpu).
+        """
+        state = self.observe_arguments
+        if self.shard is not None:
+            if score == "forgetting":
+                self._refuse_shard("the last score of a sample, which 'forgetting' needs,")
+            indices, state = self._pending(indices)
+        return cross_entropy_state(
+            logits,
+            targets,
+            indices,
+            state,
+            self._kernels,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            class_weight=class_weight,
+            score=score,
+        )
+
+    def mean_threshold(self) -> Tensor:
+        """Return the mean threshold, float32 [1] on the device (``ops.mean_threshold``)."""
+        score_sum = self.score_sum
+        if self.shard is not None:
+            score_sum = score_sum.new_tensor(mean_as_sum(*self.total))
+        return ops.mean_threshold(score_sum, backend=self.backend)
+
+    def percentiles(self, percents: Sequence[float]) -> Tensor:
+        """Return exact percentiles of the seen scores, float32 [R] (``ops.percentiles``).
+
+        Args:
+            percents: each in [0, 100].
+
+        Returns:
+            On the device, in the order of ``percents``.
+        """
+        self._refuse_shard("percentiles")
+        return ops.percentiles(self.records, percents, backend=self.backend)
+
+    def top(self, values: Tensor, k: int) -> Tensor:
+        """Mark the k largest of some scores by this buffer's kernels, uint8 [N] (``ops.top``).
+
+        Args:
+            values: [N] float32.
+            k: how many.
+
+        Returns:
+            1 = among the k largest, ties to the smaller index.
+        """
+        self._refuse_shard("the k largest")
+        return ops.top(values, k, backend=self.backend)
+
+    def activate(self, weight_class: Tensor, weight_table: Tensor, epoch: int) -> None:
+        """Make an epoch's decision the current one.
+
+        The storage of the three stays the same for life, so captured graphs see the change.
+
+        Args:
+            weight_class: uint8 [N]; may be the buffer's own.
+            weight_table: float32 [8].
+            epoch: in 0..2^31-2.
+        """
+        if weight_class is not self.weight_class:
+            self.weight_class.copy_(weight_class)
+        self.weight_table.copy_(weight_table)
+        self.epoch.fill_(epoch)
+
+    def audit(self, epoch: int) -> Audit:
+        """Recompute the exact sum from the records and compare what was seen with the plan.
+
+        Args:
+            epoch: the epoch that ended.
+
+        Returns:
+            The counts; this reads them from the device.
+        """
+        result = ops.audit(self.records, self.weight_class, epoch=epoch, backend=self.backend)
+        self.score_sum.copy_(result[:3])
+        _, _, seen, planned_seen, missing, extra = host_ints(result)
+        return Audit(seen, planned_seen, missing, extra)
+
+    def refresh_sum(self) -> None:
+        """Recompute the exact sum from the records: after records came from elsewhere."""
+        self.score_sum.copy_(
+            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
+        )
+
+    def read_counters(self, counters: Tensor | None = None) -> Counters:
+        """Read the counters from the device.
+
+        Args:
+            counters: those of all ranks together; default this rank's.
+
+        Returns:
+            Host numbers.
+        """
+        merged = self.counters if counters is None else counters
+        return Counters(*host_ints(merged))
+
+    def reset_counters(self) -> None:
+        """Start counting anew."""
+        self.counters.zero_()
+        self.counters.select(0, 3).fill_(INT64_MAX)
+
+    def mean(self) -> float:
+        """Return the exact mean of the scores as a float64, nan before the first."""
+        high, low, seen = host_ints(self.score_sum)
+        total = (high << 32) + low
+        if self.shard is not None:
+            total, seen = self.total
+        return total / seen / 2**40 if seen else float("nan")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of everything as tensors on the cpu."""
+        return {
+            "records": self.records.to("cpu", copy=True),
+            "counters": self.counters.to("cpu", copy=True),
+            "weight_class": self.weight_class.to("cpu", copy=True),
+            "weight_table": self.weight_table.to("cpu", copy=True),
+            "epoch": int(self.epoch.item()),
+        }
+
+    def state_problems(self, state: Mapping[str, Any]) -> list[str]:
+        """List what does not fit in a state, before anything is loaded.
+
+        Args:
+            state: what ``state_dict`` returned.
+
+        Returns:
+            One phrase per difference.
+        """
+        problems: list[str] = []
+        for name in ("records", "counters", "weight_class", "weight_table"):
+            have, came = getattr(self, name), state.get(name)
+            if not isinstance(came, Tensor):
+                problems.append(f"{name}: expected a tensor, got {type(came).__name__}")
+            elif came.shape != have.shape or came.dtype != have.dtype:
+                problems.append(
+                    f"{name}: expected {have.dtype} {tuple(have.shape)}, "
+                    f"got {came.dtype} {tuple(came.shape)}"
+                )
+        if not isinstance(state.get("epoch"), int):
+            problems.append(f"epoch: expected an int, got {type(state.get('epoch')).__name__}")
+        return problems
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; all or nothing.
+
+        Args:
+            state: see there.
+
+        Raises:
+            StateMismatchError: it does not fit; nothing has changed then.
+        """
+        problems = self.state_problems(state)
+        if problems:
+            raise StateMismatchError("the buffer's state does not fit: " + "; ".join(problems))
+        for name in ("records", "counters", "weight_class", "weight_table"):
+            getattr(self, name).copy_(state[name])
+        self.epoch.fill_(int(state["epoch"]))
+        self.refresh_sum()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From per-sample losses to the loss that is trained, and to the score that is recorded."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prune_engine.bands import NonFiniteLossError
+
+REDUCTIONS = ("mean", "sum", "none", "weighted_mean")
+
+
+def check_reduction(reduction: str, denom: Tensor | float | None) -> None:
+    """Refuse a reduction that does not exist, before a batch is recorded.
+
+    Args:
+        reduction: must be one of ``REDUCTIONS``.
+        denom: must be None unless the reduction is ``"mean"``.
+
+    Raises:
+        ValueError: one does not fit.
+
+    Example:
+        >>> check_reduction("sum", None)
+    """
+    if reduction not in REDUCTIONS:
+        words = ", ".join(map(repr, REDUCTIONS))
+        raise ValueError(f"reduction must be one of {words}, got {reduction!r}")
+    if denom is not None and reduction != "mean":
+        raise ValueError(f"denom must not be given with reduction={reduction!r}")
+
+
+def reduce_losses(
+    rescaled: Tensor, weights: Tensor, reduction: str, denom: Tensor | float | None
+) -> Tensor:
+    """Reduce weighted losses.
+
+    ``mean`` divides by B and not by the sum of weights: the gradient of a pruned step stands for
+    the gradient of the whole data set (InfoBatch, ICLR 2024, eq. 9).
+
+    Args:
+        rescaled: [B], weight times loss.
+        weights: [B] float32.
+        reduction: ``"mean"``, ``"sum"``, ``"none"`` or ``"weighted_mean"``.
+        denom: divide the sum by this instead of B.
+
+    Returns:
+        A scalar, or [B] for ``"none"``. An empty batch gives 0, not nan (edge case 1).
+
+    Raises:
+        ValueError: an unknown reduction, or ``denom`` with one that has its own.
+
+    Example:
+        >>> reduce_losses(torch.tensor([2.0, 4.0]), torch.ones(2), "mean", None).item()
+        3.0
+    """
+    check_reduction(reduction, denom)
+    if reduction == "mean":
+        if denom is not None:
+            return rescaled.sum() / denom
+        return rescaled.mean() if rescaled.shape[0] else rescaled.sum()
+    if reduction == "sum":
+        return rescaled.sum()
+    if reduction == "none":
+        return rescaled
+    total = weights.sum()
+    # All weights 0 (or none): the sum is 0 already, and must not become nan.
+    return rescaled.sum() / torch.where(total == 0, 1.0, total).to(rescaled.dtype)
+
+
+def refuse_nonfinite(scores: Tensor, indices: Tensor) -> None:
+    """Raise where a score of a batch is inf or nan; this reads them, so it is for the cpu.
+
+    Args:
+        scores: [B] floating.
+        indices: [B], the samples they are of.
+
+    Raises:
+        NonFiniteLossError: it names the first such sample.
+
+    Example:
+        >>> refuse_nonfinite(torch.tensor([1.0]), torch.tensor([7]))
+    """
+    finite = torch.isfinite(scores)
+    if not bool(finite.all()):
+        sample = indices[~finite][0].item()
+        raise NonFiniteLossError(f"losses must be finite, got another for sample {sample}")
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return the per-sample loss to train on and the per-sample score to record.
+
+    A smoothed loss is not monotone in confidence (with eps = 0.1 and 10 classes it is 0.50 at p =
+    0.91 but 1.03 at p = 0.9999), so over-confident easy samples would look hard: the score is the
+    unsmoothed negative log-likelihood ``-log p[target]`` of the same logits (SEMANTICS 3.10).
+
+    Args:
+        logits: [B, C] floating.
+        targets: [B] int64 in 0..C-1.
+        label_smoothing: in [0, 1].
+
+    Returns:
+        ``losses`` [B], differentiable, and ``score`` [B], detached.
+
+    Example:
+        >>> losses, score = cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
+        >>> round(losses.item(), 4), score.requires_grad
+        (0.6931, False)
+    """
+    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+    if label_smoothing == 0:
+        return losses, losses.detach()
+    return losses, F.cross_entropy(logits.detach(), targets, reduction="none")

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the operators refuse: the argument's name, what was expected, what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from prune_engine.bands import (
+    MAX_EPOCH,
+    MAX_INDEX,
+    MAX_SAMPLES,
+    MAX_SEED,
+    NUM_CLASSES,
+    PLAN_BLOCK,
+)
+
+LOSS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INDEX_DTYPES = (torch.int64, torch.int32)
+
+
+def check_vector(
+    name: str,
+    tensor: object,
+    dtypes: tuple[torch.dtype, ...],
+    *,
+    size: int | None = None,
+    device: torch.device | None = None,
+    changed: bool = False,
+) -> Tensor:
+    """Refuse what is not a vector of a size, dtype and device (edge case 7).
+
+    Args:
+        name: the argument's name, for the message.
+        tensor: what came.
+        dtypes: those allowed.
+        size: the number of elements, or None for any.
+        device: where it must be, or None for anywhere.
+        changed: whether it is written to, so that a converted copy would lose the write.
+
+    Returns:
+        The same tensor.
+
+    Raises:
+        TypeError: not a tensor, or of another dtype.
+        ValueError: wrong dimensions, size or device, or not contiguous where it is changed.
+
+    Example:
+        >>> check_vector("losses", torch.zeros(2), (torch.float32,), size=2)
+        tensor([0., 0.])
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dim() != 1 or (size is not None and tensor.shape[0] != size):
+        expected = "a vector" if size is None else f"a vector of {size} elements"
+        raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
+    if tensor.dtype not in dtypes:
+        words = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must be {words}, got {tensor.dtype}")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    if changed and not tensor.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous, for it is changed in place, got strides {tensor.stride()}"
+        )
+    return tensor
+
+
+def check_count(name: str, count: int) -> None:
+    """Refuse more samples than one device's int32 lists can name (edge case 8).
+
+    Args:
+        name: whose length it is.
+        count: the length.
+
+    Raises:
+        ValueError: 2^31 or more.
+
+    Example:
+        >>> check_count("records", 10)
+    """
+    if count > MAX_SAMPLES:
+        raise ValueError(
+            f"{name} must have at most {MAX_SAMPLES} elements, got {count}: shard the data set"
+        )
+
+
+def check_first(first: int, *, fixed: bool) -> None:
+    """Refuse a start of a shard that its plan cannot have.
+
+    Args:
+        first: must be a multiple of 4096 in 0..2^62.
+        fixed: whether the rule draws fixed counts, which are of the whole data set.
+
+    Raises:
+        ValueError: it is not, or a shard's counts would be fixed.
+
+    Example:
+        >>> check_first(8192, fixed=False)
+    """
+    if not 0 <= first <= MAX_INDEX or first % PLAN_BLOCK:
+        raise ValueError(f"first must be a multiple of {PLAN_BLOCK} in 0..2^62, got {first}")
+    if first and fixed:
+        raise ValueError(
+            "rule must draw independently where first is above 0: fixed counts are of the whole "
+            "data set, and a shard sees its own samples only"
+        )
+
+
+def check_seed_epoch(seed: int, epoch: int) -> None:
+    """Refuse a seed or an epoch that the counters of the generator cannot hold.
+
+    Args:
+        seed: must be in 0..2^63-1.
+        epoch: must be in 0..2^31-2.
+
+    Raises:
+        ValueError: one is not.
+
+    Example:
+        >>> check_seed_epoch(0, 0)
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
+    if not 0 <= epoch <= MAX_EPOCH:
+        raise ValueError(f"epoch must be in 0..2^31-2, got {epoch}")
+
+
+def check_state(
+    records: object,
+    score_sum: object,
+    counters: object,
+    weight_class: object,
+    weight_table: object,
+    epoch: object,
+) -> None:
+    """Refuse a state that ``observe`` cannot change.
+
+    Args:
+        records: must be [N] int64.
+        score_sum: must be [3] int64.
+        counters: must be [4] int64.
+        weight_class: must be [N] uint8.
+        weight_table: must be [8] float32.
+        epoch: must be [1] int64.
+
+    Raises:
+        TypeError: not a tensor, or a dtype does not fit.
+        ValueError: a shape, device or layout does not fit.
+
+    Example:
+        >>> count = torch.zeros(4, dtype=torch.int64)
+        >>> classes = torch.ones(4, dtype=torch.uint8)
+        >>> check_state(count, count[:3], count, classes, torch.zeros(8), count[:1])
+    """
+    integer = (torch.int64,)
+    records = check_vector("records", records, integer, changed=True)
+    device, size = records.device, records.shape[0]
+    check_vector("score_sum", score_sum, integer, size=3, device=device, changed=True)
+    check_vector("counters", counters, integer, size=4, device=device, changed=True)
+    check_vector("weight_class", weight_class, (torch.uint8,), size=size, device=device)
+    check_vector("weight_table", weight_table, (torch.float32,), size=NUM_CLASSES, device=device)
+    check_vector("epoch", epoch, integer, size=1, device=device)
+
+
+def check_batch(losses: object, indices: object, score: object, device: torch.device) -> None:
+    """Refuse a batch that cannot be recorded, naming the argument.
+
+    Args:
+        losses: must be [B] floating; a scalar is told about ``reduction="none"`` (edge case 12).
+        indices: must be [B] int64 | int32.
+        score: None, or must be [B] floating.
+        device: where the records are.
+
+    Raises:
+        TypeError: not a tensor, or a dtype does not fit.
+        ValueError: a shape or device does not fit.
+
+    Example:
+        >>> check_batch(torch.zeros(1), torch.tensor([0]), None, torch.device("cpu"))
+    """
+    if isinstance(losses, Tensor) and losses.dim() == 0:
+        raise ValueError(
+            'losses must be one per sample, got a scalar: compute the loss with reduction="none"'
+        )
+    losses = check_vector("losses", losses, LOSS_DTYPES, device=device)
+    size = losses.shape[0]
+    check_vector("indices", indices, INDEX_DTYPES, size=size, device=device)
+    if score is not None:
+        check_vector("score", score, LOSS_DTYPES, size=size, device=device)
+
+
+def check_labels(
+    logits: object,
+    targets: object,
+    indices: object,
+    class_weight: object,
+    label_smoothing: float,
+    device: torch.device,
+) -> None:
+    """Refuse logits and labels that no loss can be made of, naming the argument.
+
+    Args:
+        logits: must be [B, C] floating, C at least 1.
+        targets: must be [B] int64 | int32.
+        indices: must be [B] int64 | int32.
+        class_weight: None, or must be [C] floating.
+        label_smoothing: must be in 0..1.
+        device: where the records are.
+
+    Raises:
+        TypeError: not a tensor, or a dtype does not fit.
+        ValueError: a shape, device or number does not fit.
+
+    Example:
+        >>> batch = torch.zeros(1, 2), torch.tensor([1]), torch.tensor([0])
+        >>> check_labels(*batch, None, 0.1, torch.device("cpu"))
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    if logits.dim() != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits must be [B, C] with C > 0, got shape {tuple(logits.shape)}")
+    if logits.dtype not in LOSS_DTYPES:
+        words = " or ".join(str(dtype).removeprefix("torch.") for dtype in LOSS_DTYPES)
+        raise TypeError(f"logits must be {words}, got {logits.dtype}")
+    if logits.device != device:
+        raise ValueError(f"logits must be on {device}, got {logits.device}")
+    size, num_classes = logits.shape
+    check_vector("targets", targets, INDEX_DTYPES, size=size, device=device)
+    check_vector("indices", indices, INDEX_DTYPES, size=size, device=device)
+    if class_weight is not None:
+        check_vector("class_weight", class_weight, LOSS_DTYPES, size=num_classes, device=device)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in 0..1, got {label_smoothing}")
+
+
+def raise_index_error(error: Exception) -> NoReturn:
+    """Re-raise a kernel's error, as IndexError where the kernel says it is one.
+
+    Args:
+        error: what a compiled operator raised; the stable ABI knows RuntimeError only.
+
+    Raises:
+        IndexError: the message is marked ``IndexError:``.
+        Exception: any other, as it came.
+    """
+    text = str(error)
+    at = text.find("IndexError: ")
+    if at < 0:
+        raise error
+    raise IndexError(text[at + len("IndexError: ") :].splitlines()[0]) from None
+
+
+def dense(name: str, tensor: object, device: torch.device | None = None) -> Tensor:
+    """Return a floating tensor whose storage can be read from end to end.
+
+    Args:
+        name: the argument's name, for the message.
+        tensor: any shape; contiguous, channels_last or any layout without gap or overlap; what has
+            gaps is copied, as torch would.
+        device: where it must be, or None for anywhere.
+
+    Returns:
+        The tensor, detached, or a contiguous copy.
+
+    Raises:
+        TypeError: not a tensor, or not of a floating dtype.
+        ValueError: on another device.
+
+    Example:
+        >>> dense("x", torch.zeros(2, 3).t()).stride(), dense("x", torch.zeros(4)[::2]).stride()
+        ((1, 3), (1,))
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in LOSS_DTYPES:
+        words = " or ".join(str(dtype).removeprefix("torch.") for dtype in LOSS_DTYPES)
+        raise TypeError(f"{name} must be {words}, got {tensor.dtype}")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    tensor = tensor.detach()
+    return tensor if is_dense(tensor) else tensor.contiguous()
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Tell whether a tensor's elements fill their storage without gap or overlap.
+
+    Args:
+        tensor: of any shape.
+
+    Returns:
+        Whether it is contiguous after some permutation of its dimensions.
+
+    Example:
+        >>> is_dense(torch.zeros(2, 3).t()), is_dense(torch.zeros(1).expand(2))
+        (True, False)
+    """
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def dense_tensors(tensors: Sequence[Tensor], sample: int) -> list[Tensor]:
+    """Return the tensors of a table of statistics, each dense, all on one device.
+
+    Args:
+        tensors: at least one floating tensor.
+        sample: must be at least 1.
+
+    Returns:
+        As many tensors, see ``dense``.
+
+    Raises:
+        TypeError: one is not a floating tensor.
+        ValueError: there is none, they are on several devices, or sample is below 1.
+
+    Example:
+        >>> dense_tensors([torch.zeros(2)], 1)
+        [tensor([0., 0.])]
+    """
+    if isinstance(tensors, Tensor) or not tensors:
+        raise ValueError(
+            "tensors must be a sequence of at least one tensor, got "
+            + ("a tensor" if isinstance(tensors, Tensor) else "none")
+        )
+    if sample < 1:
+        raise ValueError(f"sample must be at least 1, got {sample}")
+    first = dense("tensors[0]", tensors[0])
+    rest = [dense(f"tensors[{k}]", tensors[k], first.device) for k in range(1, len(tensors))]
+    return [first, *rest]

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies over fixed batches: who is alive, and the control that drops batches at random."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
+
+from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, check_fraction
+from prune_engine.policies.batches.pacing import planned_count
+
+if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
+    from prune_engine.bands import Selection
+    from prune_engine.epoch.score_buffer import ScoreBuffer
+    from prune_engine.policies.batches.fixed import FixedBatches
+    from prune_engine.policies.batches.memory import BatchMemory
+
+
+class BatchPolicy(Policy):
+    """A policy that keeps or drops whole fixed batches."""
+
+    batch_size: int
+    shuffle_batches: bool
+    drop_last: bool
+
+    @property
+    def fixed_batch(self) -> int:
+        """B, over all ranks."""
+        return self.batch_size
+
+    def deal(self, buffer: ScoreBuffer, seed: int) -> FixedBatches:
+        """Deal the samples into batches, once for a run.
+
+        Args:
+            buffer: says how many samples there are and where tensors live.
+            seed: the run's.
+
+        Returns:
+            The batches.
+        """
+        from prune_engine.policies.batches.fixed import FixedBatches
+
+        return FixedBatches(
+            buffer.num_samples,
+            self.batch_size,
+            self.drop_last,
+            seed,
+            buffer.device,
+            buffer.backend,
+        )
+
+    @abstractmethod
+    def memory(self, buffer: ScoreBuffer, seed: int) -> BatchMemory:
+        """Return fresh memory for one run.
+
+        Args:
+            buffer: says how many samples there are and where tensors live.
+            seed: the run's.
+
+        Returns:
+            The fixed batches, all alive.
+        """
+
+
+def check_batches(batch_size: object, min_batches: object, **flags: object) -> None:
+    """Refuse what no policy over fixed batches can mean (edge case 10).
+
+    Args:
+        batch_size: must be an int of at least 1.
+        min_batches: must be an int of at least 0.
+        flags: must be bools.
+
+    Raises:
+        TypeError: of another type.
+        ValueError: out of range.
+
+    Example:
+        >>> check_batches(128, 0, drop_last=True)
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("min_batches", min_batches, 0)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int of at least {least}, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be a bool, got {value!r}")
+
+
+@dataclass(frozen=True)
+class RandomBatches(BatchPolicy):
+    """Drop fixed batches for ever, at random: the control beside every claim of ``BPAS``.
+
+    The batches that stay in an epoch stay in all before it, as under B-PAS; which ones is a keyed
+    bijection of the seed. ``kept`` repeats the counts of a run of B-PAS: equal saving, epoch by
+    epoch.
+
+    Args:
+        batch_size: B, over all ranks.
+        target_dsi: the share of the data that the run saves, in [0, 1), unless ``kept`` is given.
+        kept: batches in each epoch; the last number holds for those that follow.
+        shuffle_batches: serve the batches in another order every epoch.
+        drop_last: leave an incomplete last batch out of the run; else it is served last.
+        min_batches: so many stay at least with ``target_dsi``.
+
+    Raises:
+        TypeError: a parameter is of the wrong type.
+        ValueError: a parameter is out of range.
+
+    Example:
+        >>> RandomBatches(64, kept=(10, 10, 8)).needs_total
+        False
+    """
+
+    batch_size: int = 128
+    target_dsi: float = 0.4
+    _: KW_ONLY
+    kept: tuple[int, ...] = ()
+    shuffle_batches: bool = False
+    drop_last: bool = False
+    min_batches: int = 0
+
+    def __post_init__(self) -> None:
+        check_batches(
+            self.batch_size,
+            self.min_batches,
+            shuffle_batches=self.shuffle_batches,
+            drop_last=self.drop_last,
+        )
+        check_fraction("target_dsi", self.target_dsi, zero=True, one=False)
+        object.__setattr__(self, "kept", tuple(self.kept))
+        counts: tuple[Any, ...] = self.kept
+        if any(isinstance(count, bool) or not isinstance(count, int) for count in counts):
+            raise TypeError(f"kept must be ints, got {self.kept!r}")
+        if any(after > before for before, after in zip(self.kept, self.kept[1:], strict=False)):
+            raise ValueError(f"kept must not grow, for what is dropped stays so, got {self.kept}")
+        if self.kept and self.kept[-1] < 0:
+            raise ValueError(f"kept must be at least 0, got {self.kept[-1]}")
+
+    @property
+    def needs_total(self) -> bool:
+        """True unless the counts are given."""
+        return not self.kept
+
+    def memory(self, buffer: ScoreBuffer, seed: int) -> BatchMemory:
+        """Return fresh memory for one run.
+
+        Args:
+            buffer: says how many samples there are and where tensors live.
+            seed: the run's.
+
+        Returns:
+            The fixed batches, all alive.
+        """
+        from prune_engine.policies.batches.memory import BatchMemory
+
+        return BatchMemory(self.deal(buffer, seed), shuffle=self.shuffle_batches)
+
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> Selection:
+        """Return the first so many batches of a random ranking.
+
+        Args:
+            buffer: not used.
+            progress: where the run is.
+            memory: the run's.
+
+        Returns:
+            The decision.
+        """
+        from prune_engine.policies.batches.memory import BatchMemory
+
+        batches = BatchMemory.of(memory)
+        batches.draw(self._count(progress, batches))
+        return batches.select(progress.epoch)
+
+    def _count(self, progress: Progress, memory: BatchMemory) -> int:
+        everything = memory.batches.num_batches
+        if self.kept:
+            return min(everything, self.kept[min(progress.epoch, len(self.kept) - 1)])
+        before = memory.counts_before(progress.epoch)
+        if progress.epoch < 2 or progress.total is None:
+            return everything
+        return planned_count(
+            everything,
+            progress.epoch,
+            sum(before),
+            before[-1],
+            progress.total,
+            self.target_dsi,
+            max(1, self.min_batches),  # a budget is spent to the last epoch
+        )
