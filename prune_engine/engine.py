@@ -17,12 +17,11 @@ from prune_engine.data.sampler import PruneSampler, choose_align
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
 from prune_engine.epoch.plan import EpochPlan
+from prune_engine.epoch.policy import Monitor, Policy
 from prune_engine.epoch.report import History
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.observation import Observer
-from prune_engine.policies import Policy
-from prune_engine.policies.batches.memory import Monitor
 from prune_engine.schedule import VirtualScheduler
 from prune_engine.sharding.run import ShardedRun, check_divisible
 

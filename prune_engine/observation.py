@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prune_engine.epoch.policy import NO_EXTRAS, Extras
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.losses.reduce import check_reduction, reduce_losses, refuse_nonfinite
@@ -96,9 +97,13 @@ class Observer:
                 run.arrive(losses.shape[0])
             if run.on_nonfinite == "raise" and losses.is_cpu:
                 refuse_nonfinite(losses if score is None else score, indices)
-        activations = run.take_activations()  # raises before anything is recorded
+        watcher = run.watcher
+        if watcher is not None:
+            watcher.before_record(indices)  # raises before anything is recorded
         rescaled, weights = self.buffer.observe(losses, indices, score=score)
-        run.commit_activations(activations, indices)
+        if watcher is not None:
+            seen = losses if score is None else score
+            watcher.after_record(indices, losses.detach(), seen.detach(), NO_EXTRAS)
         if reducer is not None and (shared := reducer.share(weights)) is not weights:
             rescaled, weights = rescale(losses, shared), shared
         run.consume(losses.shape[0])
@@ -157,7 +162,9 @@ class Observer:
         if run.ahead:
             check_labels(logits, targets, indices, class_weight, label_smoothing, device)
             run.arrive(indices.shape[0])
-        activations = run.take_activations()  # raises before anything is recorded
+        watcher = run.watcher
+        if watcher is not None:
+            watcher.before_record(indices)  # raises before anything is recorded
         rescaled, weights, found = self.buffer.cross_entropy_observe(
             logits,
             targets,
@@ -167,7 +174,9 @@ class Observer:
             class_weight=class_weight,
             score=score,
         )
-        run.commit_activations(activations, indices)
+        if watcher is not None:
+            extras = Extras(logits.detach(), targets.detach())
+            watcher.after_record(indices, rescaled.detach() / weights, found.detach(), extras)
         if run.on_nonfinite == "raise" and found.is_cpu:
             refuse_nonfinite(found, indices)
         run.consume(indices.shape[0])

@@ -10,8 +10,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from prune_engine.bands import PruneEngineError
 from prune_engine.data.prefetch import Reader, reader_for
-from prune_engine.data.stream import Feed, Pass, Walk, serve_count
-from prune_engine.epoch.plan import EpochPlan
+from prune_engine.data.stream import Feed, Pass, Walk
+from prune_engine.epoch.plan import EpochPlan, serve_count
 from prune_engine.epoch.ranks import Shard, resolve_shard
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from prune_engine.bands import PruneEngineError
 from prune_engine.data.prefetch import Pending, Reader
-from prune_engine.epoch.plan import CHUNK, EpochPlan
+from prune_engine.epoch.plan import CHUNK, EpochPlan, serve_count
 
 
 class Feed(Protocol):
@@ -65,36 +65,6 @@ class Feed(Protocol):
     def seek(self, cursor: int) -> None:
         """Continue the epoch at a consumed cursor."""
         ...
-
-
-def serve_count(num_kept: int, align: int, size: int, start: int = 0) -> int:
-    """Return how many positions of an epoch are served.
-
-    The largest multiple of ``align``, so that every batch is full and ranks are equal; where not
-    even one full batch is kept, the largest multiple of the world size. The tail of a random order
-    is a random subset, so the expected gradient stays the same.
-
-    Args:
-        num_kept: positions of the epoch.
-        align: at least 1.
-        size: world size.
-        start: positions consumed already, perhaps by another world size: the multiples count from
-            here.
-
-    Returns:
-        The count, ``start`` and a multiple of ``size``.
-
-    Example:
-        >>> serve_count(1000, 256, 1), serve_count(100, 256, 1), serve_count(5, 2, 2)
-        (768, 100, 4)
-        >>> serve_count(100, 1, 2, start=33)
-        99
-    """
-    unit = align if align % size == 0 else align * size
-    if num_kept < unit:
-        unit = size
-    start = min(start, num_kept)
-    return start + (num_kept - start) // unit * unit
 
 
 class Walk:

@@ -187,6 +187,36 @@ class PlanBatches:
         return self.plan.order(positions).to(self.dtype)
 
 
+def serve_count(num_kept: int, align: int, size: int, start: int = 0) -> int:
+    """Return how many positions of an epoch are served.
+
+    The largest multiple of ``align``, so that every batch is full and ranks are equal; where not
+    even one full batch is kept, the largest multiple of the world size. The tail of a random order
+    is a random subset, so the expected gradient stays the same.
+
+    Args:
+        num_kept: positions of the epoch.
+        align: at least 1.
+        size: world size.
+        start: positions consumed already, perhaps by another world size: the multiples count from
+            here.
+
+    Returns:
+        The count, ``start`` and a multiple of ``size``.
+
+    Example:
+        >>> serve_count(1000, 256, 1), serve_count(100, 256, 1), serve_count(5, 2, 2)
+        (768, 100, 4)
+        >>> serve_count(100, 1, 2, start=33)
+        99
+    """
+    unit = align if align % size == 0 else align * size
+    if num_kept < unit:
+        unit = size
+    start = min(start, num_kept)
+    return start + (num_kept - start) // unit * unit
+
+
 def make_plan(
     buffer: ScoreBuffer, rule: Rule | Selection, *, seed: int, epoch: int, ahead: bool = False
 ) -> EpochPlan:

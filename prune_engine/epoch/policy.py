@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from prune_engine.bands import Band, Rule, Selection, decimal_fraction, weight_table
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses the arithmetic below without torch
     from torch import Tensor
 
+    from prune_engine.bands import Arrangement
     from prune_engine.epoch.score_buffer import ScoreBuffer
 
 
@@ -38,37 +39,155 @@ class Progress:
     seed: int = 0
 
 
-class PolicyMemory(Protocol):
-    """What a policy remembers of earlier epochs, where the last score is not enough.
+class Monitor(Protocol):
+    """What measures activations: ``ActivationMonitor``, or a user's own."""
 
-    The run owns it: it calls ``end_epoch`` once per epoch, saves and restores it with the engine's
-    state, and hands it to ``rule``. On several ranks it must be a function of the merged records.
+    def take(self) -> Tensor:
+        """Return float64 [L, 3] = (count, mean, M2) of the last forward pass, and forget it."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a policy's memory is told of its run before the first rule is asked for.
+
+    Args:
+        total: nominal work of the run (epochs, or steps), or None where it is not known.
+        process_group: the data-parallel group, as ``torch.distributed`` takes it; None: all ranks.
 
     Example:
-        >>> class Ended:
+        >>> RunFacts(total=10).process_group is None
+        True
+    """
+
+    total: int | None
+    process_group: Any = None
+
+
+class Extras(NamedTuple):
+    """What the engine saw of a batch besides losses and scores: None where it did not see it.
+
+    Args:
+        logits: [B, C], detached, what ``cross_entropy_observe`` was given.
+        targets: [B], likewise.
+
+    Example:
+        >>> Extras().logits is None
+        True
+    """
+
+    logits: Tensor | None = None
+    targets: Tensor | None = None
+
+
+NO_EXTRAS = Extras()
+
+
+class PolicyMemory(ABC):
+    """What a policy remembers in a run, and what it is told: the socket of a policy.
+
+    The run owns it: it calls the hooks below, saves and restores it with the engine's state, and
+    hands it to ``rule``, which changes nothing. A hook that is not needed is left out. On several
+    ranks what ``rule`` reads must be the same on each: a function of the merged records, or merged
+    by ``end_epoch`` over the process group that ``begin_run`` was told of.
+
+    Example:
+        >>> class Ended(PolicyMemory):
         ...     count = 0
         ...     def end_epoch(self, buffer, epoch): self.count += 1
         ...     def state_dict(self): return {"count": self.count}
         ...     def state_problems(self, state): return [] if "count" in state else ["no count"]
         ...     def load_state_dict(self, state): self.count = state["count"]
-        >>> memory: PolicyMemory = Ended()
-        >>> memory.state_problems({})
-        ['no count']
+        >>> memory = Ended()
+        >>> memory.state_problems({}), memory.arrangement()
+        (['no count'], None)
     """
 
-    def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
-        """Take in an epoch that ended: merged and audited, before the next rule.
+    # Once per run -----------------------------------------------------------------------------
+
+    def begin_run(self, run: RunFacts) -> None:  # noqa: B027 - a hook may be left out
+        """Take note of the run; called once, before the first ``rule``.
+
+        Args:
+            run: its length and its process group.
+        """
+
+    def attach(self, monitor: Monitor) -> bool:
+        """Take a monitor of activations (``PruneEngine.attach``).
+
+        Args:
+            monitor: for ``before_record`` to take from.
+
+        Returns:
+            Whether this memory looks at activations; where it does not, attaching is refused.
+        """
+        return False
+
+    # Once per batch ---------------------------------------------------------------------------
+
+    def before_record(self, indices: Tensor) -> None:  # noqa: B027
+        """See a batch before its scores are recorded; to raise here leaves nothing recorded.
+
+        Args:
+            indices: [B] int64 | int32, as they came: one out of range is refused afterwards.
+        """
+
+    def after_record(  # noqa: B027
+        self, indices: Tensor, losses: Tensor, score: Tensor, extras: Extras
+    ) -> None:
+        """See a batch whose scores are recorded; nothing in it may make the host wait.
+
+        Args:
+            indices: [B] int64 | int32; on a device some may be out of range, which the epoch's end
+                refuses.
+            losses: [B], detached: one loss per sample, not weighed yet. In
+                ``cross_entropy_observe`` the weighed loss over its weight, which rounds once more.
+            score: [B], detached: what was recorded.
+            extras: what else was seen.
+        """
+
+    # Once per epoch ---------------------------------------------------------------------------
+
+    def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:  # noqa: B027
+        """Take in an epoch that ended, merged and audited, and decide what the next rule says.
 
         Args:
             buffer: the scores and the weight classes of the epoch; not changed.
             epoch: the epoch.
         """
-        ...
 
+    def arrangement(self) -> Arrangement | None:
+        """Return how the current epoch's samples stand together, where ``rule`` arranges them.
+
+        A restored run asks here, so it must be that of the last ``Selection``, also after
+        ``load_state_dict``.
+
+        Returns:
+            The arrangement, or None: each sample on its own.
+        """
+        return None
+
+    def nominal(self) -> int | None:
+        """Return how many samples an epoch has that keeps everything; None: the data set."""
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every sample has been dropped for ever: ``PruneEngine.epochs`` ends then."""
+        return False
+
+    # The state --------------------------------------------------------------------------------
+
+    # Without a default: a memory that were not saved would resume as another run, in silence.
+
+    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of everything as tensors on the cpu, numbers, strings and lists."""
-        ...
+        """Return copies of everything as tensors on the cpu, numbers, strings and lists.
 
+        With several ranks a collective may be called, and the result is the same on each.
+        """
+
+    @abstractmethod
     def state_problems(self, state: Mapping[str, Any]) -> list[str]:
         """List what does not fit in a state, before anything is loaded.
 
@@ -78,15 +197,39 @@ class PolicyMemory(Protocol):
         Returns:
             One phrase per difference.
         """
-        ...
 
+    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state in which ``state_problems`` found nothing.
 
         Args:
             state: what ``state_dict`` returned.
         """
-        ...
+
+
+def begin_memory(
+    policy: Policy, buffer: ScoreBuffer, seed: int, run: RunFacts
+) -> PolicyMemory | None:
+    """Return a policy's fresh memory that has been told of its run; refuse what is no memory."""
+    memory = policy.memory(buffer, seed)
+    if memory is None:
+        return None
+    if not isinstance(memory, PolicyMemory):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"memory() of {type(policy).__name__} must return a PolicyMemory or None, got "
+            f"{type(memory).__name__}"
+        )
+    memory.begin_run(run)
+    return memory
+
+
+def watcher_of(memory: PolicyMemory | None) -> PolicyMemory | None:
+    """Return a memory that sees batches, so that a step calls no hook that was left out."""
+    for name in ("before_record", "after_record"):
+        hook = getattr(memory, name, None)
+        if hook is not None and getattr(hook, "__func__", hook) is not getattr(PolicyMemory, name):
+            return memory
+    return None
 
 
 class Policy(ABC):
@@ -131,7 +274,8 @@ class Policy(ABC):
             memory: what ``memory`` returned; not passed where that was None.
 
         Returns:
-            The rule; nothing in it makes the host wait.
+            The rule. Nothing in it makes the host wait, and it changes nothing, the memory
+            included: asked again about the same epoch it says the same.
         """
 
     def describe(self) -> dict[str, Any]:

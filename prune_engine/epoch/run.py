@@ -18,14 +18,26 @@ from prune_engine.bands import (
     Selection,
     host_floats,
 )
-from prune_engine.data.stream import serve_count
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import enforce_coverage
-from prune_engine.epoch.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
+from prune_engine.epoch.plan import (
+    EpochPlan,
+    dump_plan,
+    make_plan,
+    restore_ahead,
+    restore_plan,
+    serve_count,
+)
+from prune_engine.epoch.policy import (
+    Monitor,
+    Policy,
+    Progress,
+    RunFacts,
+    begin_memory,
+    watcher_of,
+)
 from prune_engine.epoch.report import History
 from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
-from prune_engine.policies import Policy, Progress
-from prune_engine.policies.batches.memory import BatchMemory, Monitor, StabilityMemory
 
 # Why ranks meet: all of them for the same reason, which is told as a number.
 PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe")
@@ -81,14 +93,8 @@ class EpochRun:
         self._steps = 0
         self._align = self._shards = 1
         self.ahead: list[EpochPlan] = []
-        self.memory = policy.memory(buffer, seed)
-        self._batches = self.memory if isinstance(self.memory, BatchMemory) else None
-        self._stability = self.memory if isinstance(self.memory, StabilityMemory) else None
-        if self._batches is not None:
-            if mode == "steps":
-                # Plans are made ahead there, before the last batches' activations are known.
-                raise ValueError(f"mode must be 'epoch' for {type(policy).__name__}, got 'steps'")
-            self._batches.process_group = process_group
+        self.memory = begin_memory(policy, buffer, seed, RunFacts(self.total, process_group))
+        self.watcher = watcher_of(self.memory)  # None: a step calls no hook
         self._begin_epoch(0)
         began = self.now()
         plan = self._decide(self._rule(0), 0)
@@ -129,27 +135,17 @@ class EpochRun:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every batch has been dropped for ever."""
-        return self._batches is not None and self.num_samples > 0 and self.plan.num_kept == 0
+        """Whether everything has been dropped for ever."""
+        return self.memory is not None and self.memory.exhausted
 
     def attach(self, monitor: Monitor) -> None:
         """Take a batch's activations from a monitor (``PruneEngine.attach``)."""
-        if self._stability is None:
+        if self.memory is not None and not callable(getattr(monitor, "take", None)):
+            raise TypeError(f"monitor must have take(), got {type(monitor).__name__}")
+        if self.memory is None or not self.memory.attach(monitor):
             raise TypeError(
                 f"policy must be one that looks at activations, such as BPAS, got {self.policy}"
             )
-        if not callable(getattr(monitor, "take", None)):
-            raise TypeError(f"monitor must have take(), got {type(monitor).__name__}")
-        self._stability.monitor = monitor
-
-    def take_activations(self) -> Tensor | None:
-        """Take what the monitor saw; None where the policy does not look at activations."""
-        return None if self._stability is None else self._stability.take()
-
-    def commit_activations(self, parts: Tensor | None, indices: Tensor) -> None:
-        """Note the activations of a batch that was recorded."""
-        if self._stability is not None and parts is not None:
-            self._stability.commit(parts, indices)
 
     def consume(self, size: int) -> None:
         """Note that a batch was observed."""
@@ -197,7 +193,7 @@ class EpochRun:
             thresholds,
             seed=self.seed,
             epoch=self.epoch,
-            arrangement=None if self._batches is None else self._batches.kept(),
+            arrangement=None if self.memory is None else self.memory.arrangement(),
         )
         self.ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
         if ranks.world(self.process_group)[0] == 0:  # they are of all ranks together
@@ -285,8 +281,25 @@ class EpochRun:
         done = self._steps if self.mode == "steps" else epoch
         progress = Progress(epoch, done, self.total, self.seed)
         if self.memory is None:
-            return self.policy.rule(self.buffer, progress)
-        return self.policy.rule(self.buffer, progress, self.memory)
+            rule = self.policy.rule(self.buffer, progress)
+        else:
+            rule = self.policy.rule(self.buffer, progress, self.memory)
+        if isinstance(rule, Selection) and rule.arrangement is not None:
+            self._check_arranged()
+        return rule
+
+    def _check_arranged(self) -> None:
+        """Refuse an arrangement that a state could not bring back."""
+        name = type(self.policy).__name__
+        if self.mode == "steps":
+            # Plans are made ahead there, before the last batches are known, and saved as classes.
+            raise ValueError(f"mode must be 'epoch' for {name}, got 'steps'")
+        if self.memory is None or self.memory.arrangement() is None:
+            got = "no memory" if self.memory is None else "None"
+            raise ValueError(
+                f"the memory of {name} must return from arrangement() what the Selection has, for "
+                f"a restored run asks there, got {got}"
+            )
 
     def _decide(self, rule: Rule | Selection, epoch: int, ahead: bool = False) -> EpochPlan:
         return make_plan(self.buffer, rule, seed=self.seed, epoch=epoch, ahead=ahead)
@@ -374,7 +387,8 @@ class EpochRun:
         audit = self._audit()
         planned, served = self.plan.num_kept, self.served
         trained = self.history.samples_trained + served
-        everyone = self.num_samples if self._batches is None else self._batches.batches.dealt
+        everyone = None if self.memory is None else self.memory.nominal()
+        everyone = self.num_samples if everyone is None else everyone
         nominal = serve_count(everyone, self._align, self._shards)
         nominal += self.history.nominal_trained
         return EpochReport(

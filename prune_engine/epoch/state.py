@@ -10,9 +10,9 @@ from typing import Any, Protocol, cast
 
 from prune_engine.bands import MAX_SEED, EpochReport, StateMismatchError
 from prune_engine.epoch.plan import PLAN_TENSORS
+from prune_engine.epoch.policy import Policy, PolicyMemory
 from prune_engine.epoch.report import History
 from prune_engine.epoch.score_buffer import ScoreBuffer
-from prune_engine.policies import Policy, PolicyMemory
 
 Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
 

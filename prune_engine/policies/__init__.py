@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of policies: one row each. A new one is a file, a row, and inherits its tests."""
 
-from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
+from prune_engine.epoch.policy import Extras, Monitor, Policy, PolicyMemory, Progress, RunFacts
 from prune_engine.policies.bandit import UCB, EpsilonGreedy
 from prune_engine.policies.baseline import KeepAll, RandomSubset
 from prune_engine.policies.batches.base import RandomBatches
@@ -28,12 +28,15 @@ __all__ = [
     "UCB",
     "Budget",
     "EpsilonGreedy",
+    "Extras",
     "InfoBatch",
     "InfoBatchQuantile",
     "KeepAll",
+    "Monitor",
     "Policy",
     "PolicyMemory",
     "Progress",
     "RandomBatches",
     "RandomSubset",
+    "RunFacts",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TENSORS = ("ema", "varema", "chosen")
 
 
-class BanditMemory:
+class BanditMemory(PolicyMemory):
     """Averages of every sample's scores, and what is kept at present: 9 bytes per sample.
 
     With decay d and a score s of the epoch: varema <- d varema + (1 - d) (s - ema)^2, then

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DistributedSampler
 
 import prune_engine as pe
-from prune_engine.data.sampler import serve_count
+from prune_engine.epoch.plan import serve_count
 
 WORLDS = [1, 2, 3, 7]
 

@@ -21,7 +21,7 @@ from prune_engine.epoch.plan import make_plan
 TABLE = weight_table(2.5)
 
 
-class Totals:
+class Totals(pe.PolicyMemory):
     """The sum of every sample's scores over the epochs, and how many epochs there were."""
 
     def __init__(self, n: int) -> None:

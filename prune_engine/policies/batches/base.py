@@ -11,6 +11,8 @@ from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, check_frac
 from prune_engine.policies.batches.pacing import planned_count
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
+    from torch import Tensor
+
     from prune_engine.bands import Selection
     from prune_engine.epoch.score_buffer import ScoreBuffer
     from prune_engine.policies.batches.fixed import FixedBatches
@@ -50,7 +52,6 @@ class BatchPolicy(Policy):
             buffer.backend,
         )
 
-    @abstractmethod
     def memory(self, buffer: ScoreBuffer, seed: int) -> BatchMemory:
         """Return fresh memory for one run.
 
@@ -61,6 +62,41 @@ class BatchPolicy(Policy):
         Returns:
             The fixed batches, all alive.
         """
+        from prune_engine.policies.batches.memory import BatchMemory
+
+        return BatchMemory(self, self.deal(buffer, seed))
+
+    @abstractmethod
+    def decide(self, memory: BatchMemory, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """Decide who is alive in an epoch, from what is remembered of those before it.
+
+        Args:
+            memory: the run's; not changed.
+            epoch: the epoch to decide.
+
+        Returns:
+            bool [num_batches], and what the report calls the threshold, or None.
+        """
+
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> Selection:
+        """Return what the memory decided when the last epoch ended.
+
+        Args:
+            buffer: not used.
+            progress: not used.
+            memory: the run's.
+
+        Returns:
+            The decision.
+
+        Raises:
+            TypeError: the memory is not that of fixed batches.
+        """
+        from prune_engine.policies.batches.memory import BatchMemory
+
+        return BatchMemory.of(memory).select()
 
 
 def check_batches(batch_size: object, min_batches: object, **flags: object) -> None:
@@ -143,52 +179,30 @@ class RandomBatches(BatchPolicy):
         """True unless the counts are given."""
         return not self.kept
 
-    def memory(self, buffer: ScoreBuffer, seed: int) -> BatchMemory:
-        """Return fresh memory for one run.
+    def decide(self, memory: BatchMemory, epoch: int) -> tuple[Tensor, None]:
+        """Keep the first so many batches of a random ranking.
 
         Args:
-            buffer: says how many samples there are and where tensors live.
-            seed: the run's.
+            memory: the run's; not changed.
+            epoch: the epoch to decide.
 
         Returns:
-            The fixed batches, all alive.
+            Who is alive; no threshold.
         """
-        from prune_engine.policies.batches.memory import BatchMemory
+        return memory.drawn(self._count(memory, epoch)), None
 
-        return BatchMemory(self.deal(buffer, seed), shuffle=self.shuffle_batches)
-
-    def rule(
-        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
-    ) -> Selection:
-        """Return the first so many batches of a random ranking.
-
-        Args:
-            buffer: not used.
-            progress: where the run is.
-            memory: the run's.
-
-        Returns:
-            The decision.
-        """
-        from prune_engine.policies.batches.memory import BatchMemory
-
-        batches = BatchMemory.of(memory)
-        batches.draw(self._count(progress, batches))
-        return batches.select(progress.epoch)
-
-    def _count(self, progress: Progress, memory: BatchMemory) -> int:
+    def _count(self, memory: BatchMemory, epoch: int) -> int:
         everything = memory.batches.num_batches
         if self.kept:
-            return min(everything, self.kept[min(progress.epoch, len(self.kept) - 1)])
-        before = memory.counts_before(progress.epoch)
-        if progress.epoch < 2 or progress.total is None:
+            return min(everything, self.kept[min(epoch, len(self.kept) - 1)])
+        if epoch < 2 or memory.total is None:
             return everything
         return planned_count(
             everything,
-            progress.epoch,
-            sum(before),
-            before[-1],
-            progress.total,
+            epoch,
+            sum(memory.counts),
+            memory.counts[-1],
+            memory.total,
             self.target_dsi,
             max(1, self.min_batches),  # a budget is spent to the last epoch
         )

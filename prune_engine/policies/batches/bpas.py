@@ -6,16 +6,15 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from prune_engine.epoch.policy import PolicyMemory, Progress, check_fraction
+from prune_engine.epoch.policy import check_fraction
 from prune_engine.policies.batches.base import BatchPolicy, check_batches
 from prune_engine.policies.batches.pacing import delta_at, planned_count
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
     from torch import Tensor
 
-    from prune_engine.bands import Selection
     from prune_engine.epoch.score_buffer import ScoreBuffer
-    from prune_engine.policies.batches.memory import StabilityMemory
+    from prune_engine.policies.batches.memory import BatchMemory, StabilityMemory
 
 
 @dataclass(frozen=True)
@@ -100,43 +99,37 @@ class BPAS(BatchPolicy):
         """
         from prune_engine.policies.batches.memory import StabilityMemory
 
-        fixed = self.deal(buffer, seed)
-        return StabilityMemory(fixed, shuffle=self.shuffle_batches, unbiased=self.unbiased)
+        return StabilityMemory(self, self.deal(buffer, seed), unbiased=self.unbiased)
 
-    def rule(
-        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
-    ) -> Selection:
-        """Decide which batches stay; asked again about the same epoch, say the same.
+    def decide(self, memory: BatchMemory, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """Decide which batches stay: from the second epoch's end on, by the changes of X.
 
         Args:
-            buffer: the scores; not used.
-            progress: where the run is.
-            memory: the run's.
+            memory: the run's; not changed.
+            epoch: the epoch to decide.
 
         Returns:
-            The decision, with delta as its threshold.
+            Who is alive, and delta.
         """
         from prune_engine.policies.batches import stability
         from prune_engine.policies.batches.memory import StabilityMemory
 
         stable = StabilityMemory.of(memory)
-        done, total = progress.epoch, progress.total
-        # The first decision is after the second epoch.
-        if done >= 2 and total is not None and stable.decided < done:
-            change = stability.change_of(
-                stable.now, stable.before, stable.earlier, stable.alive, self.noise_floor
-            )
-            stable.delta = self._delta(done, total, change, stable)
-            stable.alive = stability.survivors(
-                change,
-                stable.alive,
-                stable.delta,
-                # The budget's delta is itself a change: who has it leaves.
-                strict=self.strict and self.target_dsi is None,
-                min_batches=max(self.min_batches, int(self.target_dsi is not None)),
-            )
-            stable.decided = done
-        return stable.select(done)
+        if epoch < 2 or stable.total is None:
+            return stable.alive, stable.delta
+        change = stability.change_of(
+            stable.now, stable.before, stable.earlier, stable.alive, self.noise_floor
+        )
+        delta = self._delta(epoch, stable.total, change, stable)
+        alive = stability.survivors(
+            change,
+            stable.alive,
+            delta,
+            # The budget's delta is itself a change: who has it leaves.
+            strict=self.strict and self.target_dsi is None,
+            min_batches=max(self.min_batches, int(self.target_dsi is not None)),
+        )
+        return alive, delta
 
     def _delta(self, done: int, total: int, change: Tensor, memory: StabilityMemory) -> Tensor:
         from prune_engine.policies.batches import stability
@@ -144,7 +137,7 @@ class BPAS(BatchPolicy):
         if self.target_dsi is None:
             value = delta_at(done, total, self.delta_start, self.delta_end)
             return change.new_tensor(value)
-        counts = memory.counts_before(done)
+        counts = memory.counts
         stay = planned_count(
             memory.batches.num_batches,
             done,

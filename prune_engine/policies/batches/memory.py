@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from torch import Tensor
 from prune_engine import ops
 from prune_engine.bands import PruneEngineError, Selection, host_ints, weight_table
 from prune_engine.epoch import ranks
+from prune_engine.epoch.policy import Extras, Monitor, PolicyMemory, RunFacts
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.policies.batches.base import BatchPolicy
 from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches, KeptBatches
 from prune_engine.policies.batches.stability import statistic
 
@@ -22,26 +24,29 @@ if TYPE_CHECKING:
 RANKS = MEMBERS - 1  # the order's epoch word of the random control's ranking
 
 
-class BatchMemory:
+class BatchMemory(PolicyMemory):
     """The fixed batches of a run and which of them are alive.
 
     Args:
+        policy: decides, once per epoch, who is alive.
         batches: all of them.
-        shuffle: serve the kept ones in another order every epoch.
 
     Example:
+        >>> from prune_engine import RandomBatches
         >>> fixed = FixedBatches(7, 3, False, 0, torch.device("cpu"), "auto")
-        >>> BatchMemory(fixed, shuffle=False).kept().num_batches
+        >>> BatchMemory(RandomBatches(3), fixed).arrangement().num_batches
         3
     """
 
-    def __init__(self, batches: FixedBatches, *, shuffle: bool) -> None:
+    def __init__(self, policy: BatchPolicy, batches: FixedBatches) -> None:
+        self.policy = policy
         self.batches = batches
-        self.shuffle = shuffle
+        self.total: int | None = None  # epochs of the run
         self.process_group: Any = None
         self.alive = torch.ones(batches.num_batches, dtype=torch.bool, device=batches.device)
         self.delta: Tensor | None = None  # what the report calls the threshold
         self.counts: list[int] = []  # batches kept in each epoch, the current one's last
+        self._kept: KeptBatches | None = None  # of ``alive``, listed when first asked for
 
     @classmethod
     def of(cls, memory: object) -> Self:
@@ -60,11 +65,23 @@ class BatchMemory:
             raise TypeError(f"memory must be a {cls.__name__}, got {type(memory).__name__}")
         return memory
 
-    def draw(self, count: int) -> None:
-        """Keep the first so many batches of a random ranking that is the same in every epoch.
+    def begin_run(self, run: RunFacts) -> None:
+        """Take note of the run, and decide its first epoch.
+
+        Args:
+            run: its length and its process group.
+        """
+        self.total, self.process_group = run.total, run.process_group
+        self._settle(0)
+
+    def drawn(self, count: int) -> Tensor:
+        """Return the first so many batches of a random ranking, the same one in every epoch.
 
         Args:
             count: in 0..num_batches.
+
+        Returns:
+            bool [num_batches].
         """
         fixed = self.batches
         ranking = ops.order(
@@ -74,48 +91,49 @@ class BatchMemory:
             epoch=RANKS,
             backend=fixed.backend,
         )
-        self.alive = torch.zeros_like(self.alive)
-        self.alive[ranking[:count].to(torch.int64)] = True
-
-    def kept(self) -> KeptBatches:
-        """Return the batches of the current epoch; this reads their number from the device."""
-        return self.batches.keep(self.alive, self.shuffle)
-
-    def counts_before(self, epoch: int) -> list[int]:
-        """Return how many batches were kept in each epoch before one.
-
-        Args:
-            epoch: the epoch.
-
-        Returns:
-            ``epoch`` numbers; all batches where nothing was asked.
-        """
-        known = self.counts[:epoch]
-        return [*known, *[self.batches.num_batches] * (epoch - len(known))]
+        chosen = torch.zeros_like(self.alive)
+        chosen[ranking[:count].to(torch.int64)] = True
+        return chosen
 
     def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
-        """Take in an epoch that ended.
+        """Decide the next epoch.
 
         Args:
             buffer: not used.
-            epoch: the epoch.
+            epoch: the epoch that ended.
         """
+        self._settle(epoch + 1)
 
-    def select(self, epoch: int) -> Selection:
-        """Return the decision of an epoch, and count its batches.
+    def _settle(self, epoch: int) -> None:
+        """Make the policy's decision of an epoch the current one, and count its batches."""
+        self.alive, self.delta = self.policy.decide(self, epoch)
+        self._kept = None
+        self.counts = [*self.counts[:epoch], self.arrangement().num_batches]
 
-        Args:
-            epoch: the epoch that ``alive`` is for.
+    def arrangement(self) -> KeptBatches:
+        """Return the batches of the current epoch; this reads their number from the device."""
+        if self._kept is None:
+            self._kept = self.batches.keep(self.alive, self.policy.shuffle_batches)
+        return self._kept
 
-        Returns:
-            Weight 1 for the samples of living batches.
-        """
-        kept = self.kept()
-        self.counts = [*self.counts[:epoch], kept.num_batches]
+    def nominal(self) -> int:
+        """Return how many samples are in a batch at all."""
+        return self.batches.dealt
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every batch has been dropped for ever."""
+        return self.batches.num_batches > 0 and self.arrangement().num_batches == 0
+
+    def select(self) -> Selection:
+        """Return the decision of the current epoch: weight 1 for the samples of living batches."""
         delta = self.delta
         thresholds = torch.empty(0) if delta is None else delta.to(torch.float32).reshape(1)
         return Selection(
-            self.batches.classes(self.alive), weight_table(), thresholds, arrangement=kept
+            self.batches.classes(self.alive),
+            weight_table(),
+            thresholds,
+            arrangement=self.arrangement(),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,7 +160,8 @@ class BatchMemory:
         Args:
             state: what ``state_dict`` returned.
         """
-        self.alive.copy_(state["alive"])
+        self.alive = state["alive"].to(self.alive.device, copy=True)
+        self._kept = None
         self.counts = list(state["counts"])
 
 
@@ -171,14 +190,6 @@ def tensor_problems(state: Mapping[str, Any], expected: Mapping[str, Tensor]) ->
     return problems
 
 
-class Monitor(Protocol):
-    """What measures activations: ``ActivationMonitor``, or a user's own."""
-
-    def take(self) -> Tensor:
-        """Return float64 [L, 3] = (count, mean, M2) of the last forward pass, and forget it."""
-        ...
-
-
 class StabilityMemory(BatchMemory):
     """What B-PAS remembers: this epoch's moments, X of the last three epochs, who is alive.
 
@@ -186,13 +197,14 @@ class StabilityMemory(BatchMemory):
     at the epoch's end, so that the std is that of the global batch and no step has a collective.
 
     Args:
+        policy: decides, once per epoch, who is alive.
         batches: all of them.
-        shuffle: serve the kept ones in another order every epoch.
         unbiased: divide by count - 1.
 
     Example:
+        >>> from prune_engine import BPAS
         >>> fixed = FixedBatches(6, 3, False, 0, torch.device("cpu"), "auto")
-        >>> memory = StabilityMemory(fixed, shuffle=True, unbiased=True)
+        >>> memory = StabilityMemory(BPAS(3), fixed, unbiased=True)
         >>> memory.commit(torch.ones(1, 3, dtype=torch.float64), fixed.members(torch.tensor([1])))
         >>> memory.seen.tolist()
         [0, 3, 0]
@@ -200,8 +212,8 @@ class StabilityMemory(BatchMemory):
 
     NAMES = ("now", "before", "earlier")
 
-    def __init__(self, batches: FixedBatches, *, shuffle: bool, unbiased: bool) -> None:
-        super().__init__(batches, shuffle=shuffle)
+    def __init__(self, policy: BatchPolicy, batches: FixedBatches, *, unbiased: bool) -> None:
+        super().__init__(policy, batches)
         self.unbiased = unbiased
         self.monitor: Monitor | None = None
         count, device = batches.num_batches, batches.device
@@ -211,7 +223,41 @@ class StabilityMemory(BatchMemory):
         self.moments = torch.zeros(count + 1, 0, 3, dtype=torch.float64, device=device)
         self.seen = torch.zeros(count + 1, dtype=torch.int64, device=device)
         self.mixed = torch.zeros(1, dtype=torch.int64, device=device)
-        self.decided = 0  # the epoch that ``alive`` is for
+        self.decided = 0  # the last epoch that X decided
+        self._parts: Tensor | None = None  # of the batch that is being recorded
+
+    def attach(self, monitor: Monitor) -> bool:
+        """Take the monitor.
+
+        Args:
+            monitor: of the model whose losses are observed.
+
+        Returns:
+            True.
+        """
+        self.monitor = monitor
+        return True
+
+    def before_record(self, indices: Tensor) -> None:
+        """Take what the monitor saw.
+
+        Args:
+            indices: not used.
+        """
+        self._parts = self.take()
+
+    def after_record(self, indices: Tensor, losses: Tensor, score: Tensor, extras: Extras) -> None:
+        """Note the activations of a batch that was recorded.
+
+        Args:
+            indices: [B].
+            losses: not used.
+            score: not used.
+            extras: not used.
+        """
+        assert self._parts is not None
+        self.commit(self._parts, indices)
+        self._parts = None
 
     def take(self) -> Tensor:
         """Take the moments of the forward pass that led to the losses, before they are recorded.
@@ -262,7 +308,7 @@ class StabilityMemory(BatchMemory):
         self.moments.index_copy_(0, slot, parts[None])
 
     def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
-        """Merge the ranks and compute X of every batch that was served whole.
+        """Merge the ranks, compute X of every batch that was served whole, and decide.
 
         Args:
             buffer: not used.
@@ -285,6 +331,9 @@ class StabilityMemory(BatchMemory):
         self.earlier, self.before = self.before, self.now
         self.now = torch.where(whole, x, torch.nan)
         self._reset()
+        super().end_epoch(buffer, epoch)
+        if epoch >= 1:
+            self.decided = epoch + 1
 
     def _merged(self) -> tuple[Tensor, Tensor, Tensor]:
         group = self.process_group
