@@ -359,12 +359,18 @@ def restore_plan(
     Returns:
         The plan, bit for bit the saved one.
 
+    Raises:
+        ValueError: the arrangement is not of the samples that the weight classes keep.
+
     Example:
         >>> restore_plan(ScoreBuffer(3), torch.empty(0), seed=0, epoch=0).kept.tolist()
         [0, 1, 2]
     """
     classes, table = buffer.weight_class, buffer.weight_table.clone()
-    kept = list_kept(classes, buffer.backend) if arrangement is None else arrangement.samples()
+    if arrangement is None:
+        kept = list_kept(classes, buffer.backend)
+    else:
+        kept = _list_arranged(arrangement, int(torch.count_nonzero(classes).item()))
     return EpochPlan(epoch, seed, classes, table, kept, thresholds, buffer.backend, arrangement)
 
 

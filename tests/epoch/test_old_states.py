@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from _assertions import assert_bitwise
-from _runs import figures
+from _runs import figures, plain
 from _stopped import BATCHES, EPOCH, EPOCHS, POLICIES, STATES, fresh, train
 
 import prune_engine as pe
@@ -23,17 +23,6 @@ def saved(name: str) -> Any:
 def rest(engine: pe.PruneEngine, state: Any) -> list[list[int]]:
     engine.load_state_dict(state)
     return train(engine, (EPOCHS, 0))
-
-
-def plain(state: Any) -> Any:
-    """Return a state in which equal tensors are equal, without the one figure of the clock."""
-    if isinstance(state, torch.Tensor):
-        return state.dtype, state.tolist() if state.dtype.is_floating_point is False else str(state)
-    if isinstance(state, dict):
-        return {key: plain(value) for key, value in state.items() if key != "engine_seconds"}
-    if isinstance(state, list | tuple):
-        return type(state)(plain(value) for value in state)
-    return str(state) if isinstance(state, float) else state
 
 
 @names

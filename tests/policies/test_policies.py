@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from fractions import Fraction
 
 import pytest
 import torch
 from _assertions import assert_bitwise
-from _runs import N, batches, epochs, figures, losses_at, observe, serve, through_disk
+from _conformance import Conformance, engine_of, hard, weight_z
+from _runs import N, epochs, losses_at, serve
 from hypothesis import given
 from hypothesis import strategies as st
 
 import prune_engine as pe
-from prune_engine.ops.weights import decode_weights
 from prune_engine.policies import TABLE
 
 BATCHWISE = [  # ten fixed batches; from the third epoch on they drop some for ever
@@ -37,188 +36,31 @@ VARIANTS = [
     pe.UCB(0.4, period=1),
     pe.EpsilonGreedy(0.6, period=1, epsilon=0.5),
 ]
-EPOCHS = 10
 
 
-def engine_of(policy: pe.Policy, n: int = N, **options) -> pe.PruneEngine:
-    return pe.PruneEngine(n, policy, num_epochs=EPOCHS, **options)
+@pytest.fixture(params=VARIANTS, ids=str)
+def policy(request: pytest.FixtureRequest) -> pe.Policy:
+    return request.param
 
 
-def prunes(policy: pe.Policy) -> bool:
-    return not isinstance(policy, pe.KeepAll)
+class TestPolicies(Conformance):
+    POLICIES = VARIANTS
 
 
-def hard(policy: pe.Policy) -> bool:
-    """Whether a policy drops without weights to make up for it: its gradient is biased."""
-    kinds = pe.UCB | pe.EpsilonGreedy | pe.BPAS | pe.RandomBatches
-    return isinstance(policy, kinds) or not getattr(policy, "rescale", True)
+def test_the_table_names_every_policy_that_is_tested():
+    assert {type(policy) for policy in VARIANTS} == set(TABLE.values())
 
 
-def stays(policy: pe.Policy) -> bool:
-    """Whether the next epoch has the same subset, for no draw or period of its own."""
-    return getattr(policy, "static", False) or getattr(policy, "period", 1) > 2
-
-
-def rule_of(policy: pe.Policy, buffer: pe.ScoreBuffer, progress: pe.Progress, epochs: int = 1):
-    """Return a policy's rule after some epochs, in which the scores stayed as they are."""
-    memory = policy.memory(buffer, progress.seed)
-    if memory is None:
-        return policy.rule(buffer, progress)
-    for epoch in range(epochs):
-        memory.end_epoch(buffer, epoch)
-    return policy.rule(buffer, progress, memory)
-
-
-policies = pytest.mark.parametrize("policy", VARIANTS, ids=str)
-
-
-# --- conformance --------------------------------------------------------------------------------
-
-
-@policies
-def test_is_a_frozen_value(policy):
-    assert type(policy) in TABLE.values()
-    assert policy == dataclasses.replace(policy)
-    assert hash(policy) == hash(dataclasses.replace(policy))
-    for field in dataclasses.fields(policy):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(policy, field.name, 0.1)
-
-
-@policies
-def test_describes_itself_in_plain_data(policy):
-    described = policy.describe()
-    assert through_disk(described) == described
-    parameters = {name: value for name, value in described.items() if name != "policy"}
-    assert type(policy).__name__ == described["policy"]
-    assert type(policy)(**parameters) == policy
-
-
-@policies
-def test_is_deterministic_on_every_backend(policy):
-    runs = [engine_of(policy, backend=backend, seed=3) for backend in ("cpu", "cpu", "reference")]
-    orders = [epochs(engine, 4) for engine in runs]
-    assert orders[0] == orders[1] == orders[2]
-    other = epochs(engine_of(policy, seed=4), 4)
-    assert orders[0] != other, "control: the seed decides"
-
-
-@policies
-def test_two_epochs_differ(policy):
-    orders = epochs(engine_of(policy), 5)
-    assert orders[1] != orders[2], "another order"
-    if prunes(policy) and not isinstance(policy, pe.UCB):  # whose winners may win again
-        later = 2 if policy.fixed_batch is None else 4  # batches go after the second epoch at first
-        assert (set(orders[1]) != set(orders[later])) == (not stays(policy)), "another subset"
-
-
-@policies
-def test_thresholds_and_weights_do_not_move_the_scores(policy):
-    engine = engine_of(policy)
-    epochs(engine, 2)
-    before = engine.buffer.records.clone()
-    rule_of(policy, engine.buffer, pe.Progress(2, 2, EPOCHS), 2)
-    assert_bitwise(engine.buffer.records, before, "records")
-
-
-@policies
-def test_a_sample_is_served_iff_it_has_a_weight(policy):
-    engine = engine_of(policy)
-    epochs(engine, 4)
-    weights = engine.plan.weights
-    assert torch.nonzero(weights)[:, 0].tolist() == sorted(serve(engine))
-    assert bool((weights == 0).any()) == prunes(policy)
-
-
-@pytest.mark.parametrize("policy", [p for p in VARIANTS if not hard(p)], ids=str)
-def test_expected_weight_of_every_sample_is_one(policy):
-    assert abs(weight_z(policy)) < 5
+@pytest.mark.parametrize("soft", [p for p in VARIANTS if not hard(p)], ids=str)
+def test_expected_weight_of_every_sample_is_one(soft):
+    assert abs(weight_z(soft)) < 5
 
 
 @pytest.mark.parametrize(
-    "policy", [p for p in VARIANTS if hard(p) and p.fixed_batch is None], ids=str
+    "biased", [p for p in VARIANTS if hard(p) and p.fixed_batch is None], ids=str
 )
-def test_control_without_rescale_the_expected_weight_is_not_one(policy):
-    assert weight_z(policy) > 100
-
-
-def weight_z(policy: pe.Policy, n: int = 400, draws: int = 400) -> float:
-    """Return how far the samples' mean weights are from 1, as a normal deviate."""
-    buffer = pe.ScoreBuffer(n)
-    buffer.observe(losses_at(range(n)), torch.arange(n))
-    total, squares = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
-    for epoch in range(draws):
-        rule = rule_of(policy, buffer, pe.Progress(epoch or 1, 1, EPOCHS))
-        if isinstance(rule, pe.Selection):
-            classes = rule.weight_class
-        else:
-            classes, _ = pe.ops.plan(buffer.records, rule, seed=0, epoch=epoch)
-        weights = decode_weights(classes, torch.tensor(rule.weight_table)).double()
-        total += weights
-        squares += weights.square()
-    mean = total / draws
-    variance = squares / draws - mean.square()
-    if not bool((variance > 0).any()):  # what never changes is 1 or out by any deviate
-        return 0.0 if bool((mean == 1).all()) else math.inf
-    drawn = variance > 0
-    # The mean over the drawn samples of their squared deviates is 1, give or take.
-    deviates = (mean[drawn] - 1).square() / (variance[drawn] / draws)
-    count = int(drawn.sum())
-    biased = math.inf if bool((mean[~drawn] != 1).any()) else 0.0
-    return biased + (float(deviates.sum()) - count) / math.sqrt(2 * count)
-
-
-@policies
-@pytest.mark.parametrize("at", [0, 30, 140])
-def test_state_round_trip_resumes_bit_for_bit(policy, at):
-    whole, stopped, resumed = (engine_of(policy, seed=5) for _ in range(3))
-    want = [index for order in epochs(whole, EPOCHS) for index in order]
-    got: list[int] = []
-    while len(got) < at:
-        for batch in batches(iter(list(stopped.sampler())[: at - len(got)]), 10):
-            observe(stopped, batch)
-            got += batch
-        if not len(stopped.sampler()) or stopped.cursor == stopped.plan.num_kept:
-            stopped.end_epoch()
-    resumed.load_state_dict(through_disk(stopped.state_dict()))
-    for _ in resumed.epochs():
-        got += serve(resumed)
-    assert got == want
-    assert figures(resumed) == figures(whole)
-    assert_bitwise(resumed.buffer.records, whole.buffer.records, "records")
-
-
-@policies
-def test_a_state_of_any_other_policy_is_refused(policy):
-    state = engine_of(policy).state_dict()
-    for other in VARIANTS:
-        if other != policy:
-            with pytest.raises(pe.StateMismatchError, match="policy"):
-                engine_of(other).load_state_dict(state)
-
-
-@policies
-@pytest.mark.parametrize(
-    ("field", "value", "error"),
-    [
-        ("prune_ratio", 1.0, ValueError),
-        ("prune_ratio", -0.1, ValueError),
-        ("prune_ratio", math.nan, ValueError),
-        ("prune_ratio", "0.5", TypeError),
-        ("prune_ratio", True, TypeError),
-        ("delta", 0.0, ValueError),
-        ("delta", 1.001, ValueError),
-        ("delta", None, TypeError),
-        ("sampling", "coin", ValueError),
-    ],
-)
-def test_edge_case_10_parameters_out_of_range(policy, field, value, error):
-    if field not in {f.name for f in dataclasses.fields(policy)}:
-        with pytest.raises(TypeError, match=field):
-            type(policy)(**{field: value})
-        return
-    with pytest.raises(error, match=rf"{field} must be .*got"):
-        dataclasses.replace(policy, **{field: value})
+def test_control_without_rescale_the_expected_weight_is_not_one(biased):
+    assert weight_z(biased) > 100
 
 
 # --- InfoBatch ----------------------------------------------------------------------------------
