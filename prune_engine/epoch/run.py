@@ -10,20 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prune_engine.bands import (
-    EpochReport,
-    NonFiniteLossError,
-    PruneEngineError,
-    Rule,
-    Selection,
-    host_floats,
-)
 from prune_engine.data.stream import serve_count
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import enforce_coverage
 from prune_engine.epoch.plan import EpochPlan, dump_plan, make_plan, restore_ahead, restore_plan
-from prune_engine.epoch.report import History
+from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
+from prune_engine.errors import NonFiniteLossError, PruneEngineError
+from prune_engine.ops.rule import Rule, Selection
+from prune_engine.ops.to_host import host_floats
 from prune_engine.policies import Policy, Progress
 from prune_engine.policies.batches.memory import BatchMemory, Monitor, StabilityMemory
 

@@ -12,15 +12,10 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
-from prune_engine.bands import (
-    INT64_MAX,
-    MAX_SAMPLES,
-    NUM_CLASSES,
-    PruneEngineError,
-    StateMismatchError,
-    host_ints,
-)
+from prune_engine.bands import INT64_MAX, MAX_SAMPLES, NUM_CLASSES
+from prune_engine.errors import PruneEngineError, StateMismatchError
 from prune_engine.ops.cross_entropy_observe import ObserveState, cross_entropy_state
+from prune_engine.ops.to_host import host_ints
 from prune_engine.sharding.layout import mean_as_sum, owned
 from prune_engine.sharding.local_samples import Share
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends
-from prune_engine.bands import PLAN_BLOCK, Rule
+from prune_engine.bands import PLAN_BLOCK
 from prune_engine.ops.checks import (
     check_batch,
     check_count,
@@ -29,6 +29,7 @@ from prune_engine.ops.moments import gelu_moments as gelu_moments
 from prune_engine.ops.moments import merge_moments as merge_moments
 from prune_engine.ops.moments import moments as moments
 from prune_engine.ops.moments import relu_moments as relu_moments
+from prune_engine.ops.rule import Rule
 from prune_engine.ops.select import kth as kth
 from prune_engine.ops.select import percentiles as percentiles
 from prune_engine.ops.select import select as select
@@ -142,7 +143,7 @@ def observe_state(
         IndexError: an index is out of range.
 
     Example:
-        >>> from prune_engine import ScoreBuffer
+        >>> from prune_engine.epoch import ScoreBuffer
         >>> state = ScoreBuffer(2).observe_arguments
         >>> kernels = backends.load("reference")
         >>> batch = torch.ones(1), torch.tensor([1]), None

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of policies: one row each. A new one is a file, a row, and inherits its tests."""
 
+from prune_engine.bands import Band, weight_table
 from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
+from prune_engine.ops.rule import Arrangement, Rule, Selection
 from prune_engine.policies.bandit import UCB, EpsilonGreedy
 from prune_engine.policies.baseline import KeepAll, RandomSubset
 from prune_engine.policies.batches.base import RandomBatches
 from prune_engine.policies.batches.bpas import BPAS
+from prune_engine.policies.batches.monitor import ActivationMonitor
 from prune_engine.policies.budget import Budget
 from prune_engine.policies.infobatch import InfoBatch
 from prune_engine.policies.quantile import InfoBatchQuantile
@@ -26,6 +29,9 @@ __all__ = [
     "BPAS",
     "TABLE",
     "UCB",
+    "ActivationMonitor",
+    "Arrangement",
+    "Band",
     "Budget",
     "EpsilonGreedy",
     "InfoBatch",
@@ -36,4 +42,7 @@ __all__ = [
     "Progress",
     "RandomBatches",
     "RandomSubset",
+    "Rule",
+    "Selection",
+    "weight_table",
 ]

@@ -40,26 +40,31 @@ VARIANTS = [
 EPOCHS = 10
 
 
-def engine_of(policy: pe.Policy, n: int = N, **options) -> pe.PruneEngine:
+def engine_of(policy: pe.policies.Policy, n: int = N, **options) -> pe.PruneEngine:
     return pe.PruneEngine(n, policy, num_epochs=EPOCHS, **options)
 
 
-def prunes(policy: pe.Policy) -> bool:
+def prunes(policy: pe.policies.Policy) -> bool:
     return not isinstance(policy, pe.KeepAll)
 
 
-def hard(policy: pe.Policy) -> bool:
+def hard(policy: pe.policies.Policy) -> bool:
     """Whether a policy drops without weights to make up for it: its gradient is biased."""
     kinds = pe.UCB | pe.EpsilonGreedy | pe.BPAS | pe.RandomBatches
     return isinstance(policy, kinds) or not getattr(policy, "rescale", True)
 
 
-def stays(policy: pe.Policy) -> bool:
+def stays(policy: pe.policies.Policy) -> bool:
     """Whether the next epoch has the same subset, for no draw or period of its own."""
     return getattr(policy, "static", False) or getattr(policy, "period", 1) > 2
 
 
-def rule_of(policy: pe.Policy, buffer: pe.ScoreBuffer, progress: pe.Progress, epochs: int = 1):
+def rule_of(
+    policy: pe.policies.Policy,
+    buffer: pe.epoch.ScoreBuffer,
+    progress: pe.policies.Progress,
+    epochs: int = 1,
+):
     """Return a policy's rule after some epochs, in which the scores stayed as they are."""
     memory = policy.memory(buffer, progress.seed)
     if memory is None:
@@ -117,7 +122,7 @@ def test_thresholds_and_weights_do_not_move_the_scores(policy):
     engine = engine_of(policy)
     epochs(engine, 2)
     before = engine.buffer.records.clone()
-    rule_of(policy, engine.buffer, pe.Progress(2, 2, EPOCHS), 2)
+    rule_of(policy, engine.buffer, pe.policies.Progress(2, 2, EPOCHS), 2)
     assert_bitwise(engine.buffer.records, before, "records")
 
 
@@ -142,14 +147,14 @@ def test_control_without_rescale_the_expected_weight_is_not_one(policy):
     assert weight_z(policy) > 100
 
 
-def weight_z(policy: pe.Policy, n: int = 400, draws: int = 400) -> float:
+def weight_z(policy: pe.policies.Policy, n: int = 400, draws: int = 400) -> float:
     """Return how far the samples' mean weights are from 1, as a normal deviate."""
-    buffer = pe.ScoreBuffer(n)
+    buffer = pe.epoch.ScoreBuffer(n)
     buffer.observe(losses_at(range(n)), torch.arange(n))
     total, squares = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
     for epoch in range(draws):
-        rule = rule_of(policy, buffer, pe.Progress(epoch or 1, 1, EPOCHS))
-        if isinstance(rule, pe.Selection):
+        rule = rule_of(policy, buffer, pe.policies.Progress(epoch or 1, 1, EPOCHS))
+        if isinstance(rule, pe.policies.Selection):
             classes = rule.weight_class
         else:
             classes, _ = pe.ops.plan(buffer.records, rule, seed=0, epoch=epoch)
@@ -227,9 +232,10 @@ def test_edge_case_10_parameters_out_of_range(policy, field, value, error):
 @pytest.mark.parametrize(("num_epochs", "first"), [(90, 79), (100, 88), (300, 263), (200, 175)])
 @pytest.mark.parametrize("make", [pe.InfoBatch, pe.RandomSubset])
 def test_annealing_begins_at_exactly_delta_times_the_epochs(make, num_epochs, first):
-    policy, buffer = make(delta=0.875), pe.ScoreBuffer(4)
+    policy, buffer = make(delta=0.875), pe.epoch.ScoreBuffer(4)
     keeps = [
-        policy.rule(buffer, pe.Progress(t, t, num_epochs)).bands == (pe.Band(0, 1),)
+        policy.rule(buffer, pe.policies.Progress(t, t, num_epochs)).bands
+        == (pe.policies.Band(0, 1),)
         for t in range(num_epochs)
     ]
     assert keeps == [False] * first + [True] * (num_epochs - first)
@@ -242,15 +248,17 @@ def test_annealing_begins_at_exactly_delta_times_the_epochs(make, num_epochs, fi
 )
 def test_annealing_compares_the_decimal_exactly(thousandths, total, done):
     policy = pe.InfoBatch(delta=thousandths / 1000)
-    rule = policy.rule(pe.ScoreBuffer(1), pe.Progress(done, done, total))
+    rule = policy.rule(pe.epoch.ScoreBuffer(1), pe.policies.Progress(done, done, total))
     assert (len(rule.bands) == 1) == (done >= Fraction(thousandths, 1000) * total)
 
 
 def test_annealing_of_every_percentage_of_100_epochs():
-    buffer = pe.ScoreBuffer(1)
+    buffer = pe.epoch.ScoreBuffer(1)
     for percent in range(1, 101):
         policy = pe.InfoBatch(delta=percent / 100)
-        bands = [len(policy.rule(buffer, pe.Progress(t, t, 100)).bands) for t in range(100)]
+        bands = [
+            len(policy.rule(buffer, pe.policies.Progress(t, t, 100)).bands) for t in range(100)
+        ]
         assert bands == [2] * percent + [1] * (100 - percent)
     assert 0.07 * 100 > 7, "control: a float boundary slips by an epoch"
 

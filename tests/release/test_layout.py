@@ -43,6 +43,7 @@ HEIGHTS = {
     "_ops": 1,
     "files": 0,
     "bands": 0,
+    "errors": 0,
 }
 FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts cli
 # A policy never sees a kernel; nor does anything between the engine and the operators.

@@ -6,15 +6,16 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from prune_engine.epoch.policy import PolicyMemory, Progress, check_fraction
+from prune_engine.bands import check_fraction
+from prune_engine.epoch.policy import PolicyMemory, Progress
 from prune_engine.policies.batches.base import BatchPolicy, check_batches
 from prune_engine.policies.batches.pacing import delta_at, planned_count
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
     from torch import Tensor
 
-    from prune_engine.bands import Selection
     from prune_engine.epoch.score_buffer import ScoreBuffer
+    from prune_engine.ops.rule import Selection
     from prune_engine.policies.batches.memory import StabilityMemory
 
 
