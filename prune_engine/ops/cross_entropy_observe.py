@@ -8,10 +8,14 @@ from torch import Tensor
 
 from prune_engine import backends
 from prune_engine.losses.scores import score_kind
-from prune_engine.ops.checks import check_labels, check_seed_epoch, check_state, raise_index_error
-from prune_engine.ops.gradient import cross_entropy_loss
-
-ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+from prune_engine.ops.checks import (
+    ObserveState,
+    check_labels,
+    check_seed_epoch,
+    check_state,
+    raise_index_error,
+)
+from prune_engine.ops.cross_entropy_grad import cross_entropy_loss
 
 
 def cross_entropy_observe(

@@ -36,7 +36,6 @@ HEIGHTS = {
     "ops": 3,
     "ops.checks": 2,
     "ops.weights": 2,
-    "ops.gradient": 2,
     "losses": 2,
     "backends": 2,
     "_host": 1,
@@ -48,7 +47,7 @@ HEIGHTS = {
 FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts cli
 # A policy never sees a kernel; nor does anything between the engine and the operators.
 SEES_BACKENDS = (
-    *("cli", "recipes", "integrations", "engine", "epoch.score_buffer", "ops", "ops.gradient"),
+    *("cli", "recipes", "integrations", "engine", "epoch.score_buffer", "ops"),
     "backends",
 )
 
