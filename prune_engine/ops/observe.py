@@ -159,7 +159,7 @@ def observe_state(
         return observe_state(losses, indices, score, state, kernels, checks=checks)
     if wants_grad and losses.is_cpu:
         # The same product once more, by an operator with a native gradient: on a cpu that takes a
-        # tenth of the time of a Python autograd function, and a launch costs nothing.
+        # tenth of the time of a Python autograd function, and there is no launch.
         result = (rescale(losses, result[1]), result[1])
     return result
 

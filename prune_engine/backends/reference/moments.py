@@ -79,6 +79,7 @@ def moments(tensors: Sequence[Tensor], sample: int) -> Tensor:
 
 
 def moments_of(tensor: Tensor, sample: int) -> Tensor:
+    """Return the moments of one tensor, float64 [3]."""
     values = sampled(memory_order(tensor.detach()), sample).to(torch.float64)
     if values.numel() == 0:
         return values.new_zeros(3)
