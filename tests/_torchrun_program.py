@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What test_torchrun.py lets torchrun start: the recipe of the data page, as a reader would run it."""
+"""What test_torchrun.py lets torchrun start: the recipe of the data page, as its reader runs it."""
 
 from __future__ import annotations
 
