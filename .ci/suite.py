@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("tests", "csrc", "bench", ".ci", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 FILES = ("Makefile", "LICENSE", "pyproject.toml", "setup.py", "MANIFEST.in", "constraints.txt")
+# What torchrun is tested with. A folder without modules does not hide the installed package.
+PAGES = ("prune_engine/data/README.md",)
 # These judge the source tree or build from it; nothing of an installed wheel is in them.
 OF_THE_TREE = (
     "test_layout.py",
@@ -96,12 +98,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         tree, home = Path(folder) / "tree", Path(folder) / "env"
         tree.mkdir()
         python = environment(arguments.python.absolute(), wheel, home)
-        for name in (*COPIED, *FILES):
+        for name in (*COPIED, *FILES, *PAGES):
             source = ROOT / name
             hidden = shutil.ignore_patterns("*.so", "__pycache__", ".*_cache")
             if source.is_dir():
                 shutil.copytree(source, tree / name, ignore=hidden)
             else:
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, tree / name)
         command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         command += [f"--ignore-glob=*/{name}" for name in ignored]

@@ -2,7 +2,7 @@
 """Runs the comparison and prints it.
 
 python bench/compare.py run --out bench/results/cpu.json
-python bench/compare.py table bench/results/cpu.json [--into bench/README.md]
+python bench/compare.py table bench/results/cpu.json [--into bench/results/cpu.md]
 python bench/compare.py check bench/results/cpu.json
 python bench/compare.py diff bench/results/old.json bench/results/new.json
 """

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import prune_engine as pe
-from prune_engine.bands import INT64_MAX, Band, Rule, weight_table
+from prune_engine.bands import INT64_MAX, Band, weight_table
+from prune_engine.ops.rule import Rule
 
 IMAGENET_1K = 1_281_167
 IMAGENET_22K = 14_197_122

@@ -1,18 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of the library as frozen data: constants, bands, rules, plans and reports.
-
-Everything else imports from here; this file imports nothing of the package.
-"""
+"""Bands of scores and their weights, as integers: the ground that needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Protocol, cast
-
-if TYPE_CHECKING:  # imported where used: host.py serves workers that have no torch in them
-    import torch
-    from torch import Tensor
 
 PLAN_BLOCK = 4096  # samples per entry of block_offsets, on every backend
 SAMPLE_BLOCK = 256  # neighbouring elements that a sampled statistic takes or leaves together
@@ -28,22 +20,6 @@ MAX_INDEX = 2**62  # of a data set divided among ranks; draws and shuffle are ex
 MAX_EPOCH = 2**31 - 2  # epoch + 1 is the high half of a record
 MAX_SEED = 2**63 - 1
 INT64_MAX = 2**63 - 1
-
-
-class PruneEngineError(RuntimeError):
-    """An engine was used in an order that cannot give a right answer."""
-
-
-class CoverageError(PruneEngineError):
-    """The samples seen in an epoch are not the samples that were planned."""
-
-
-class NonFiniteLossError(PruneEngineError):
-    """A loss was inf or nan and the engine was told ``on_nonfinite="raise"``."""
-
-
-class StateMismatchError(ValueError):
-    """A saved state belongs to another data set, policy, seed or version."""
 
 
 def decimal_fraction(value: float) -> Fraction:
@@ -96,160 +72,6 @@ class Band:
             raise ValueError(f"keep_num must be in 0..keep_den, got {self.keep_num}")
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One epoch's decision rule: thresholds cut the scores into bands, each band has its fate.
-
-    Band b of a seen sample is the number of thresholds <= its score (SEMANTICS 3.2: compared as
-    order-preserving 32-bit keys). Everything but the thresholds is known on the host, so a rule
-    never makes the host wait.
-
-    Args:
-        thresholds: float32 [T], T in 0..5, ascending, on the device of the records.
-        bands: T + 1 bands, lowest scores first.
-        weight_table: 8 floats; entry k is the weight of class k; entry 0 is 0, entry 1 is 1.
-        fixed: draw fixed counts per band instead of independently.
-        unseen_band: the band of samples that have no score yet; -1 keeps them with weight 1.
-
-    Raises:
-        ValueError: sizes do not fit together.
-
-    Example:
-        >>> import torch
-        >>> Rule.keep_all(torch.device("cpu")).bands
-        (Band(cut=0, weight_class=1, keep_num=1, keep_den=1),)
-    """
-
-    thresholds: Tensor
-    bands: tuple[Band, ...]
-    weight_table: tuple[float, ...]
-    fixed: bool = False
-    unseen_band: int = -1
-
-    def __post_init__(self) -> None:
-        import torch
-
-        if self.thresholds.dim() != 1 or self.thresholds.dtype != torch.float32:
-            raise ValueError(
-                "thresholds must be a float32 vector, got "
-                f"{self.thresholds.dtype} of shape {tuple(self.thresholds.shape)}"
-            )
-        if len(self.bands) != self.thresholds.numel() + 1 or len(self.bands) > MAX_BANDS:
-            raise ValueError(
-                f"bands must have {self.thresholds.numel() + 1} entries (at most {MAX_BANDS}), "
-                f"got {len(self.bands)}"
-            )
-        check_weight_table(self.weight_table)
-        if not -1 <= self.unseen_band < len(self.bands):
-            raise ValueError(
-                f"unseen_band must be in -1..{len(self.bands) - 1}, got {self.unseen_band}"
-            )
-        if self.fixed and len({band.keep_den for band in self.bands}) != 1:
-            raise ValueError("bands of a fixed rule must share one keep_den")
-
-    @staticmethod
-    def keep_all(device: torch.device) -> Rule:
-        """Return the rule that keeps every sample with weight 1.
-
-        Args:
-            device: where the (empty) thresholds live.
-
-        Returns:
-            A rule of one band that drops nothing.
-
-        Example:
-            >>> import torch
-            >>> Rule.keep_all(torch.device("cpu")).unseen_band
-            -1
-        """
-        import torch
-
-        empty = torch.empty(0, dtype=torch.float32, device=device)
-        return Rule(empty, (Band(0, 1),), weight_table())
-
-
-class Arrangement(Protocol):
-    """How an epoch's samples are listed and ordered where whole groups of them stay together."""
-
-    def samples(self) -> Tensor:
-        """List the kept samples, int32, group by group."""
-        ...
-
-    def order(self, kept: Tensor, positions: Tensor | range, epoch: int) -> Tensor:
-        """Return the samples at some positions of an epoch, int32.
-
-        Args:
-            kept: what ``samples()`` returned.
-            positions: int64 [M], or a range.
-            epoch: the epoch.
-        """
-        ...
-
-
-def _no_thresholds() -> Tensor:
-    import torch
-
-    return torch.empty(0, dtype=torch.float32)
-
-
-@dataclass(frozen=True)
-class Selection:
-    """One epoch's decision made already, where no rule of bands can say it: a class per sample.
-
-    What a policy returns that ranks its samples (``UCB``) or keeps whole groups of them. A plan
-    copies the classes, so the same selection may serve many epochs.
-
-    Args:
-        weight_class: uint8 [N] on the device of the records, 0..7; 0 = dropped.
-        weight_table: 8 floats; entry k is the weight of class k; entry 0 is 0, entry 1 is 1.
-        thresholds: float32 [T], what the report calls the thresholds; default none.
-        arrangement: lists and orders the kept samples where groups of them stay together; it must
-            list exactly those of a class above 0. Default: ascending, each on its own.
-
-    Raises:
-        ValueError: a shape or size does not fit.
-        TypeError: a dtype does not fit.
-
-    Example:
-        >>> import torch
-        >>> Selection(torch.tensor([1, 0], dtype=torch.uint8), weight_table()).thresholds.tolist()
-        []
-    """
-
-    weight_class: Tensor
-    weight_table: tuple[float, ...]
-    thresholds: Tensor = field(default_factory=_no_thresholds)
-    arrangement: Arrangement | None = None
-
-    def __post_init__(self) -> None:
-        import torch
-
-        for name, dtype in (("weight_class", torch.uint8), ("thresholds", torch.float32)):
-            came: Tensor = getattr(self, name)
-            if came.dim() != 1:
-                raise ValueError(f"{name} must be a vector, got shape {tuple(came.shape)}")
-            if came.dtype != dtype:
-                raise TypeError(f"{name} must be {dtype}, got {came.dtype}")
-        check_weight_table(self.weight_table)
-
-
-def host_ints(tensor: Tensor) -> list[int]:
-    """Read an integer vector; on a device this is where the host waits.
-
-    Args:
-        tensor: [M] of an integer dtype.
-
-    Returns:
-        Python ints in the same order.
-
-    Example:
-        >>> import torch
-        >>> host_ints(torch.tensor([1, 2]))
-        [1, 2]
-    """
-    return cast("list[int]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
-
-
 def check_weight_table(table: tuple[float, ...]) -> None:
     """Refuse a table that does not weigh the dropped 0 and the kept of class 1 one.
 
@@ -264,23 +86,6 @@ def check_weight_table(table: tuple[float, ...]) -> None:
     """
     if len(table) != NUM_CLASSES or table[:2] != (0.0, 1.0):
         raise ValueError(f"weight_table must have 8 entries that start 0.0, 1.0, got {table}")
-
-
-def host_floats(tensor: Tensor) -> list[float]:
-    """Read a floating vector; on a device this is where the host waits.
-
-    Args:
-        tensor: [M] of a floating dtype.
-
-    Returns:
-        Python floats in the same order, exactly the tensor's.
-
-    Example:
-        >>> import torch
-        >>> host_floats(torch.tensor([0.5, 1.0]))
-        [0.5, 1.0]
-    """
-    return cast("list[float]", tensor.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 def weight_table(*weights: float) -> tuple[float, ...]:
@@ -305,65 +110,100 @@ def weight_table(*weights: float) -> tuple[float, ...]:
     return row + (0.0,) * (NUM_CLASSES - len(row))
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch did and what the next one will do.
+def check_fraction(name: str, value: object, *, zero: bool, one: bool) -> None:
+    """Refuse a number outside the unit interval; never clamp (edge case 10).
 
     Args:
-        epoch: the epoch that ended.
-        num_samples: N.
-        planned: samples the epoch's plan kept.
-        observed: samples passed to ``observe`` in the epoch.
-        served: planned samples the sampler handed out (planned minus the dropped tail).
-        dropped_tail: planned samples cut so that every batch is full and ranks are equal.
-        missing: planned samples without a score from this epoch.
-        extra: samples with a score from this epoch that were not planned.
-        nonfinite: observed scores that were inf or nan.
-        num_seen: samples that have a score at all.
-        threshold: the epoch's first threshold (nan where the rule has none).
-        score_mean: exact mean of all scores (nan before the first).
-        next_planned: samples the next epoch will keep.
-        next_threshold: its first threshold (nan where the rule has none).
-        samples_trained: sum of ``served`` over all epochs so far.
-        nominal_trained: what that sum would be without pruning.
-        dsi: data saving so far, 1 - samples_trained / nominal_trained.
-        engine_seconds: host seconds spent inside the engine in this epoch.
-        ended_early: nothing is left for the next epoch or any after it.
+        name: the argument's name.
+        value: what came.
+        zero: whether 0 is allowed.
+        one: whether 1 is allowed.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: outside.
 
     Example:
-        >>> sorted(f.name for f in fields(EpochReport))[:2]
-        ['dropped_tail', 'dsi']
+        >>> check_fraction("prune_ratio", 0.5, zero=True, one=False)
     """
+    interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number in {interval}, got {value!r}")
+    inside = (0 < value < 1) or (zero and value == 0) or (one and value == 1)
+    if not inside:
+        raise ValueError(f"{name} must be in {interval}, got {value!r}")
 
-    epoch: int
-    num_samples: int
-    planned: int
-    observed: int
-    served: int
-    dropped_tail: int
-    missing: int
-    extra: int
-    nonfinite: int
-    num_seen: int
-    threshold: float
-    score_mean: float
-    next_planned: int
-    next_threshold: float
-    samples_trained: int
-    nominal_trained: int
-    dsi: float
-    engine_seconds: float = field(compare=False)  # the one figure that no resume can repeat
-    ended_early: bool = False
 
-    @property
-    def saved_fraction(self) -> float:
-        """The share of the data set that this epoch skipped, in [0, 1]."""
-        return 1.0 - self.served / self.num_samples if self.num_samples else 0.0
+def keep_share(prune_ratio: float) -> tuple[int, int]:
+    """Return 1 - prune_ratio as a fraction whose parts fit 31 bits.
 
-    def as_dict(self) -> dict[str, float | int]:
-        """Return the report as plain numbers, ready for JSON or a logger.
+    Args:
+        prune_ratio: in [0, 1), read as its decimal: exact to nine digits.
 
-        Returns:
-            Field name -> value, in the order of the fields.
-        """
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    Returns:
+        Numerator and denominator.
+
+    Example:
+        >>> keep_share(0.9)
+        (1, 10)
+    """
+    share = Fraction(1) - decimal_fraction(prune_ratio)
+    share = share.limit_denominator(2**31 - 1)
+    return share.numerator, share.denominator
+
+
+def dropping_band(prune_ratio: float, weight_class: int) -> Band:
+    """Return the band that drops a share of its samples.
+
+    ``cut = min(65535, floor(r * 65536 + 0.5))`` (SEMANTICS 3.3).
+
+    Args:
+        prune_ratio: r, in [0, 1).
+        weight_class: the class of the kept ones.
+
+    Returns:
+        A band for independent draws and for fixed counts alike.
+
+    Example:
+        >>> dropping_band(0.5, 2).cut
+        32768
+    """
+    cut = min(65535, int(prune_ratio * 65536 + 0.5))
+    return Band(cut, weight_class, *keep_share(prune_ratio))
+
+
+def kept_weight(band: Band, *, fixed: bool) -> float:
+    """Return the weight that makes a band's kept samples stand for all of them.
+
+    Independent draws: ``65536 / (65536 - cut)``, exact for the ratio used. Fixed counts:
+    ``1 / (1 - r)``, as in the published code; floor((1 - r) n) of n are kept, so it is unbiased to
+    within 1 / ((1 - r) n).
+
+    Args:
+        band: the band.
+        fixed: which of the two.
+
+    Returns:
+        The weight.
+
+    Example:
+        >>> kept_weight(dropping_band(0.5, 2), fixed=False)
+        2.0
+    """
+    return band.keep_den / band.keep_num if fixed else 65536 / (65536 - band.cut)
+
+
+def check_sampling(sampling: str) -> None:
+    """Refuse an unknown way of drawing.
+
+    Args:
+        sampling: ``"bernoulli"`` or ``"fixed"``.
+
+    Raises:
+        ValueError: any other.
+
+    Example:
+        >>> check_sampling("fixed")
+    """
+    if sampling not in ("bernoulli", "fixed"):
+        raise ValueError(f"sampling must be 'bernoulli' or 'fixed', got {sampling!r}")

@@ -17,10 +17,10 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from prune_engine.bands import StateMismatchError
 from prune_engine.epoch import ranks
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.epoch.state import Saved
+from prune_engine.errors import StateMismatchError
 from prune_engine.sharding.layout import edges
 from prune_engine.sharding.run import assemble
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from prune_engine.bands import EpochReport, PruneEngineError
 from prune_engine.data.dataset import IndexedDataset
 from prune_engine.data.device_loader import Augment, DeviceLoader
 from prune_engine.data.sampler import PruneSampler, choose_align
@@ -18,9 +17,10 @@ from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
 from prune_engine.epoch.plan import EpochPlan
 from prune_engine.epoch.policy import Monitor, Policy
-from prune_engine.epoch.report import History
+from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.errors import PruneEngineError
 from prune_engine.observation import Observer
 from prune_engine.schedule import VirtualScheduler
 from prune_engine.sharding.run import ShardedRun, check_divisible

@@ -86,21 +86,21 @@ def rule_of(
     fixed: bool = False,
     unseen_band: int = -1,
     weights: Sequence[float] = (2.0,),
-) -> pe.Rule:
+) -> pe.policies.Rule:
     """Return the library's rule for the oracle's fates, brought to one denominator."""
     den = math.lcm(*(f.keep.denominator for f in fates))
-    bands = tuple(pe.Band(f.cut, f.weight_class, int(f.keep * den), den) for f in fates)
+    bands = tuple(pe.policies.Band(f.cut, f.weight_class, int(f.keep * den), den) for f in fates)
     row = tuple(table(*weights).tolist())
-    return pe.Rule(float32(thresholds), bands, row, fixed, unseen_band)
+    return pe.policies.Rule(float32(thresholds), bands, row, fixed, unseen_band)
 
 
-def mean_rule(threshold: float, cut: int) -> pe.Rule:
+def mean_rule(threshold: float, cut: int) -> pe.policies.Rule:
     """Return InfoBatch's rule: strictly below the threshold is low, kept low samples weigh more."""
     keep = Fraction(65536 - cut, 65536)
     fates = [oracle.Fate(cut, 2, keep), oracle.Fate(0, 1, Fraction(1))]
     return rule_of([threshold], fates, weights=[float(1 / keep)])
 
 
-def one_band(cut: int) -> pe.Rule:
+def one_band(cut: int) -> pe.policies.Rule:
     """Return the rule that treats all seen samples alike: dropped iff their draw is below cut."""
     return rule_of([], [oracle.Fate(cut, 1, Fraction(65536 - cut, 65536))])

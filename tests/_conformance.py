@@ -23,27 +23,32 @@ from prune_engine.policies import RunFacts
 EPOCHS = 10
 
 
-def engine_of(policy: pe.Policy, n: int = N, **options) -> pe.PruneEngine:
+def engine_of(policy: pe.policies.Policy, n: int = N, **options) -> pe.PruneEngine:
     return pe.PruneEngine(n, policy, num_epochs=EPOCHS, **options)
 
 
-def prunes(policy: pe.Policy) -> bool:
+def prunes(policy: pe.policies.Policy) -> bool:
     return not isinstance(policy, pe.KeepAll)
 
 
-def hard(policy: pe.Policy) -> bool:
+def hard(policy: pe.policies.Policy) -> bool:
     """Whether a policy drops without weights to make up for it: its gradient is biased."""
     if isinstance(policy, pe.UCB | pe.EpsilonGreedy | pe.BPAS | pe.RandomBatches):
         return True
     return not getattr(policy, "rescale", True)
 
 
-def stays(policy: pe.Policy) -> bool:
+def stays(policy: pe.policies.Policy) -> bool:
     """Whether the next epoch has the same subset, for no draw or period of its own."""
     return getattr(policy, "static", False) or getattr(policy, "period", 1) > 2
 
 
-def rule_of(policy: pe.Policy, buffer: pe.ScoreBuffer, progress: pe.Progress, epochs: int = 1):
+def rule_of(
+    policy: pe.policies.Policy,
+    buffer: pe.epoch.ScoreBuffer,
+    progress: pe.policies.Progress,
+    epochs: int = 1,
+):
     """Return a policy's rule after some epochs, in which the scores stayed as they are."""
     memory = policy.memory(buffer, progress.seed)
     if memory is None:
@@ -54,21 +59,21 @@ def rule_of(policy: pe.Policy, buffer: pe.ScoreBuffer, progress: pe.Progress, ep
     return policy.rule(buffer, progress, memory)
 
 
-def decision(rule: pe.Rule | pe.Selection) -> Any:
+def decision(rule: pe.policies.Rule | pe.policies.Selection) -> Any:
     """Return a rule as plain data."""
     fields = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
     arrangement = fields.pop("arrangement", None)
     return plain({**fields, "samples": None if arrangement is None else arrangement.samples()})
 
 
-def weight_z(policy: pe.Policy, n: int = 400, draws: int = 400) -> float:
+def weight_z(policy: pe.policies.Policy, n: int = 400, draws: int = 400) -> float:
     """Return how far the samples' mean weights are from 1, as a normal deviate."""
-    buffer = pe.ScoreBuffer(n)
+    buffer = pe.epoch.ScoreBuffer(n)
     buffer.observe(losses_at(range(n)), torch.arange(n))
     total, squares = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
     for epoch in range(draws):
-        rule = rule_of(policy, buffer, pe.Progress(epoch or 1, 1, EPOCHS))
-        if isinstance(rule, pe.Selection):
+        rule = rule_of(policy, buffer, pe.policies.Progress(epoch or 1, 1, EPOCHS))
+        if isinstance(rule, pe.policies.Selection):
             classes = rule.weight_class
         else:
             classes, _ = pe.ops.plan(buffer.records, rule, seed=0, epoch=epoch)
@@ -90,7 +95,7 @@ def weight_z(policy: pe.Policy, n: int = 400, draws: int = 400) -> float:
 class Conformance:
     """The tests; each takes a policy, one needs all others too."""
 
-    POLICIES: ClassVar[Sequence[pe.Policy]]
+    POLICIES: ClassVar[Sequence[pe.policies.Policy]]
 
     def test_is_a_frozen_value(self, policy):
         assert policy == dataclasses.replace(policy)
@@ -126,7 +131,11 @@ class Conformance:
         engine = engine_of(policy)
         epochs(engine, 4)
         memory, before = engine._run.memory, plain(engine.state_dict())
-        arguments = (engine.buffer, pe.Progress(4, 4, EPOCHS), *([memory] if memory else []))
+        arguments = (
+            engine.buffer,
+            pe.policies.Progress(4, 4, EPOCHS),
+            *([memory] if memory else []),
+        )
         first, again = (decision(policy.rule(*arguments)) for _ in range(2))
         assert first == again
         assert plain(engine.state_dict()) == before
@@ -137,7 +146,7 @@ class Conformance:
         engine = engine_of(policy)
         epochs(engine, 2)
         before = engine.buffer.records.clone()
-        rule_of(policy, engine.buffer, pe.Progress(2, 2, EPOCHS), 2)
+        rule_of(policy, engine.buffer, pe.policies.Progress(2, 2, EPOCHS), 2)
         assert_bitwise(engine.buffer.records, before, "records")
 
     def test_a_sample_is_served_iff_it_has_a_weight(self, policy):

@@ -23,7 +23,7 @@ def losses_at(indices: Sequence[int] | Tensor, epoch: int = 0) -> Tensor:
     return (1 + (positions * 40503 + 30011 * epoch + 7919) % 65521).float() / 32768
 
 
-def batches(stream: Iterator[int] | pe.PruneSampler, size: int) -> Iterator[list[int]]:
+def batches(stream: Iterator[int] | pe.data.PruneSampler, size: int) -> Iterator[list[int]]:
     """Cut a sampler's stream as ``BatchSampler`` does."""
     iterator = iter(stream)
     while batch := list(islice(iterator, size)):

@@ -16,7 +16,7 @@ import prune_engine as pe
 
 SEED, EPOCHS = 11, 8
 STATES = Path(__file__).with_name("epoch") / "states"
-POLICIES: dict[str, pe.Policy] = {
+POLICIES: dict[str, pe.policies.Policy] = {
     "infobatch": pe.InfoBatch(0.5, delta=1.0),
     "bpas": pe.BPAS(10, 0.05, 0.2, noise_floor=1.0, shuffle_batches=True),
     "random_batches": pe.RandomBatches(10, kept=(9, 8, 8, 6)),

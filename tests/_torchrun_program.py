@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What test_torchrun.py lets torchrun start: the README's recipe, as a reader would run it."""
+"""What test_torchrun.py lets torchrun start: the recipe of the data page, as its reader runs it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _readme import README, blocks, readers_names
+from _readme import ROOT, blocks, readers_names
+
+PAGE = ROOT / "prune_engine" / "data" / "README.md"
 
 
 def difference() -> list[str]:
-    """Return the lines of the README's block for many processes: what changes in a DDP script."""
-    ((_, found),) = blocks(README.read_text(), "diff")
+    """Return the lines of the page's block for many processes: what changes in a DDP script."""
+    ((_, found),) = blocks(PAGE.read_text(), "diff")
     return found.splitlines()
 
 
@@ -36,7 +38,7 @@ def run_recipe(code: str, space: dict[str, Any]) -> dict[str, Any]:
     with torch.no_grad():
         for parameter in space["model"].parameters():
             parameter.zero_()
-    exec(compile(code, str(README), "exec"), space)
+    exec(compile(code, str(PAGE), "exec"), space)
     engine = space["engine"]
     return {
         "planned": [report.planned for report in engine.history],

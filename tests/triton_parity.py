@@ -199,7 +199,7 @@ def test_mean_threshold_at_the_ends(total):
     assert_bitwise(got, pe.ops.mean_threshold(sums, backend="reference"), "threshold")
 
 
-def random_rule(rng: random.Random, num_thresholds: int, fixed: bool) -> pe.Rule:
+def random_rule(rng: random.Random, num_thresholds: int, fixed: bool) -> pe.policies.Rule:
     """Return a rule with cuts and shares at both ends and between, and equal thresholds."""
     den = rng.choice([1, 2, 3, 1000, 2**31 - 1])
     fates = [
@@ -252,7 +252,7 @@ def test_plan_at_every_size(num_samples, fixed):
 
 
 def test_plan_that_drops_nobody_needs_no_draws():
-    rule = pe.Rule.keep_all(torch.device("cpu"))
+    rule = pe.policies.Rule.keep_all(torch.device("cpu"))
     classes, offsets = assert_plan(int64(records(random.Random(0), 5000, 0)), rule, 1, 0)
     assert bool((classes == 1).all())
     assert offsets.tolist() == [0, 4096, 5000]

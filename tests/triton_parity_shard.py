@@ -23,7 +23,7 @@ pytestmark = [
 def test_plan_of_a_shard_equals_the_reference(first):
     old, rule = records_of([float(i % 3) for i in range(4500)]), mean_rule(1.0, 32768)
     at = {"seed": MAX_SEED - 7, "epoch": MAX_EPOCH - 1, "first": first}
-    there = pe.Rule(rule.thresholds.to(DEVICE), rule.bands, rule.weight_table)
+    there = pe.policies.Rule(rule.thresholds.to(DEVICE), rule.bands, rule.weight_table)
     got = pe.ops.plan(old.to(DEVICE), there, backend="triton", **at)
     want = pe.ops.plan(old, rule, backend="reference", **at)
     assert_bitwise(got[0], want[0], "weight_class")

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prune_engine.bands import host_ints
 from prune_engine.epoch.plan import CHUNK, EpochPlan
+from prune_engine.ops.to_host import host_ints
 
 
 class Pending(Protocol):

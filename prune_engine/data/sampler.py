@@ -8,11 +8,11 @@ from typing import Any
 
 from torch.utils.data.distributed import DistributedSampler
 
-from prune_engine.bands import PruneEngineError
 from prune_engine.data.prefetch import Reader, reader_for
 from prune_engine.data.stream import Feed, Pass, Walk
 from prune_engine.epoch.plan import EpochPlan, serve_count
 from prune_engine.epoch.ranks import Shard, resolve_shard
+from prune_engine.errors import PruneEngineError
 
 
 def check_fixed(batch: int, align: int, size: int) -> None:

@@ -9,9 +9,9 @@ from itertools import chain
 from operator import length_hint
 from typing import Any, Protocol
 
-from prune_engine.bands import PruneEngineError
 from prune_engine.data.prefetch import Pending, Reader
 from prune_engine.epoch.plan import CHUNK, EpochPlan, serve_count
+from prune_engine.errors import PruneEngineError
 
 
 class Feed(Protocol):

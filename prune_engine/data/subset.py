@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prune_engine.bands import host_ints
 from prune_engine.files import write_bytes
+from prune_engine.ops.to_host import host_ints
 
 FORMAT = 1
 KEEP = ("hard", "easy", "moderate")

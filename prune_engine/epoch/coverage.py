@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import warnings
 
-from prune_engine.bands import CoverageError, EpochReport
+from prune_engine.epoch.report import EpochReport
+from prune_engine.errors import CoverageError
 
 MODES = ("raise", "warn", "ignore")
 

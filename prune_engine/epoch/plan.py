@@ -11,16 +11,11 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import (
-    NUM_CLASSES,
-    PLAN_BLOCK,
-    Arrangement,
-    Rule,
-    Selection,
-    host_ints,
-)
+from prune_engine.bands import NUM_CLASSES, PLAN_BLOCK
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.checks import check_vector
+from prune_engine.ops.rule import Arrangement, Rule, Selection
+from prune_engine.ops.to_host import host_ints
 from prune_engine.ops.weights import decode_weights
 
 PLAN_TENSORS = ("weight_class", "weight_table", "threshold")  # what a plan made ahead is saved as

@@ -6,16 +6,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from prune_engine.bands import Band, Rule, Selection, decimal_fraction, weight_table
+from torch import Tensor
 
-if TYPE_CHECKING:  # they bring torch, and host.py uses the arithmetic below without torch
-    from torch import Tensor
-
-    from prune_engine.bands import Arrangement
-    from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.bands import decimal_fraction
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import Arrangement, Rule, Selection
 
 
 @dataclass(frozen=True)
@@ -284,30 +281,6 @@ class Policy(ABC):
         return {"policy": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
 
 
-def check_fraction(name: str, value: object, *, zero: bool, one: bool) -> None:
-    """Refuse a number outside the unit interval; never clamp (edge case 10).
-
-    Args:
-        name: the argument's name.
-        value: what came.
-        zero: whether 0 is allowed.
-        one: whether 1 is allowed.
-
-    Raises:
-        TypeError: not a real number.
-        ValueError: outside.
-
-    Example:
-        >>> check_fraction("prune_ratio", 0.5, zero=True, one=False)
-    """
-    interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number in {interval}, got {value!r}")
-    inside = (0 < value < 1) or (zero and value == 0) or (one and value == 1)
-    if not inside:
-        raise ValueError(f"{name} must be in {interval}, got {value!r}")
-
-
 def annealing(delta: float, progress: Progress) -> bool:
     """Say whether an epoch keeps everything: done >= delta * total, compared exactly.
 
@@ -326,121 +299,3 @@ def annealing(delta: float, progress: Progress) -> bool:
         [False, True]
     """
     return progress.total is not None and progress.done >= decimal_fraction(delta) * progress.total
-
-
-def keep_share(prune_ratio: float) -> tuple[int, int]:
-    """Return 1 - prune_ratio as a fraction whose parts fit 31 bits.
-
-    Args:
-        prune_ratio: in [0, 1), read as its decimal: exact to nine digits.
-
-    Returns:
-        Numerator and denominator.
-
-    Example:
-        >>> keep_share(0.9)
-        (1, 10)
-    """
-    share = Fraction(1) - decimal_fraction(prune_ratio)
-    share = share.limit_denominator(2**31 - 1)
-    return share.numerator, share.denominator
-
-
-def dropping_band(prune_ratio: float, weight_class: int) -> Band:
-    """Return the band that drops a share of its samples.
-
-    ``cut = min(65535, floor(r * 65536 + 0.5))`` (SEMANTICS 3.3).
-
-    Args:
-        prune_ratio: r, in [0, 1).
-        weight_class: the class of the kept ones.
-
-    Returns:
-        A band for independent draws and for fixed counts alike.
-
-    Example:
-        >>> dropping_band(0.5, 2).cut
-        32768
-    """
-    cut = min(65535, int(prune_ratio * 65536 + 0.5))
-    return Band(cut, weight_class, *keep_share(prune_ratio))
-
-
-def kept_weight(band: Band, *, fixed: bool) -> float:
-    """Return the weight that makes a band's kept samples stand for all of them.
-
-    Independent draws: ``65536 / (65536 - cut)``, exact for the ratio used. Fixed counts:
-    ``1 / (1 - r)``, as in the published code; floor((1 - r) n) of n are kept, so it is unbiased to
-    within 1 / ((1 - r) n).
-
-    Args:
-        band: the band.
-        fixed: which of the two.
-
-    Returns:
-        The weight.
-
-    Example:
-        >>> kept_weight(dropping_band(0.5, 2), fixed=False)
-        2.0
-    """
-    return band.keep_den / band.keep_num if fixed else 65536 / (65536 - band.cut)
-
-
-def check_sampling(sampling: str) -> None:
-    """Refuse an unknown way of drawing.
-
-    Args:
-        sampling: ``"bernoulli"`` or ``"fixed"``.
-
-    Raises:
-        ValueError: any other.
-
-    Example:
-        >>> check_sampling("fixed")
-    """
-    if sampling not in ("bernoulli", "fixed"):
-        raise ValueError(f"sampling must be 'bernoulli' or 'fixed', got {sampling!r}")
-
-
-def select_fixed(
-    buffer: ScoreBuffer,
-    pool: Tensor,
-    count: int,
-    size: int,
-    *,
-    seed: int,
-    epoch: int,
-    weight_class: int = 1,
-) -> Tensor:
-    """Keep a fixed number of a pool's samples, drawn at random, and all others with weight 1.
-
-    Those with the largest keep draws of the epoch stay, ties to the smaller index (SEMANTICS 3.3).
-
-    Args:
-        buffer: says which kernels.
-        pool: bool [N].
-        count: in 0..size, how many of the pool stay.
-        size: how many are in the pool.
-        seed: in 0..2^63-1.
-        epoch: in 0..2^31-2.
-        weight_class: in 1..7, of those that stay.
-
-    Returns:
-        uint8 [N]: 0 = dropped, 1 = not in the pool.
-
-    Example:
-        >>> import torch
-        >>> from prune_engine import ScoreBuffer
-        >>> pool = torch.tensor([True, True, False, True])
-        >>> select_fixed(ScoreBuffer(4), pool, 1, 3, seed=0, epoch=0, weight_class=2).tolist()
-        [2, 0, 1, 0]
-    """
-    from prune_engine import ops
-
-    # To plan, the others are samples never seen, which stay; the pool is one band of equal scores.
-    records = pool.to(buffer.records.dtype) * ((1 << 32) | (1 << 31))
-    band = Band(0, weight_class, count, max(1, size))
-    nothing = Rule.keep_all(buffer.device).thresholds
-    rule = Rule(nothing, (band,), weight_table(), fixed=True)
-    return ops.plan(records, rule, seed=seed, epoch=epoch, backend=buffer.backend)[0]

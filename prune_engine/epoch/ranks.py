@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from prune_engine.bands import PruneEngineError, host_ints
+from prune_engine.errors import PruneEngineError
+from prune_engine.ops.to_host import host_ints
 
 Shard = Literal["auto", "none"] | tuple[int, int]
 

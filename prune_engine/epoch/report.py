@@ -1,13 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reports of the epochs that have ended."""
+"""What the epochs of a run did, one report each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import Any, overload
 
-from prune_engine.bands import EpochReport
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did and what the next one will do.
+
+    Args:
+        epoch: the epoch that ended.
+        num_samples: N.
+        planned: samples the epoch's plan kept.
+        observed: samples passed to ``observe`` in the epoch.
+        served: planned samples the sampler handed out (planned minus the dropped tail).
+        dropped_tail: planned samples cut so that every batch is full and ranks are equal.
+        missing: planned samples without a score from this epoch.
+        extra: samples with a score from this epoch that were not planned.
+        nonfinite: observed scores that were inf or nan.
+        num_seen: samples that have a score at all.
+        threshold: the epoch's first threshold (nan where the rule has none).
+        score_mean: exact mean of all scores (nan before the first).
+        next_planned: samples the next epoch will keep.
+        next_threshold: its first threshold (nan where the rule has none).
+        samples_trained: sum of ``served`` over all epochs so far.
+        nominal_trained: what that sum would be without pruning.
+        dsi: data saving so far, 1 - samples_trained / nominal_trained.
+        engine_seconds: host seconds spent inside the engine in this epoch.
+        ended_early: nothing is left for the next epoch or any after it.
+
+    Example:
+        >>> sorted(f.name for f in fields(EpochReport))[:2]
+        ['dropped_tail', 'dsi']
+    """
+
+    epoch: int
+    num_samples: int
+    planned: int
+    observed: int
+    served: int
+    dropped_tail: int
+    missing: int
+    extra: int
+    nonfinite: int
+    num_seen: int
+    threshold: float
+    score_mean: float
+    next_planned: int
+    next_threshold: float
+    samples_trained: int
+    nominal_trained: int
+    dsi: float
+    engine_seconds: float = field(compare=False)  # the one figure that no resume can repeat
+    ended_early: bool = False
+
+    @property
+    def saved_fraction(self) -> float:
+        """The share of the data set that this epoch skipped, in [0, 1]."""
+        return 1.0 - self.served / self.num_samples if self.num_samples else 0.0
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Return the report as plain numbers, ready for JSON or a logger.
+
+        Returns:
+            Field name -> value, in the order of the fields.
+        """
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 class History(Sequence[EpochReport]):

@@ -10,14 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prune_engine.bands import (
-    EpochReport,
-    NonFiniteLossError,
-    PruneEngineError,
-    Rule,
-    Selection,
-    host_floats,
-)
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import enforce_coverage
 from prune_engine.epoch.plan import (
@@ -36,8 +28,11 @@ from prune_engine.epoch.policy import (
     begin_memory,
     watcher_of,
 )
-from prune_engine.epoch.report import History
+from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
+from prune_engine.errors import NonFiniteLossError, PruneEngineError
+from prune_engine.ops.rule import Rule, Selection
+from prune_engine.ops.to_host import host_floats
 
 # Why ranks meet: all of them for the same reason, which is told as a number.
 PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe")

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
-from prune_engine.bands import (
-    INT64_MAX,
-    MAX_SAMPLES,
-    NUM_CLASSES,
-    PruneEngineError,
-    StateMismatchError,
-    host_ints,
-)
-from prune_engine.ops.cross_entropy_observe import ObserveState, cross_entropy_state
+from prune_engine.bands import INT64_MAX, MAX_SAMPLES, NUM_CLASSES
+from prune_engine.errors import PruneEngineError, StateMismatchError
+from prune_engine.ops.checks import ObserveState
+from prune_engine.ops.cross_entropy_observe import cross_entropy_state
+from prune_engine.ops.observe import observe_state
+from prune_engine.ops.to_host import host_ints
 from prune_engine.sharding.layout import mean_as_sum, owned
 from prune_engine.sharding.local_samples import Share
 
@@ -193,11 +190,11 @@ class ScoreBuffer:
             kernels = torch.ops.prune_engine  # a graph names operators, not functions that launch
         # These tensors are the buffer's own: none of them is ever saved for a backward pass.
         if self.shard is None:
-            return ops.observe_state(
+            return observe_state(
                 losses, indices, score, self.observe_arguments, kernels, checks=self._checks
             )
         places, state = self._pending(indices)
-        return ops.observe_state(losses, places, score, state, kernels, checks=self._checks)
+        return observe_state(losses, places, score, state, kernels, checks=self._checks)
 
     def _pending(self, indices: Tensor) -> tuple[Tensor, ObserveState]:
         """Return a batch's places in the share of this rank, and the state to record it in."""

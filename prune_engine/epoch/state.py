@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol, cast
 
-from prune_engine.bands import MAX_SEED, EpochReport, StateMismatchError
+from prune_engine.bands import MAX_SEED
 from prune_engine.epoch.plan import PLAN_TENSORS
 from prune_engine.epoch.policy import Policy, PolicyMemory
-from prune_engine.epoch.report import History
+from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.errors import StateMismatchError
 
 Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
 

@@ -24,8 +24,13 @@ if importlib.util.find_spec("prune_engine._host") is None:
     )
 
 from prune_engine import _host
-from prune_engine.bands import MAX_SAMPLES
-from prune_engine.epoch.policy import check_fraction, check_sampling, dropping_band, kept_weight
+from prune_engine.bands import (
+    MAX_SAMPLES,
+    check_fraction,
+    check_sampling,
+    dropping_band,
+    kept_weight,
+)
 from prune_engine.host.arrays import (
     Integers,
     bool_vector,

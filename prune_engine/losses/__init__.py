@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and scores of a batch: reductions, reducers of other shapes, score functions."""
 
-from prune_engine.losses.reduce import (
-    REDUCTIONS,
-    check_reduction,
-    cross_entropy,
-    reduce_losses,
-    refuse_nonfinite,
-)
+from prune_engine.losses import scores
+from prune_engine.losses.reduce import cross_entropy
 from prune_engine.losses.reducers import (
     BatchScalar,
     MixedPairs,
@@ -19,16 +14,13 @@ from prune_engine.losses.reducers import (
 )
 
 __all__ = [
-    "REDUCTIONS",
     "BatchScalar",
     "MixedPairs",
     "Pixels",
     "Reduced",
     "Reducer",
     "Tokens",
-    "check_reduction",
     "cross_entropy",
     "mix_targets",
-    "reduce_losses",
-    "refuse_nonfinite",
+    "scores",
 ]

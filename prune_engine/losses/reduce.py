@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prune_engine.bands import NonFiniteLossError
+from prune_engine.errors import NonFiniteLossError
 
 REDUCTIONS = ("mean", "sum", "none", "weighted_mean")
 

@@ -9,17 +9,13 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from prune_engine.bands import (
-    MAX_EPOCH,
-    MAX_INDEX,
-    MAX_SAMPLES,
-    MAX_SEED,
-    NUM_CLASSES,
-    PLAN_BLOCK,
-)
+from prune_engine.bands import MAX_EPOCH, MAX_INDEX, MAX_SAMPLES, MAX_SEED, NUM_CLASSES, PLAN_BLOCK
 
 LOSS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INDEX_DTYPES = (torch.int64, torch.int32)
+
+# records, score_sum, counters, weight_class, weight_table and epoch, in the order of the schemas
+ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def check_vector(
@@ -337,3 +333,18 @@ def dense_tensors(tensors: Sequence[Tensor], sample: int) -> list[Tensor]:
     first = dense("tensors[0]", tensors[0])
     rest = [dense(f"tensors[{k}]", tensors[k], first.device) for k in range(1, len(tensors))]
     return [first, *rest]
+
+
+def check_values(values: Tensor) -> Tensor:
+    """Return scores or records, contiguous; refuse what is neither."""
+    check_vector("values", values, (torch.float32, torch.int64))
+    check_count("values", values.shape[0])
+    return values.contiguous()
+
+
+def check_int(name: str, value: object, low: int, high: int) -> None:
+    """Refuse what is not an int within bounds."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in {low}..{high}, got {value}")

@@ -8,10 +8,14 @@ from torch import Tensor
 
 from prune_engine import backends
 from prune_engine.losses.scores import score_kind
-from prune_engine.ops.checks import check_labels, check_seed_epoch, check_state, raise_index_error
-from prune_engine.ops.gradient import cross_entropy_loss
-
-ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+from prune_engine.ops.checks import (
+    ObserveState,
+    check_labels,
+    check_seed_epoch,
+    check_state,
+    raise_index_error,
+)
+from prune_engine.ops.cross_entropy_grad import cross_entropy_loss
 
 
 def cross_entropy_observe(
@@ -70,7 +74,7 @@ def cross_entropy_observe(
             device counts the index, and makes the loss of such a target nan).
 
     Example:
-        >>> from prune_engine import ScoreBuffer
+        >>> from prune_engine.epoch import ScoreBuffer
         >>> names = ("records", "score_sum", "counters", "weight_class", "weight_table", "epoch")
         >>> buffer = ScoreBuffer(4)
         >>> state = {name: getattr(buffer, name) for name in names}
@@ -138,7 +142,7 @@ def cross_entropy_state(
         IndexError: an index or a target is out of range.
 
     Example:
-        >>> from prune_engine import ScoreBuffer
+        >>> from prune_engine.epoch import ScoreBuffer
         >>> state = ScoreBuffer(2).observe_arguments
         >>> batch = torch.zeros(1, 4), torch.tensor([0]), torch.tensor([1])
         >>> cross_entropy_state(*batch, state, backends.load("reference"), label_smoothing=0.0,

@@ -11,23 +11,10 @@ from torch import Tensor
 
 from prune_engine import backends
 from prune_engine.bands import MAX_SAMPLES, decimal_fraction
-from prune_engine.ops.checks import check_count, check_vector
+from prune_engine.ops.checks import check_int, check_values
 
 MAX_RANKS = 5  # of one call of the operator: the thresholds of a rule
 MAX_DEN = 2**31 - 1
-
-
-def _checked(values: Tensor) -> Tensor:
-    check_vector("values", values, (torch.float32, torch.int64))
-    check_count("values", values.shape[0])
-    return values.contiguous()
-
-
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be in {low}..{high}, got {value}")
 
 
 def select(
@@ -64,15 +51,15 @@ def select(
         >>> select(torch.tensor([3.0, 1.0, 2.0]), [0, -1], [0, 1], 1).tolist()
         [1.0, 2.0]
     """
-    values = _checked(values)
-    _check_int("den", den, 1, MAX_DEN)
+    values = check_values(values)
+    check_int("den", den, 1, MAX_DEN)
     if len(offsets) != len(shares):
         raise ValueError(
             f"offsets and shares must have one length, got {len(offsets)} and {len(shares)}"
         )
     for offset, share in zip(offsets, shares, strict=True):
-        _check_int("offsets", offset, -MAX_SAMPLES, MAX_SAMPLES)
-        _check_int("shares", share, 0, den)
+        check_int("offsets", offset, -MAX_SAMPLES, MAX_SAMPLES)
+        check_int("shares", share, 0, den)
     kernels = backends.kernels_for(backend, values)
     parts = [
         kernels.select(
@@ -138,32 +125,5 @@ def kth(values: Tensor, k: int, *, backend: str = "auto") -> Tensor:
         >>> kth(torch.tensor([3.0, 1.0, 2.0]), 2).item()
         2.0
     """
-    _check_int("k", k, 1, MAX_SAMPLES)
+    check_int("k", k, 1, MAX_SAMPLES)
     return select(values, [k - 1], [0], 1, backend=backend)
-
-
-def top(values: Tensor, k: int, *, backend: str = "auto") -> Tensor:
-    """Mark the k largest of the seen scores, ties to the smaller index.
-
-    Which ones is exact and the same on every backend; what ``torch.topk`` leaves open among equal
-    scores is decided here.
-
-    Args:
-        values: [N] float32 scores, nan = never seen, or int64 records, 0 = never seen.
-        k: in 0..2^31-1; beyond the seen, all of them.
-        backend: which kernels.
-
-    Returns:
-        uint8 [N], 1 = among the k largest, else 0: the weight classes of "keep these".
-
-    Raises:
-        ValueError: k is out of range.
-        TypeError: values are neither float32 nor int64, or k is not an int.
-
-    Example:
-        >>> top(torch.tensor([2.0, 5.0, 2.0, torch.nan]), 2).tolist()
-        [1, 1, 0, 0]
-    """
-    values = _checked(values)
-    _check_int("k", k, 0, MAX_SAMPLES)
-    return backends.kernels_for(backend, values).top(values, k)

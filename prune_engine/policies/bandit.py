@@ -7,15 +7,15 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from prune_engine.bands import Rule, Selection, decimal_fraction, weight_table
-from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, check_fraction, select_fixed
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.bands import check_fraction, decimal_fraction, weight_table
+from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import Rule, Selection
+from prune_engine.policies.fixed_counts import select_fixed
 
 TENSORS = ("ema", "varema", "chosen")
 

@@ -4,22 +4,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from prune_engine.bands import Rule, Selection, weight_table
+from prune_engine import ops
+from prune_engine.bands import (
+    check_fraction,
+    check_sampling,
+    dropping_band,
+    kept_weight,
+    weight_table,
+)
 from prune_engine.epoch.policy import (
     Policy,
     PolicyMemory,
     Progress,
     annealing,
-    check_fraction,
-    check_sampling,
-    dropping_band,
-    kept_weight,
 )
-
-if TYPE_CHECKING:
-    from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import Rule, Selection
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,6 @@ class RandomSubset(Policy):
         rule = Rule(no_thresholds, (band,), table, fixed, unseen_band=0)
         if not self.static:
             return rule
-        from prune_engine import ops  # it brings torch, and host.py knows policies without torch
-
         # The draws of epoch 0 in every epoch; the order is another one all the same.
         classes, _ = ops.plan(
             buffer.records, rule, seed=progress.seed, epoch=0, backend=buffer.backend

@@ -5,20 +5,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from prune_engine.bands import Rule, Selection, decimal_fraction, weight_table
+from prune_engine.bands import check_fraction, decimal_fraction, weight_table
 from prune_engine.epoch.policy import (
     Policy,
     PolicyMemory,
     Progress,
     annealing,
-    check_fraction,
-    select_fixed,
 )
-
-if TYPE_CHECKING:
-    from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import Rule, Selection
+from prune_engine.policies.fixed_counts import select_fixed
 
 
 @dataclass(frozen=True)

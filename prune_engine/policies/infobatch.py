@@ -4,22 +4,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from prune_engine.bands import Band, Rule, weight_table
+from prune_engine.bands import (
+    Band,
+    check_fraction,
+    check_sampling,
+    dropping_band,
+    kept_weight,
+    weight_table,
+)
 from prune_engine.epoch.policy import (
     Policy,
     PolicyMemory,
     Progress,
     annealing,
-    check_fraction,
-    check_sampling,
-    dropping_band,
-    kept_weight,
 )
-
-if TYPE_CHECKING:
-    from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import Rule
 
 
 @dataclass(frozen=True)

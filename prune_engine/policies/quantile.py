@@ -7,21 +7,24 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from prune_engine.bands import MAX_BANDS, Band, Rule, decimal_fraction, weight_table
+from prune_engine.bands import (
+    MAX_BANDS,
+    Band,
+    check_fraction,
+    check_sampling,
+    decimal_fraction,
+    kept_weight,
+    weight_table,
+)
 from prune_engine.epoch.policy import (
     Policy,
     PolicyMemory,
     Progress,
     annealing,
-    check_fraction,
-    check_sampling,
-    kept_weight,
 )
-
-if TYPE_CHECKING:
-    from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import Rule
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
-from prune_engine.bands import INT64_MAX, PLAN_BLOCK, Band, Rule, weight_table
+from prune_engine.bands import (
+    INT64_MAX,
+    PLAN_BLOCK,
+    Band,
+    weight_table,
+)
+from prune_engine.ops.rule import Rule
 
 NUM_SAMPLES = 5_000  # more than one block of a plan, and little enough for two seconds
 SEED = 7

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import host_ints
 from prune_engine.epoch import ranks
 from prune_engine.epoch.score_buffer import KEY_MASK, Audit, ScoreBuffer
+from prune_engine.ops.to_host import host_ints
 from prune_engine.sharding.layout import FETCH_BYTES, edges, shared
 from prune_engine.sharding.local_samples import Share
 

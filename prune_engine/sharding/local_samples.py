@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prune_engine.bands import PruneEngineError, host_ints
-from prune_engine.ops.checks import INDEX_DTYPES, check_vector
-from prune_engine.ops.cross_entropy_observe import ObserveState
+from prune_engine.errors import PruneEngineError
+from prune_engine.ops.checks import INDEX_DTYPES, ObserveState, check_vector
+from prune_engine.ops.to_host import host_ints
 from prune_engine.sharding.layout import shared
 
 

@@ -11,19 +11,14 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import (
-    EpochReport,
-    PruneEngineError,
-    Rule,
-    Selection,
-    StateMismatchError,
-    host_floats,
-)
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.plan import EpochPlan, list_kept
-from prune_engine.epoch.report import History
+from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
+from prune_engine.errors import PruneEngineError, StateMismatchError
+from prune_engine.ops.rule import Rule, Selection
+from prune_engine.ops.to_host import host_floats
 from prune_engine.policies import Policy
 from prune_engine.sharding.exchange import audit_shards, make_share, return_records
 from prune_engine.sharding.local_samples import Share

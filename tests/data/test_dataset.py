@@ -29,7 +29,7 @@ import prune_engine as pe
     ],
 )
 def test_items_of_every_kind(item, expected):
-    wrapped = pe.IndexedDataset([None, None, item])
+    wrapped = pe.data.IndexedDataset([None, None, item])
     assert wrapped[2] == expected
     assert wrapped.__getitems__([2, 2]) == [expected, expected]
 
@@ -37,14 +37,14 @@ def test_items_of_every_kind(item, expected):
 def test_items_are_not_changed():
     items = [{"x": 1}, [2]]
     before = copy.deepcopy(items)
-    wrapped = pe.IndexedDataset(items)
+    wrapped = pe.data.IndexedDataset(items)
     assert wrapped[0] is not items[0]
     assert wrapped[1] == [2, 1]
     assert items == before
 
 
 def test_a_key_of_that_name_is_refused():
-    wrapped = pe.IndexedDataset([{"sample_index": 3}])
+    wrapped = pe.data.IndexedDataset([{"sample_index": 3}])
     with pytest.raises(ValueError, match=r"'sample_index'.*index 0"):
         wrapped[0]
 
@@ -64,44 +64,46 @@ class Fetched(Numbers):
 
 def test_getitems_is_forwarded_once_per_batch():
     inner = Fetched()
-    wrapped = pe.IndexedDataset(inner)
+    wrapped = pe.data.IndexedDataset(inner)
     assert wrapped.__getitems__([4, 1]) == [(40, 1, 4), (10, 1, 1)]
     assert inner.calls == [[4, 1]]
 
 
 def test_a_getitems_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="must return 2 items, got 3"):
-        pe.IndexedDataset(Fetched(surplus=1)).__getitems__([4, 1])
+        pe.data.IndexedDataset(Fetched(surplus=1)).__getitems__([4, 1])
 
 
 def test_tensor_data_sets_and_subsets_and_concatenations():
     tensors = TensorDataset(torch.arange(6) * 10, torch.arange(6))
-    assert [int(v) for v in pe.IndexedDataset(tensors)[5]] == [50, 5, 5]
+    assert [int(v) for v in pe.data.IndexedDataset(tensors)[5]] == [50, 5, 5]
     subset = Subset(Numbers(), [30, 20, 10])
-    assert pe.IndexedDataset(subset)[1] == (200, 2, 1), "the position in what was wrapped"
-    assert pe.IndexedDataset(subset).__getitems__([2, 0]) == [(100, 1, 2), (300, 0, 0)]
-    both = pe.IndexedDataset(ConcatDataset([Numbers(3), Numbers(4)]))
+    assert pe.data.IndexedDataset(subset)[1] == (200, 2, 1), "the position in what was wrapped"
+    assert pe.data.IndexedDataset(subset).__getitems__([2, 0]) == [(100, 1, 2), (300, 0, 0)]
+    both = pe.data.IndexedDataset(ConcatDataset([Numbers(3), Numbers(4)]))
     assert [both[i] for i in (2, 3)] == [(20, 2, 2), (0, 0, 3)]
-    outside = Subset(pe.IndexedDataset(Numbers()), [30, 20, 10])
+    outside = Subset(pe.data.IndexedDataset(Numbers()), [30, 20, 10])
     assert outside[1] == (200, 2, 20), "wrapped first, the original position"
 
 
 @pytest.mark.parametrize("kind", [Numbers, Records])
 def test_pickles_and_copies(kind):
-    wrapped = pe.IndexedDataset(kind(5))
+    wrapped = pe.data.IndexedDataset(kind(5))
     for twin in (pickle.loads(pickle.dumps(wrapped)), copy.deepcopy(wrapped), copy.copy(wrapped)):
         assert len(twin) == 5
         assert twin[3] == wrapped[3]
 
 
 def test_public_attributes_are_forwarded_and_private_ones_are_not():
-    wrapped = pe.IndexedDataset(Numbers())
+    wrapped = pe.data.IndexedDataset(Numbers())
     assert wrapped.classes == ("zero", "one", "two")
     for name in ("missing", "_hidden", "__array__", "dataset_of"):
         with pytest.raises(AttributeError, match=name):
             getattr(wrapped, name)
     with pytest.raises(AttributeError):
-        getattr(pe.IndexedDataset.__new__(pe.IndexedDataset), name)  # before __init__, as pickle
+        getattr(
+            pe.data.IndexedDataset.__new__(pe.data.IndexedDataset), name
+        )  # before __init__, as pickle
 
 
 class Stream(IterableDataset):
@@ -119,7 +121,7 @@ class Stream(IterableDataset):
 )
 def test_what_has_no_positions_is_refused(dataset, message):
     with pytest.raises(TypeError, match=message):
-        pe.IndexedDataset(dataset)
+        pe.data.IndexedDataset(dataset)
 
 
 def test_the_engine_wraps_once_and_checks_the_length():

@@ -72,7 +72,7 @@ class EagerLane(SlowLane):
         return found
 
 
-def sampler_on(lane: SlowLane, n: int = KEPT, **options: Any) -> pe.PruneSampler:
+def sampler_on(lane: SlowLane, n: int = KEPT, **options: Any) -> pe.data.PruneSampler:
     sampler = pe.PruneEngine(n, pe.KeepAll(), num_epochs=2).sampler(**options)
     sampler.reader = PinnedReader(lane)
     return sampler

@@ -33,23 +33,23 @@ def test_a_subset_is_the_sorted_one_of_python(count, share, salt, keep):
         "moderate": lambda i: (abs(values[i] - middle), i),
     }[keep]
     want = sorted(sorted(range(count), key=order)[:k])
-    got = pe.select_subset(torch.tensor(values, dtype=torch.float32), k, keep)
+    got = pe.data.select_subset(torch.tensor(values, dtype=torch.float32), k, keep)
     assert got.dtype == torch.int64
     assert got.tolist() == want
 
 
 def test_ties_go_to_the_smaller_index_and_hard_is_not_easy():
     scores = torch.tensor([1.0, 2.0, 2.0, 1.0, 2.0])
-    assert pe.select_subset(scores, 2, "hard").tolist() == [1, 2]
-    assert pe.select_subset(scores, 1, "easy").tolist() == [0]
-    assert pe.select_subset(torch.ones(9), 4, "moderate").tolist() == [0, 1, 2, 3]
+    assert pe.data.select_subset(scores, 2, "hard").tolist() == [1, 2]
+    assert pe.data.select_subset(scores, 1, "easy").tolist() == [0]
+    assert pe.data.select_subset(torch.ones(9), 4, "moderate").tolist() == [0, 1, 2, 3]
 
 
 def test_infinite_scores_have_their_place():
     scores = torch.tensor([math.inf, 0.0, math.inf, math.inf])
-    assert pe.select_subset(scores, 2, "hard").tolist() == [0, 2]
-    assert pe.select_subset(scores, 1, "easy").tolist() == [1]
-    assert pe.select_subset(scores, 2, "moderate").tolist() == [0, 2]
+    assert pe.data.select_subset(scores, 2, "hard").tolist() == [0, 2]
+    assert pe.data.select_subset(scores, 1, "easy").tolist() == [1]
+    assert pe.data.select_subset(scores, 2, "moderate").tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -65,46 +65,46 @@ def test_infinite_scores_have_their_place():
 )
 def test_bad_arguments_are_named(arguments, kind, message):
     with pytest.raises(kind, match=message):
-        pe.select_subset(*arguments)
+        pe.data.select_subset(*arguments)
 
 
 def test_a_file_goes_to_any_loader(tmp_path):
-    path = pe.save_subset(tmp_path / "a.npy", torch.tensor([0, 2]), 4, about={"score": "el2n"})
+    path = pe.data.save_subset(tmp_path / "a.npy", torch.tensor([0, 2]), 4, about={"score": "el2n"})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npy", "a.npy.json"]
     assert np.load(path, allow_pickle=False).tolist() == [0, 2]
     note = json.loads((tmp_path / "a.npy.json").read_text())
     assert (note["num_samples"], note["count"], note["about"]) == (4, 2, {"score": "el2n"})
     data = torch.utils.data.TensorDataset(torch.arange(4.0))
-    subset = torch.utils.data.Subset(data, pe.load_subset(path, num_samples=4))
+    subset = torch.utils.data.Subset(data, pe.data.load_subset(path, num_samples=4))
     loader = torch.utils.data.DataLoader(subset, batch_size=2, generator=torch.Generator())
     (batch,) = next(iter(loader))
     assert batch.tolist() == [0.0, 2.0]
     with pytest.raises(ValueError, match="expected one of 5"):
-        pe.load_subset(path, num_samples=5)
+        pe.data.load_subset(path, num_samples=5)
 
 
 def test_a_file_that_was_changed_or_lost_its_note_is_refused(tmp_path):
-    path = pe.save_subset(tmp_path / "a.npy", torch.tensor([0, 2]), 4)
+    path = pe.data.save_subset(tmp_path / "a.npy", torch.tensor([0, 2]), 4)
     note = tmp_path / "a.npy.json"
     kept = note.read_text()
     note.write_text(kept.replace('"format": 1', '"format": 2'))
     with pytest.raises(ValueError, match="format"):
-        pe.load_subset(path)
+        pe.data.load_subset(path)
     note.write_text(kept)
     np.save(path, np.array([0, 3]))
     with pytest.raises(ValueError, match="not the array"):
-        pe.load_subset(path)
+        pe.data.load_subset(path)
     note.unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.npy\.json"):
-        pe.load_subset(path)
+        pe.data.load_subset(path)
 
 
 @pytest.mark.parametrize("indices", [[2, 1], [1, 1], [-1, 1], [3, 4]])
 def test_indices_that_are_no_subset_leave_no_file(tmp_path, indices):
     with pytest.raises(ValueError, match="indices"):
-        pe.save_subset(tmp_path / "a.npy", torch.tensor(indices), 4)
+        pe.data.save_subset(tmp_path / "a.npy", torch.tensor(indices), 4)
     with pytest.raises(ValueError, match=r"\.npy"):
-        pe.save_subset(tmp_path / "a.txt", torch.tensor([0]), 4)
+        pe.data.save_subset(tmp_path / "a.txt", torch.tensor([0]), 4)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,10 +121,10 @@ def test_the_command_writes_what_the_function_selects(state, tmp_path, capsys):
     given = ["select", str(state), "--out", str(out), "--keep", "hard", "--json"]
     assert cli.main([*given, "--fraction", "0.3"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert pe.load_subset(out, num_samples=8).tolist() == [6, 7]
+    assert pe.data.load_subset(out, num_samples=8).tolist() == [6, 7]
     assert (said["count"], said["lowest"], said["highest"]) == (2, 6.0, 7.0)
     assert cli.main([*given, "--count", "3"]) == 0
-    assert pe.load_subset(out).tolist() == [5, 6, 7]
+    assert pe.data.load_subset(out).tolist() == [5, 6, 7]
     assert cli.main([*given, "--fraction", "1.5"]) == 2
     assert "fraction" in capsys.readouterr().err
 
@@ -136,7 +136,7 @@ def test_the_command_counts_forgetting_events(tmp_path, capsys):
     out = tmp_path / "easy.npy"
     asked = ["select", str(tmp_path / "state.pt"), "--out", str(out), "--count", "2"]
     assert cli.main([*asked, "--keep", "hard", "--forgetting"]) == 0
-    assert pe.load_subset(out).tolist() == [0, 1]
+    assert pe.data.load_subset(out).tolist() == [0, 1]
     assert "forgetting events" in capsys.readouterr().out
 
 

@@ -110,7 +110,7 @@ def test_edge_case_04_the_larger_score_of_an_epoch_stays(indices, size, salt):
     }
     records = []
     for backend, step in (("cpu", 1), ("cpu", -1), ("reference", 1)):
-        buffer = pe.ScoreBuffer(10, backend=backend)
+        buffer = pe.epoch.ScoreBuffer(10, backend=backend)
         given_indices, given_scores = (
             torch.tensor(indices[::step]),
             scores.flip(0) if step < 0 else scores,

@@ -66,11 +66,11 @@ def engine_on(
     """Make an engine of numberless tensors; the one number it reads, the count, is given."""
     launched: list[str] = []
 
-    def plan(buffer: Any, rule: Any, *, seed: int, epoch: int, **_: Any) -> pe.EpochPlan:
+    def plan(buffer: Any, rule: Any, *, seed: int, epoch: int, **_: Any) -> pe.epoch.EpochPlan:
         classes, offsets = ops.plan(buffer.records, rule, seed=seed, epoch=epoch, backend=kernels)
         kept = ops.compact(classes, offsets, KEPT, backend=kernels)
         table = torch.empty(8, device=buffer.device)
-        return pe.EpochPlan(epoch, seed, classes, table, kept, rule.thresholds, kernels)
+        return pe.epoch.EpochPlan(epoch, seed, classes, table, kept, rule.thresholds, kernels)
 
     mode = FakeTensorMode(allow_non_fake_inputs=True) if device == "cuda" else nullcontext()
     with pytest.MonkeyPatch.context() as patch, mode:

@@ -64,8 +64,8 @@ def test_d02_weights_are_reset_at_annealing(num_epochs):
 @pytest.mark.parametrize(("num_epochs", "early"), [(90, 1), (100, 1), (200, 0), (300, 1)])
 def test_d03_pruning_stops_exactly_at_delta(num_epochs, early):
     """Pruning stopped one epoch early where delta * epochs is no whole number."""
-    policy, buffer = pe.InfoBatch(), pe.ScoreBuffer(1)
-    rules = [policy.rule(buffer, pe.Progress(t, t, num_epochs)) for t in range(num_epochs)]
+    policy, buffer = pe.InfoBatch(), pe.epoch.ScoreBuffer(1)
+    rules = [policy.rule(buffer, pe.policies.Progress(t, t, num_epochs)) for t in range(num_epochs)]
     pruning = sum(len(rule.bands) == 2 for rule in rules)
     assert pruning == math.ceil(num_epochs * 7 / 8)
     published = sum(t + 1 <= num_epochs * 0.875 for t in range(num_epochs))
@@ -123,7 +123,7 @@ def test_d07_indices_above_the_losses_precision(dtype):
     """Indices travelled in the dtype of the losses: inexact above 2^24 (fp32) and 256 (bf16)."""
     n = 2**24 + 8
     indices = torch.tensor([257, 2**24 + 1, 2**24 + 3])
-    buffer = pe.ScoreBuffer(n)
+    buffer = pe.epoch.ScoreBuffer(n)
     buffer.observe(torch.tensor([1.0, 2.0, 3.0], dtype=dtype), indices)
     assert_bitwise(torch.nonzero(buffer.records)[:, 0], indices, "the samples that were seen")
     assert (indices.to(dtype).long() != indices).any(), "control: the round trip is inexact"
@@ -157,7 +157,7 @@ class Recursing:
 
 def test_d09_pickles_so_that_spawned_workers_start():
     """Pickling recursed: spawn and forkserver workers could not start (see test_dataloader)."""
-    wrapped = pe.IndexedDataset(Numbers())
+    wrapped = pe.data.IndexedDataset(Numbers())
     assert pickle.loads(pickle.dumps(wrapped))[4] == (40, 1, 4)
     with pytest.raises(RecursionError):  # control
         pickle.loads(pickle.dumps(Recursing(Numbers())))
@@ -187,7 +187,7 @@ def test_d11_custom_collate_and_iterable_data_sets():
         observe(engine, indices)
     assert engine.end_epoch().missing == 0
     with pytest.raises(TypeError, match=r"IterableDataset.*stable index"):
-        pe.IndexedDataset(Stream())
+        pe.data.IndexedDataset(Stream())
     with pytest.raises(TypeError, match="iterable"):
         pe.PruneEngine(Stream(), pe.KeepAll())
 

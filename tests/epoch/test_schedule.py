@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import (
 )
 
 import prune_engine as pe
+from prune_engine.schedule import VirtualScheduler
 
 SIZE, SAMPLES, EPOCHS = 10, 200, 5
 STEPS = EPOCHS * SAMPLES // SIZE
@@ -128,7 +129,7 @@ def test_resumes_at_any_step(make, at):
 def test_one_cycle_is_never_stepped_past_its_end():
     optimizer = optimizer_of()
     wrapped = OneCycleLR(optimizer, max_lr=1.0, total_steps=20)
-    scheduler = pe.VirtualScheduler(wrapped, 20, lambda: 1.0)
+    scheduler = VirtualScheduler(wrapped, 20, lambda: 1.0)
     optimizer.step()
     for _ in range(50):
         scheduler.step()
@@ -141,7 +142,7 @@ def test_one_cycle_is_never_stepped_past_its_end():
 def test_progress_that_goes_back_steps_nothing():
     marks = iter([0.5, 0.2, 0.5, 2.0])
     optimizer = optimizer_of()
-    scheduler = pe.VirtualScheduler(ExponentialLR(optimizer, 0.5), 10, lambda: next(marks))
+    scheduler = VirtualScheduler(ExponentialLR(optimizer, 0.5), 10, lambda: next(marks))
     optimizer.step()
     taken = []
     for _ in range(4):

@@ -71,7 +71,7 @@ def test_the_plan_is_stored_not_recomputed():
     resumed = infobatch()
     resumed.load_state_dict(through_disk(engine.state_dict()))
     assert_bitwise(resumed.plan.weight_class, engine.plan.weight_class, "weight classes")
-    rule = engine.policy.rule(engine.buffer, pe.Progress(1, 1, 8))
+    rule = engine.policy.rule(engine.buffer, pe.policies.Progress(1, 1, 8))
     again, _ = pe.ops.plan(engine.buffer.records, rule, seed=engine.seed, epoch=1)
     assert not torch.equal(again, engine.plan.weight_class)
 
@@ -297,16 +297,16 @@ def test_edge_case_09_a_damaged_state_is_refused_and_nothing_is_half_loaded(path
 
 
 def test_edge_case_09_the_buffer_alone_refuses_too():
-    buffer = pe.ScoreBuffer(4)
+    buffer = pe.epoch.ScoreBuffer(4)
     buffer.observe(losses_at([1, 2]), torch.tensor([1, 2]))
     before = buffer.records.clone()
     with pytest.raises(pe.StateMismatchError, match=r"records.*weight_class"):
-        buffer.load_state_dict(pe.ScoreBuffer(5).state_dict())
+        buffer.load_state_dict(pe.epoch.ScoreBuffer(5).state_dict())
     assert_bitwise(buffer.records, before, "records")
 
 
 def test_a_restored_sum_is_the_running_sum():
-    buffer, twin = pe.ScoreBuffer(50), pe.ScoreBuffer(50)
+    buffer, twin = pe.epoch.ScoreBuffer(50), pe.epoch.ScoreBuffer(50)
     buffer.observe(losses_at(range(40)), torch.arange(40))
     twin.load_state_dict(through_disk(buffer.state_dict()))
     assert_bitwise(twin.score_sum, buffer.score_sum, "sum")

@@ -37,10 +37,10 @@ def operators_plan(
     scores: np.ndarray, policy: pe.InfoBatch, seed: int, epoch: int, threshold: float | None
 ) -> EpochPlan:
     """Observe the scores with the operators and plan with them."""
-    buffer = pe.ScoreBuffer(len(scores))
+    buffer = pe.epoch.ScoreBuffer(len(scores))
     seen = np.flatnonzero(~np.isnan(scores))
     buffer.observe(torch.from_numpy(scores[seen]), torch.from_numpy(seen))
-    rule = policy.rule(buffer, pe.Progress(epoch, epoch, None))
+    rule = policy.rule(buffer, pe.policies.Progress(epoch, epoch, None))
     if threshold is not None:
         rule = replace(rule, thresholds=torch.tensor([threshold]))
     return make_plan(buffer, rule, seed=seed, epoch=epoch)

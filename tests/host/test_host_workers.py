@@ -36,7 +36,7 @@ def run_python(code: str) -> str:
     [
         ("import prune_engine.host", False),
         ("import prune_engine as pe; pe.host, pe.__version__, dir(pe)", False),
-        ("import prune_engine as pe; pe.policies.TABLE, pe.InfoBatch()", False),
+        ("import prune_engine as pe; pe.policies.TABLE, pe.InfoBatch()", True),
         ("import prune_engine.ops", True),
         ("from prune_engine import PruneEngine", True),
     ],

@@ -10,6 +10,7 @@ from _assertions import assert_bitwise
 from _runs import infobatch
 
 import prune_engine as pe
+from prune_engine.losses.reduce import reduce_losses
 
 LOGITS = torch.tensor([[9.0, -9.0, 0.0], [0.5, 0.25, 0.0], [0.0, 2.0, 1.0]])
 TARGETS = torch.tensor([0, 0, 2])
@@ -46,13 +47,13 @@ def test_smoothing_out_of_range_is_torchs_error():
 def test_reductions_keep_the_dtype(dtype):
     losses, weights = torch.ones(4, dtype=dtype), torch.tensor([1.0, 2.0, 1.0, 2.0])
     for reduction in ("mean", "sum", "none", "weighted_mean"):
-        got = pe.losses.reduce_losses(losses, weights, reduction, None)
+        got = reduce_losses(losses, weights, reduction, None)
         assert got.dtype == dtype
 
 
 def test_weighted_mean_of_nothing_is_zero():
     losses, weights = torch.ones(2, requires_grad=True), torch.zeros(2)
-    got = pe.losses.reduce_losses(losses * weights, weights, "weighted_mean", None)
+    got = reduce_losses(losses * weights, weights, "weighted_mean", None)
     got.backward()
     assert_bitwise(got, torch.tensor(0.0), "loss")
     assert_bitwise(losses.grad, [0.0, 0.0], "gradient")

@@ -34,14 +34,14 @@ def test_tokens_at_weight_one_are_the_language_models_loss_and_gradient():
     F.cross_entropy(want.flatten(0, 1), targets.flatten()).backward()
     losses = F.cross_entropy(got.flatten(0, 1), targets.flatten(), reduction="none").view(3, 5)
     engine = weighing([1, 1, 1])
-    engine.observe(losses, torch.arange(3), reducer=pe.Tokens(mask)).backward()
+    engine.observe(losses, torch.arange(3), reducer=pe.losses.Tokens(mask)).backward()
     assert torch.allclose(got.grad, want.grad, rtol=1e-6, atol=1e-9)
     means = (losses.detach() * mask).sum(1) / mask.sum(1)
     assert_bitwise(engine.scores(), means, "the score is each sequence's own mean")
     other = weighing([1, 2, 1])
     again = logits.clone().requires_grad_()
     losses = F.cross_entropy(again.flatten(0, 1), targets.flatten(), reduction="none").view(3, 5)
-    other.observe(losses, torch.arange(3), reducer=pe.Tokens(mask)).backward()
+    other.observe(losses, torch.arange(3), reducer=pe.losses.Tokens(mask)).backward()
     assert torch.allclose(again.grad[1], 2 * want.grad[1]), "the weight is the sequence's"
     assert torch.allclose(again.grad[0], want.grad[0])
 
@@ -50,11 +50,13 @@ def test_tokens_averaged_by_sample_and_with_a_given_denominator():
     losses = float32([1, 3, 5, 7]).view(2, 2)
     mask = torch.tensor([[True, True], [True, False]])
     engine = weighing([1, 2])
-    by_sample = engine.observe(losses, torch.arange(2), reducer=pe.Tokens(mask, average="samples"))
+    by_sample = engine.observe(
+        losses, torch.arange(2), reducer=pe.losses.Tokens(mask, average="samples")
+    )
     assert by_sample.item() == (2.0 + 2 * 5.0) / 2
-    given = engine.observe(losses, torch.arange(2), reducer=pe.Tokens(mask), denom=10)
+    given = engine.observe(losses, torch.arange(2), reducer=pe.losses.Tokens(mask), denom=10)
     assert given.item() == pytest.approx((4.0 + 2 * 5.0) / 10)
-    rows = engine.observe(losses, torch.arange(2), reducer=pe.Tokens(mask), reduction="none")
+    rows = engine.observe(losses, torch.arange(2), reducer=pe.losses.Tokens(mask), reduction="none")
     assert_bitwise(rows, [4.0, 10.0], "sums")
 
 
@@ -63,7 +65,7 @@ def test_a_sequence_without_tokens_keeps_its_score_and_its_loss_is_nothing():
     engine.observe(float32([7.0, 9.0]), torch.arange(2))
     losses = float32([1.0, math.nan]).view(2, 1).requires_grad_()
     mask = torch.tensor([[True], [False]])
-    loss = engine.observe(losses, torch.arange(2), reducer=pe.Tokens(mask))
+    loss = engine.observe(losses, torch.arange(2), reducer=pe.losses.Tokens(mask))
     loss.backward()
     assert loss.item() == 1.0
     assert_bitwise(losses.grad, torch.tensor([[1.0], [0.0]]), "masked elements are not read")
@@ -76,7 +78,7 @@ def test_pixels_add_the_heads_and_weigh_them_alike():
     main, head = (torch.rand(2, 3, 4, generator=generator).requires_grad_() for _ in range(2))
     mask = torch.rand(2, 3, 4, generator=generator) > 0.3
     engine = weighing([2, 1])
-    reducer = pe.Pixels(mask, auxiliary=[(0.4, head)])
+    reducer = pe.losses.Pixels(mask, auxiliary=[(0.4, head)])
     engine.observe(main, torch.arange(2), reducer=reducer).backward()
     count = mask.flatten(1).sum(1)
     means = [(x.detach() * mask).flatten(1).sum(1) / count for x in (main, head)]
@@ -90,7 +92,7 @@ def test_pixels_in_one_mean_over_the_batch():
     main = torch.arange(8.0).view(2, 2, 2)
     mask = main < 5
     engine = weighing([1, 1])
-    loss = engine.observe(main, torch.arange(2), reducer=pe.Pixels(mask, average="elements"))
+    loss = engine.observe(main, torch.arange(2), reducer=pe.losses.Pixels(mask, average="elements"))
     assert loss.item() == main[mask].mean().item()
 
 
@@ -98,14 +100,14 @@ def mixed_batch(lam: float = 0.7, same: bool = False):
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(4, 3, generator=generator)
     targets = torch.tensor([1, 1, 1, 1] if same else [0, 1, 2, 0])
-    return logits, targets, pe.mix_targets(targets, 3, lam)
+    return logits, targets, pe.losses.mix_targets(targets, 3, lam)
 
 
 def test_mixed_targets_are_those_of_the_reversed_batch():
     _, _, mixed = mixed_batch()
     assert torch.allclose(mixed[1], float32([0.0, 0.7, 0.3]))
     assert torch.allclose(mixed[0], float32([1.0, 0.0, 0.0])), "both are of class 0"
-    per_row = pe.mix_targets(torch.tensor([0, 1]), 2, torch.tensor([1.0, 0.25]))
+    per_row = pe.losses.mix_targets(torch.tensor([0, 1]), 2, torch.tensor([1.0, 0.25]))
     assert_bitwise(per_row, torch.tensor([[1.0, 0.0], [0.75, 0.25]]), "one lam per row")
 
 
@@ -118,7 +120,7 @@ def test_the_score_of_a_pair_is_low_for_a_model_that_is_right(same):
     for candidate in (perfect, logits, backwards):
         engine = infobatch(4)
         losses = F.cross_entropy(candidate, mixed, reduction="none")
-        reducer = pe.MixedPairs(candidate, targets, mixed)
+        reducer = pe.losses.MixedPairs(candidate, targets, mixed)
         engine.observe(losses, torch.arange(4), reducer=reducer)
         found.append(engine.scores())
     assert torch.allclose(found[0], torch.zeros(4), atol=1e-6), "the sign of a loss"
@@ -135,7 +137,10 @@ def test_partners_carry_equal_weights_and_the_gradient_has_them():
     engine = weighing([2, 1, 2, 2])  # pairs (0, 3) and (1, 2)
     losses = torch.ones(4, requires_grad=True)
     rescaled = engine.observe(
-        losses, torch.arange(4), reducer=pe.MixedPairs(logits, targets, mixed), reduction="none"
+        losses,
+        torch.arange(4),
+        reducer=pe.losses.MixedPairs(logits, targets, mixed),
+        reduction="none",
     )
     rescaled.sum().backward()
     assert_bitwise(losses.grad, [2.0, 1.5, 1.5, 2.0], "weights")
@@ -150,7 +155,7 @@ def test_a_scalar_is_every_members_and_is_averaged_over_time():
     for epoch, value in enumerate((4.0, 2.0)):
         engine.buffer.epoch.fill_(epoch)
         loss = torch.tensor(value, requires_grad=True)
-        out = engine.observe(loss, torch.arange(2), reducer=pe.BatchScalar(0.75))
+        out = engine.observe(loss, torch.arange(2), reducer=pe.losses.BatchScalar(0.75))
         out.backward()
         assert out.item() == value * 1.5
         assert loss.grad.item() == 1.5, "the mean of the members' weights"
@@ -158,7 +163,7 @@ def test_a_scalar_is_every_members_and_is_averaged_over_time():
 
 
 def test_last_scores_are_the_members(backend):
-    buffer = pe.ScoreBuffer(4, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(4, backend=backend)
     buffer.observe(float32([-1.5, 2.0]), torch.tensor([3, 0]))
     assert_bitwise(buffer.last_scores(torch.tensor([0, 1, 3])), [2.0, math.nan, -1.5], "scores")
 
@@ -166,15 +171,27 @@ def test_last_scores_are_the_members(backend):
 @pytest.mark.parametrize(
     ("losses", "reducer", "message"),
     [
-        (torch.ones(2), pe.Tokens(), r"losses must be \[2, ...\]"),
-        (torch.ones(3, 2), pe.Tokens(), r"losses must be \[2, ...\]"),
-        (torch.ones(2, 2), pe.Tokens(torch.ones(2, 2)), "mask must be bool"),
-        (torch.ones(2, 2), pe.Tokens(torch.ones(2, 1).bool()), "mask must be bool"),
-        (torch.ones(2, 2, 2), pe.Pixels(auxiliary=[(1.0, torch.ones(2, 2))]), "auxiliary"),
-        (torch.ones(2), pe.BatchScalar(), "scalar"),
-        (torch.ones(2), pe.MixedPairs(torch.ones(3, 2), torch.ones(2), torch.ones(3, 2)), "logits"),
-        (torch.ones(2), pe.MixedPairs(torch.ones(2, 2), torch.ones(2), torch.ones(2, 3)), "mixed"),
-        (torch.ones(2), pe.MixedPairs(torch.ones(2, 2), torch.ones(3), torch.ones(2, 2)), "target"),
+        (torch.ones(2), pe.losses.Tokens(), r"losses must be \[2, ...\]"),
+        (torch.ones(3, 2), pe.losses.Tokens(), r"losses must be \[2, ...\]"),
+        (torch.ones(2, 2), pe.losses.Tokens(torch.ones(2, 2)), "mask must be bool"),
+        (torch.ones(2, 2), pe.losses.Tokens(torch.ones(2, 1).bool()), "mask must be bool"),
+        (torch.ones(2, 2, 2), pe.losses.Pixels(auxiliary=[(1.0, torch.ones(2, 2))]), "auxiliary"),
+        (torch.ones(2), pe.losses.BatchScalar(), "scalar"),
+        (
+            torch.ones(2),
+            pe.losses.MixedPairs(torch.ones(3, 2), torch.ones(2), torch.ones(3, 2)),
+            "logits",
+        ),
+        (
+            torch.ones(2),
+            pe.losses.MixedPairs(torch.ones(2, 2), torch.ones(2), torch.ones(2, 3)),
+            "mixed",
+        ),
+        (
+            torch.ones(2),
+            pe.losses.MixedPairs(torch.ones(2, 2), torch.ones(3), torch.ones(2, 2)),
+            "target",
+        ),
     ],
 )
 def test_shapes_that_do_not_fit_are_named_and_nothing_is_recorded(losses, reducer, message):
@@ -186,19 +203,19 @@ def test_shapes_that_do_not_fit_are_named_and_nothing_is_recorded(losses, reduce
 
 def test_parameters_out_of_range_are_refused():
     with pytest.raises(ValueError, match="decay"):
-        pe.BatchScalar(1.0)
-    for make in (pe.Tokens, pe.Pixels):
+        pe.losses.BatchScalar(1.0)
+    for make in (pe.losses.Tokens, pe.losses.Pixels):
         with pytest.raises(ValueError, match="average"):
             make(average="tokens")
     with pytest.raises(ValueError, match="score"):
         weighing([1]).observe(
-            torch.ones(1, 1), torch.arange(1), score=torch.ones(1), reducer=pe.Tokens()
+            torch.ones(1, 1), torch.arange(1), score=torch.ones(1), reducer=pe.losses.Tokens()
         )
 
 
 def test_an_empty_batch_is_nothing():
     engine = weighing([1, 1])
     empty = torch.arange(0)
-    assert engine.observe(torch.zeros(0, 3), empty, reducer=pe.Tokens()).item() == 0.0
-    assert engine.observe(torch.zeros(0, 2, 2), empty, reducer=pe.Pixels()).item() == 0.0
+    assert engine.observe(torch.zeros(0, 3), empty, reducer=pe.losses.Tokens()).item() == 0.0
+    assert engine.observe(torch.zeros(0, 2, 2), empty, reducer=pe.losses.Pixels()).item() == 0.0
     assert not engine.buffer.records.any()

@@ -70,7 +70,7 @@ def test_the_loss_and_its_gradient_are_those_of_torch(
     case.fixed[1] = table(2.0, 1.3333334, 8.0, 0.1)  # float16 cannot hold a gradient of 65536
     weight = float32([0.5, 2.0, 0.0, 1.0, 1.0, 3.0, 0.25, 1.0, 1.0]) if weighted else None
     logits = case.logits.clone().requires_grad_()
-    buffer = pe.ScoreBuffer(40, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(40, backend=backend)
     buffer.activate(case.fixed[0], case.fixed[1], 3)
     rescaled, weights, _ = buffer.cross_entropy_observe(
         logits, case.targets, case.indices, label_smoothing=smoothing, class_weight=weight,
@@ -100,7 +100,7 @@ def test_a_score_is_its_function_unweighted_unsmoothed_and_detached(backend, nam
     case = Case(16, 12, 11, ignored=False)
     function = getattr(scores, "nll" if name == "loss" else name)
     arguments = (case.targets,) if name in ("loss", "el2n") else ()
-    buffer = pe.ScoreBuffer(40, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(40, backend=backend)
     got = buffer.cross_entropy_observe(
         case.logits.clone().requires_grad_(), case.targets, case.indices, score=name,
         label_smoothing=0.3, class_weight=torch.rand(12, generator=torch.Generator()),
@@ -111,7 +111,7 @@ def test_a_score_is_its_function_unweighted_unsmoothed_and_detached(backend, nam
 
 def test_what_the_model_is_sure_of_does_not_cancel(backend):
     # In float32, 1 - p is 0 here; the scores of easy samples must still be ordered.
-    buffer = pe.ScoreBuffer(2, backend="cpu")
+    buffer = pe.epoch.ScoreBuffer(2, backend="cpu")
     logits = float32([[20.0, 0.0, 0.0], [25.0, 0.0, 0.0]])
     for name in ("loss", "el2n", "least_confidence", "margin", "entropy"):
         got = buffer.cross_entropy_observe(logits, int64([0, 0]), int64([0, 1]), score=name)[2]
@@ -121,7 +121,7 @@ def test_what_the_model_is_sure_of_does_not_cancel(backend):
 @given(salt=salts)
 def test_forgetting_has_the_same_bits_on_both_and_counts_events(salt):
     generator = torch.Generator().manual_seed(salt)
-    buffers = [pe.ScoreBuffer(6, backend=name) for name in ("reference", "cpu")]
+    buffers = [pe.epoch.ScoreBuffer(6, backend=name) for name in ("reference", "cpu")]
     histories: list[list[bool]] = [[] for _ in range(6)]
     for epoch in range(6):
         shown = torch.randperm(6, generator=generator)[:4]
@@ -144,7 +144,7 @@ def test_forgetting_does_not_depend_on_the_order_within_an_epoch(backend):
     logits = float32([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])  # right, wrong, right
     found = []
     for order in ([0, 1, 2], [2, 1, 0], [1, 0, 2]):
-        buffer = pe.ScoreBuffer(1, backend=backend)
+        buffer = pe.epoch.ScoreBuffer(1, backend=backend)
         zeros = torch.zeros(3, dtype=torch.int64)
         buffer.cross_entropy_observe(logits[:1], zeros[:1], zeros[:1], score="forgetting")
         buffer.epoch.fill_(1)
@@ -160,7 +160,7 @@ def test_forgetting_does_not_depend_on_the_order_within_an_epoch(backend):
 
 
 def test_edge_case_01_an_empty_batch_is_nothing(backend):
-    buffer = pe.ScoreBuffer(4, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(4, backend=backend)
     logits = torch.zeros(0, 5, requires_grad=True)
     nothing = torch.zeros(0, dtype=torch.int64)
     rescaled, weights, score = buffer.cross_entropy_observe(logits, nothing, nothing)
@@ -172,7 +172,7 @@ def test_edge_case_01_an_empty_batch_is_nothing(backend):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_edge_case_02_a_row_that_is_not_finite_is_only_counted(backend, bad):
-    buffer = pe.ScoreBuffer(2, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(2, backend=backend)
     buffer.observe(float32([0.25, 0.5]), int64([0, 1]))
     buffer.epoch.fill_(1)
     for name in scores.SCORES:
@@ -187,7 +187,7 @@ def test_edge_case_02_a_row_that_is_not_finite_is_only_counted(backend, bad):
 
 
 def test_an_ignored_row_costs_nothing_and_keeps_its_score(backend):
-    buffer = pe.ScoreBuffer(2, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(2, backend=backend)
     buffer.observe(float32([0.25]), int64([1]))
     logits = float32([[math.nan, 0.0], [3.0, 0.0]]).requires_grad_()
     rescaled, _, score = buffer.cross_entropy_observe(
@@ -204,7 +204,7 @@ def test_an_ignored_row_costs_nothing_and_keeps_its_score(backend):
     ("argument", "value"), [("indices", 4), ("indices", -1), ("targets", 3), ("targets", -1)]
 )
 def test_edge_case_03_out_of_range_writes_nothing(backend, argument, value):
-    buffer = pe.ScoreBuffer(4, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(4, backend=backend)
     given = {"targets": int64([0, 1, 2]), "indices": int64([1, 2, 3])}
     given[argument][1] = value
     with pytest.raises(IndexError, match=rf"{argument}.*{value}"):
@@ -213,7 +213,7 @@ def test_edge_case_03_out_of_range_writes_nothing(backend, argument, value):
 
 
 def test_edge_case_04_the_larger_score_of_a_batch_stays(backend):
-    buffer = pe.ScoreBuffer(1, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(1, backend=backend)
     logits, zeros = float32([[4.0, 0.0], [0.0, 4.0], [1.0, 0.0]]), int64([0, 0, 0])
     score = buffer.cross_entropy_observe(logits, zeros, zeros)[2]
     assert_bitwise(buffer.scores, score[1:2], "the largest")
@@ -242,7 +242,7 @@ def test_edge_case_04_the_larger_score_of_a_batch_stays(backend):
 def test_edge_case_07_wrong_argument_is_named_and_nothing_is_written(
     backend, argument, value, error
 ):
-    buffer = pe.ScoreBuffer(4, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(4, backend=backend)
     given = {"logits": torch.zeros(3, 2), "targets": int64([0, 1, 0]), "indices": int64([0, 1, 2])}
     with pytest.raises(error, match=rf"\b{argument}\b"):
         buffer.cross_entropy_observe(**(given | {argument: value}))
@@ -250,7 +250,7 @@ def test_edge_case_07_wrong_argument_is_named_and_nothing_is_written(
 
 
 def test_edge_case_07_views_are_converted(backend):
-    one, other = (pe.ScoreBuffer(40, backend=backend) for _ in range(2))
+    one, other = (pe.epoch.ScoreBuffer(40, backend=backend) for _ in range(2))
     case = Case(8, 6, 3)
     wide = torch.stack([case.logits, case.logits * 0], dim=2)[:, :, 0].requires_grad_()
     got = one.cross_entropy_observe(wide, case.targets.int(), case.indices.int())[0]
@@ -264,7 +264,7 @@ def test_edge_case_07_views_are_converted(backend):
 
 
 def test_the_public_function_is_the_buffers_method(backend):
-    buffer, case = pe.ScoreBuffer(40, backend=backend), Case(8, 6, 3)
+    buffer, case = pe.epoch.ScoreBuffer(40, backend=backend), Case(8, 6, 3)
     names = ("records", "score_sum", "counters", "weight_class", "weight_table")
     state = {name: getattr(buffer, name).clone() for name in names}
     want = buffer.cross_entropy_observe(case.logits, case.targets, case.indices, score="margin")
@@ -294,7 +294,7 @@ def test_one_thread_or_many_give_the_same_bits(num_threads):
 
 def test_gradcheck(backend):
     case = Case(5, 4, 1, dtype=torch.float64)
-    buffer = pe.ScoreBuffer(40, backend=backend)
+    buffer = pe.epoch.ScoreBuffer(40, backend=backend)
     buffer.activate(case.fixed[0], case.fixed[1], 3)
     weight = float32([1.0, 0.5, 2.0, 0.0])
 

@@ -120,7 +120,7 @@ def test_observe(device, dtype, index_dtype, batch_size):
 
 @pytest.mark.parametrize("bad", [-1, 8, 2**31 - 1, -(2**31), 2**40, -(2**63)])
 def test_observe_edge_case_03_out_of_range_is_counted(device, bad):
-    buffer = pe.ScoreBuffer(8, device=device)
+    buffer = pe.epoch.ScoreBuffer(8, device=device)
     losses = torch.tensor([1.0, 2.0, 3.0], device=device)
     rescaled, weights = buffer.observe(losses, torch.tensor([0, bad, 5], device=device))
     assert_bitwise(rescaled, losses, "rescaled")
@@ -210,7 +210,7 @@ def test_views_that_are_not_aligned(device):
 
 
 def test_a_tensor_on_another_device_is_refused(device):
-    buffer = pe.ScoreBuffer(8, device=device)
+    buffer = pe.epoch.ScoreBuffer(8, device=device)
     losses, indices = torch.ones(2, device=device), torch.tensor([0, 1], device=device)
     state = {name: getattr(buffer, name) for name in ("records", "score_sum", "counters", "epoch")}
     state |= {"weight_class": buffer.weight_class, "weight_table": buffer.weight_table.cpu()}
@@ -275,8 +275,8 @@ def test_a_wait_would_be_seen(device, no_sync):
 
 
 def test_a_captured_graph_serves_two_epochs(device):
-    buffer = pe.ScoreBuffer(1000, device=device)
-    expected = pe.ScoreBuffer(1000)
+    buffer = pe.epoch.ScoreBuffer(1000, device=device)
+    expected = pe.epoch.ScoreBuffer(1000)
     losses = torch.zeros(64, device=device)
     indices = torch.zeros(64, dtype=torch.int64, device=device)
     side = torch.cuda.Stream()
@@ -311,7 +311,7 @@ def test_a_captured_graph_serves_two_epochs(device):
 def test_a_compiled_step_equals_eager(device):
     if SANITIZE:
         pytest.skip("the compiler's own kernels are not under test")
-    eager, compiled = (pe.ScoreBuffer(1000, device=device) for _ in range(2))
+    eager, compiled = (pe.epoch.ScoreBuffer(1000, device=device) for _ in range(2))
     losses = torch.rand(64, device=device, generator=torch.Generator(device).manual_seed(2))
     indices = torch.arange(64, device=device) * 7
 
@@ -342,7 +342,7 @@ def launches(call) -> list[str]:
 def test_launches_are_counted(device):
     if SANITIZE:
         pytest.skip("a profiler and a sanitizer do not run together")
-    buffer = pe.ScoreBuffer(100_000, device=device)
+    buffer = pe.epoch.ScoreBuffer(100_000, device=device)
     for batch_size in (256, 65_536):
         indices = torch.arange(batch_size, device=device)
         losses = indices.float()
@@ -362,7 +362,7 @@ def test_launches_are_counted(device):
 
 
 def test_it_runs_on_the_current_stream(device):
-    expected, buffer = pe.ScoreBuffer(1000), pe.ScoreBuffer(1000, device=device)
+    expected, buffer = pe.epoch.ScoreBuffer(1000), pe.epoch.ScoreBuffer(1000, device=device)
     side = torch.cuda.Stream()
     values, batch = torch.rand(500, generator=torch.Generator().manual_seed(4)), torch.arange(500)
     losses, indices = torch.full((500,), -1.0, device=device), batch.to(device)
@@ -380,7 +380,7 @@ def test_it_runs_on_the_current_stream(device):
 def test_another_device_than_the_current_one(device):
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU here")
-    buffer, expected = pe.ScoreBuffer(100, device="cuda:1"), pe.ScoreBuffer(100)
+    buffer, expected = pe.epoch.ScoreBuffer(100, device="cuda:1"), pe.epoch.ScoreBuffer(100)
     values, batch = torch.rand(50, generator=torch.Generator().manual_seed(4)), torch.arange(50)
     with torch.cuda.device(0):
         rescaled, _ = buffer.observe(values.to("cuda:1"), batch.to("cuda:1"))

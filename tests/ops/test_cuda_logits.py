@@ -53,7 +53,7 @@ def test_two_runs_have_the_same_bits(device, num_classes):  # noqa: F811
 
 @pytest.mark.parametrize("num_classes", [100, 5000])
 def test_a_batch_is_one_launch_and_waits_for_nothing(device, num_classes):  # noqa: F811
-    buffer = pe.ScoreBuffer(1000, device=device)
+    buffer = pe.epoch.ScoreBuffer(1000, device=device)
     logits = torch.zeros(256, num_classes, device=device)
     targets = torch.zeros(256, dtype=torch.int64, device=device)
     indices = torch.arange(256, device=device)

@@ -45,7 +45,7 @@ def losses_of(indices: Tensor, epoch: int) -> Tensor:
     return mixed.to(torch.float32) / float(997 + epoch)
 
 
-def observed(policy: pe.Policy, seed: int, backend: str, device: str) -> Iterator[Tensor]:
+def observed(policy: pe.policies.Policy, seed: int, backend: str, device: str) -> Iterator[Tensor]:
     """Yield all that a run decides: what each step returns, each epoch's state and plan."""
     engine = pe.PruneEngine(N, policy, num_epochs=EPOCHS, seed=seed, device=device, backend=backend)
     for epoch in range(EPOCHS):

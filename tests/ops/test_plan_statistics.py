@@ -62,7 +62,7 @@ def test_a_broken_generator_fails_the_same_checks():
     assert independence_z(low_bits[:-1], low_bits[1:]) > MAX_Z
 
 
-def weighted_sums(rule: pe.Rule, weights: list[float], trials: int) -> tuple[float, float]:
+def weighted_sums(rule: pe.policies.Rule, weights: list[float], trials: int) -> tuple[float, float]:
     """Return the full sum of scores and the deviate of the mean weighted sum from it."""
     generator = np.random.default_rng(1)
     scores = generator.exponential(1.0, 4000).astype(np.float32)

@@ -76,7 +76,7 @@ def test_a_large_epoch_equals_the_cpu(num_samples: int) -> None:
     rule = mean_rule(float(threshold), 32768)
     old = there["records"].cpu()
     want, want_offsets = pe.ops.plan(old, rule, seed=MAX_SEED, epoch=1, backend="cpu")
-    rule = pe.Rule(threshold, rule.bands, rule.weight_table)
+    rule = pe.policies.Rule(threshold, rule.bands, rule.weight_table)
     classes, offsets = pe.ops.plan(there["records"], rule, seed=MAX_SEED, epoch=1, backend="triton")
     assert_bitwise(classes, want, "weight_class")
     assert_bitwise(offsets, want_offsets, "block_offsets")
@@ -96,7 +96,7 @@ def test_an_epoch_never_makes_the_host_wait() -> None:
     there = state(10_000)
     losses, indices = batch(256, 10_000, 1)
     rule = mean_rule(0.5, 32768)
-    rule = pe.Rule(rule.thresholds.to(DEVICE), rule.bands, rule.weight_table, fixed=True)
+    rule = pe.policies.Rule(rule.thresholds.to(DEVICE), rule.bands, rule.weight_table, fixed=True)
 
     def epoch() -> None:
         pe.ops.observe(losses, indices, backend="triton", **there)
@@ -140,7 +140,9 @@ def test_a_captured_observe_stays_right_in_later_epochs() -> None:
 # autograd function, which torch itself warns of.
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_a_compiled_step_reaches_the_kernels_and_equals_eager() -> None:
-    eager, compiled = (pe.ScoreBuffer(1000, device=DEVICE, backend="triton") for _ in range(2))
+    eager, compiled = (
+        pe.epoch.ScoreBuffer(1000, device=DEVICE, backend="triton") for _ in range(2)
+    )
     losses, indices = batch(256, 1000, 4)
     weight = torch.ones((), device=DEVICE, requires_grad=True)
 

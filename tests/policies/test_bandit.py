@@ -113,16 +113,16 @@ def test_a_new_choice_comes_every_period(policy):
 
 def test_ucb_looks_at_the_variance_and_epsilon_greedy_does_not():
     # Sample 0 swings between 0 and 4, sample 1 stays at 2.5: the averages favour sample 1.
-    def winner(policy: pe.Policy) -> list[int]:
-        buffer, memory = pe.ScoreBuffer(2), policy.memory(pe.ScoreBuffer(2), 0)
+    def winner(policy: pe.policies.Policy) -> list[int]:
+        buffer, memory = pe.epoch.ScoreBuffer(2), policy.memory(pe.epoch.ScoreBuffer(2), 0)
         assert memory is not None
         for epoch in range(9):
             buffer.activate(buffer.weight_class, buffer.weight_table, epoch)
             swing = 4.0 if epoch % 2 else 0.0
             buffer.observe(torch.tensor([swing, 2.5]), torch.tensor([0, 1]))
             memory.end_epoch(buffer, epoch)
-        rule = policy.rule(buffer, pe.Progress(9, 9, None), memory)
-        assert isinstance(rule, pe.Selection)
+        rule = policy.rule(buffer, pe.policies.Progress(9, 9, None), memory)
+        assert isinstance(rule, pe.policies.Selection)
         return rule.weight_class.nonzero()[:, 0].tolist()
 
     assert winner(pe.UCB(0.5, period=1)) == [0]
@@ -179,6 +179,6 @@ def test_edge_case_10_parameters_out_of_range(make, error, message):
 
 
 def test_a_memory_of_another_policy_is_refused():
-    buffer = pe.ScoreBuffer(3)
+    buffer = pe.epoch.ScoreBuffer(3)
     with pytest.raises(TypeError, match="memory must be a BanditMemory, got NoneType"):
-        pe.UCB().rule(buffer, pe.Progress(1, 1, 2))
+        pe.UCB().rule(buffer, pe.policies.Progress(1, 1, 2))

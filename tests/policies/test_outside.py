@@ -32,7 +32,7 @@ def generator(seed: int, epoch: int) -> torch.Generator:
 
 
 class Order:
-    """The living blocks of neighbours, each epoch in another order (``pe.Selection``)."""
+    """The living blocks of neighbours, each epoch in another order (``pe.policies.Selection``)."""
 
     def __init__(self, alive: list[int], size: int, seed: int) -> None:
         self.alive, self.size, self.seed = alive, size, seed
@@ -46,14 +46,14 @@ class Order:
         return kept.view(-1, self.size)[turns].flatten()[torch.as_tensor(positions)]
 
 
-class Blocks(pe.PolicyMemory):
+class Blocks(pe.policies.PolicyMemory):
     """Which blocks are alive: from the second epoch's end on, the best learned one leaves."""
 
     def __init__(self, count: int, size: int, seed: int) -> None:
         self.count, self.size, self.seed = count, size, seed
         self.alive = list(range(count))
 
-    def end_epoch(self, buffer: pe.ScoreBuffer, epoch: int) -> None:
+    def end_epoch(self, buffer: pe.epoch.ScoreBuffer, epoch: int) -> None:
         if epoch >= 1 and self.alive:
             scores = buffer.scores[: self.count * self.size].view(self.count, self.size)
             self.alive.remove(min(self.alive, key=scores.mean(1).tolist().__getitem__))
@@ -79,7 +79,7 @@ class Blocks(pe.PolicyMemory):
 
 
 @dataclass(frozen=True)
-class LearnedBlocks(pe.Policy):
+class LearnedBlocks(pe.policies.Policy):
     size: int = 10
     rescale: bool = False
 
@@ -87,21 +87,21 @@ class LearnedBlocks(pe.Policy):
     def fixed_batch(self) -> int:
         return self.size
 
-    def memory(self, buffer: pe.ScoreBuffer, seed: int) -> Blocks:
+    def memory(self, buffer: pe.epoch.ScoreBuffer, seed: int) -> Blocks:
         return Blocks(buffer.num_samples // self.size, self.size, seed)
 
-    def rule(self, buffer, progress, memory=None) -> pe.Selection:
+    def rule(self, buffer, progress, memory=None) -> pe.policies.Selection:
         assert isinstance(memory, Blocks)
         order = memory.arrangement()
         classes = torch.zeros(buffer.num_samples, dtype=torch.uint8)
         classes[order.samples().long()] = 1
-        return pe.Selection(classes, HALVES, arrangement=order)
+        return pe.policies.Selection(classes, HALVES, arrangement=order)
 
 
 # --- a policy that looks at the batch -----------------------------------------------------------
 
 
-class Marks(pe.PolicyMemory):
+class Marks(pe.policies.PolicyMemory):
     """Whose loss was below its batch's mean when last seen: 2 * (epoch + 1), plus 1 if it was."""
 
     def __init__(self, n: int) -> None:
@@ -115,7 +115,7 @@ class Marks(pe.PolicyMemory):
     def after_record(self, indices: Tensor, losses: Tensor, score: Tensor, extras: Any) -> None:
         self.marks[indices] = 2 * (self.epoch + 1) + (losses < losses.mean()).long()
 
-    def end_epoch(self, buffer: pe.ScoreBuffer, epoch: int) -> None:
+    def end_epoch(self, buffer: pe.epoch.ScoreBuffer, epoch: int) -> None:
         self.marks = self.merged()
         self.epoch = epoch + 1
 
@@ -139,42 +139,42 @@ class Marks(pe.PolicyMemory):
 
 
 @dataclass(frozen=True)
-class BelowTheMean(pe.Policy):
+class BelowTheMean(pe.policies.Policy):
     """Drop half of what was below its batch's mean; the other half counts twice."""
 
-    def memory(self, buffer: pe.ScoreBuffer, seed: int) -> Marks:
+    def memory(self, buffer: pe.epoch.ScoreBuffer, seed: int) -> Marks:
         return Marks(buffer.num_samples)
 
-    def rule(self, buffer, progress, memory=None) -> pe.Selection:
+    def rule(self, buffer, progress, memory=None) -> pe.policies.Selection:
         assert isinstance(memory, Marks)
         low = memory.marks % 2 == 1
         draws = torch.rand(len(low), generator=generator(progress.seed, progress.epoch))
         classes = torch.where(low, torch.where(draws < 0.5, 2, 0), 1)
-        return pe.Selection(classes.to(torch.uint8), HALVES)
+        return pe.policies.Selection(classes.to(torch.uint8), HALVES)
 
 
 # --- a class per sample -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Terces(pe.Policy):
+class Terces(pe.policies.Policy):
     """Of the lowest third keep a quarter, of the middle half, with weights 4 and 2."""
 
-    def rule(self, buffer, progress, memory=None) -> pe.Selection:
+    def rule(self, buffer, progress, memory=None) -> pe.policies.Selection:
         rank = buffer.scores.nan_to_num(nan=float("inf")).argsort(stable=True).argsort()
         third = 3 * rank // max(1, buffer.num_samples)
         third[buffer.scores.isnan()] = 2
         share = torch.tensor([0.25, 0.5, 1.0])[third]
         draws = torch.rand(len(third), generator=generator(progress.seed, progress.epoch))
         classes = torch.where(draws < share, torch.tensor([3, 2, 1])[third], 0)
-        return pe.Selection(classes.to(torch.uint8), HALVES, torch.tensor([0.25, 0.5]))
+        return pe.policies.Selection(classes.to(torch.uint8), HALVES, torch.tensor([0.25, 0.5]))
 
 
-OUTSIDE: list[pe.Policy] = [LearnedBlocks(), BelowTheMean(), Terces()]
+OUTSIDE: list[pe.policies.Policy] = [LearnedBlocks(), BelowTheMean(), Terces()]
 
 
 @pytest.fixture(params=OUTSIDE, ids=str)
-def policy(request: pytest.FixtureRequest) -> pe.Policy:
+def policy(request: pytest.FixtureRequest) -> pe.policies.Policy:
     return request.param
 
 
@@ -291,7 +291,7 @@ def test_a_memory_merges_over_the_group_that_the_run_told_it(merge):
 # --- the hooks ----------------------------------------------------------------------------------
 
 
-class Log(pe.PolicyMemory):
+class Log(pe.policies.PolicyMemory):
     """Everything that it was told, in order."""
 
     def __init__(self) -> None:
@@ -315,7 +315,7 @@ class Log(pe.PolicyMemory):
         assert not score.requires_grad
         self.told.append(("after_record", indices.tolist(), losses, score, extras))
 
-    def end_epoch(self, buffer: pe.ScoreBuffer, epoch: int) -> None:
+    def end_epoch(self, buffer: pe.epoch.ScoreBuffer, epoch: int) -> None:
         self.told.append(("end_epoch", epoch))
 
     def state_dict(self) -> dict[str, Any]:
@@ -329,14 +329,14 @@ class Log(pe.PolicyMemory):
 
 
 @dataclass(frozen=True)
-class Listening(pe.Policy):
-    def memory(self, buffer: pe.ScoreBuffer, seed: int) -> Log:
+class Listening(pe.policies.Policy):
+    def memory(self, buffer: pe.epoch.ScoreBuffer, seed: int) -> Log:
         return Log()
 
-    def rule(self, buffer, progress, memory=None) -> pe.Rule:
+    def rule(self, buffer, progress, memory=None) -> pe.policies.Rule:
         assert isinstance(memory, Log)
         memory.told.append(("rule", progress.epoch))
-        return pe.Rule.keep_all(buffer.device)
+        return pe.policies.Rule.keep_all(buffer.device)
 
 
 def listening(n: int = 4, **options: Any) -> tuple[pe.PruneEngine, Log]:
@@ -374,7 +374,9 @@ def test_after_record_sees_the_losses_and_the_score():
 def test_after_record_sees_one_loss_per_sample_of_a_reducer():
     engine, log = listening()
     tokens = torch.rand(4, 5, generator=torch.Generator().manual_seed(0))
-    engine.observe(tokens, torch.arange(4), reducer=pe.Tokens(torch.ones(4, 5, dtype=torch.bool)))
+    engine.observe(
+        tokens, torch.arange(4), reducer=pe.losses.Tokens(torch.ones(4, 5, dtype=torch.bool))
+    )
     assert log.told[-1][2].shape == log.told[-1][3].shape == (4,)
 
 
@@ -450,7 +452,7 @@ def test_a_hook_that_was_left_out_is_not_called(calls):
             super().after_record(*arguments)
 
     kind = Loud if calls else Blocks
-    refuse = mock.patch.object(pe.PolicyMemory, "after_record", side_effect=AssertionError)
+    refuse = mock.patch.object(pe.policies.PolicyMemory, "after_record", side_effect=AssertionError)
     with refuse, mock.patch.object(LearnedBlocks, "memory", lambda *_: kind(10, 10, 0)):
         engine = engine_of(LearnedBlocks())
         if not calls:
@@ -464,8 +466,8 @@ def test_a_hook_that_was_left_out_is_not_called(calls):
 
 
 def test_a_memory_that_could_not_be_saved_cannot_be_made():
-    class Forgetful(pe.PolicyMemory):
-        def end_epoch(self, buffer: pe.ScoreBuffer, epoch: int) -> None: ...
+    class Forgetful(pe.policies.PolicyMemory):
+        def end_epoch(self, buffer: pe.epoch.ScoreBuffer, epoch: int) -> None: ...
 
     with pytest.raises(TypeError, match="state_dict"):
         Forgetful()  # type: ignore[abstract]
@@ -483,7 +485,7 @@ def test_what_is_no_memory_is_refused_when_the_engine_is_made():
 class Unbacked(LearnedBlocks):
     """Arranges its samples, and does not say so where a restored run asks."""
 
-    def rule(self, buffer, progress, memory=None) -> pe.Selection:
+    def rule(self, buffer, progress, memory=None) -> pe.policies.Selection:
         return super().rule(buffer, progress, Blocks(10, 10, 0))
 
 

@@ -39,7 +39,7 @@ VARIANTS = [
 
 
 @pytest.fixture(params=VARIANTS, ids=str)
-def policy(request: pytest.FixtureRequest) -> pe.Policy:
+def policy(request: pytest.FixtureRequest) -> pe.policies.Policy:
     return request.param
 
 
@@ -69,9 +69,10 @@ def test_control_without_rescale_the_expected_weight_is_not_one(biased):
 @pytest.mark.parametrize(("num_epochs", "first"), [(90, 79), (100, 88), (300, 263), (200, 175)])
 @pytest.mark.parametrize("make", [pe.InfoBatch, pe.RandomSubset])
 def test_annealing_begins_at_exactly_delta_times_the_epochs(make, num_epochs, first):
-    policy, buffer = make(delta=0.875), pe.ScoreBuffer(4)
+    policy, buffer = make(delta=0.875), pe.epoch.ScoreBuffer(4)
     keeps = [
-        policy.rule(buffer, pe.Progress(t, t, num_epochs)).bands == (pe.Band(0, 1),)
+        policy.rule(buffer, pe.policies.Progress(t, t, num_epochs)).bands
+        == (pe.policies.Band(0, 1),)
         for t in range(num_epochs)
     ]
     assert keeps == [False] * first + [True] * (num_epochs - first)
@@ -84,15 +85,17 @@ def test_annealing_begins_at_exactly_delta_times_the_epochs(make, num_epochs, fi
 )
 def test_annealing_compares_the_decimal_exactly(thousandths, total, done):
     policy = pe.InfoBatch(delta=thousandths / 1000)
-    rule = policy.rule(pe.ScoreBuffer(1), pe.Progress(done, done, total))
+    rule = policy.rule(pe.epoch.ScoreBuffer(1), pe.policies.Progress(done, done, total))
     assert (len(rule.bands) == 1) == (done >= Fraction(thousandths, 1000) * total)
 
 
 def test_annealing_of_every_percentage_of_100_epochs():
-    buffer = pe.ScoreBuffer(1)
+    buffer = pe.epoch.ScoreBuffer(1)
     for percent in range(1, 101):
         policy = pe.InfoBatch(delta=percent / 100)
-        bands = [len(policy.rule(buffer, pe.Progress(t, t, 100)).bands) for t in range(100)]
+        bands = [
+            len(policy.rule(buffer, pe.policies.Progress(t, t, 100)).bands) for t in range(100)
+        ]
         assert bands == [2] * percent + [1] * (100 - percent)
     assert 0.07 * 100 > 7, "control: a float boundary slips by an epoch"
 

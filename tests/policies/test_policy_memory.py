@@ -21,14 +21,14 @@ from prune_engine.epoch.plan import make_plan
 TABLE = weight_table(2.5)
 
 
-class Totals(pe.PolicyMemory):
+class Totals(pe.policies.PolicyMemory):
     """The sum of every sample's scores over the epochs, and how many epochs there were."""
 
     def __init__(self, n: int) -> None:
         self.total = torch.zeros(n, dtype=torch.float64)
         self.ended: list[int] = []
 
-    def end_epoch(self, buffer: pe.ScoreBuffer, epoch: int) -> None:
+    def end_epoch(self, buffer: pe.epoch.ScoreBuffer, epoch: int) -> None:
         assert int(buffer.epoch) == epoch, "the classes are still of the epoch that ended"
         self.total += buffer.scores.nan_to_num()
         self.ended.append(epoch)
@@ -48,20 +48,20 @@ class Totals(pe.PolicyMemory):
 
 
 @dataclass(frozen=True)
-class Hardest(pe.Policy):
+class Hardest(pe.policies.Policy):
     """Keep the half with the largest totals, the first of them with a weight of its own."""
 
-    def memory(self, buffer: pe.ScoreBuffer, seed: int) -> Totals:
+    def memory(self, buffer: pe.epoch.ScoreBuffer, seed: int) -> Totals:
         return Totals(buffer.num_samples)
 
-    def rule(self, buffer, progress, memory=None) -> pe.Selection:
+    def rule(self, buffer, progress, memory=None) -> pe.policies.Selection:
         assert isinstance(memory, Totals)
         classes = torch.ones(buffer.num_samples, dtype=torch.uint8)
         if memory.ended:
             order = memory.total.argsort(stable=True)
             classes[order[: buffer.num_samples // 2]] = 0
             classes[order[-1]] = 2
-        return pe.Selection(classes, TABLE, torch.tensor([float(len(memory.ended))]))
+        return pe.policies.Selection(classes, TABLE, torch.tensor([float(len(memory.ended))]))
 
 
 def hardest(n: int = N, **options: Any) -> pe.PruneEngine:
@@ -81,8 +81,8 @@ def test_a_selection_is_the_plan(n, dropped, backend, ahead):
     generator = torch.Generator().manual_seed(n)
     classes = torch.randint(1, 8, (n,), generator=generator, dtype=torch.uint8)
     classes[torch.rand(n, generator=generator) < dropped] = 0
-    buffer = pe.ScoreBuffer(n, backend=backend)
-    plan = make_plan(buffer, pe.Selection(classes, TABLE), seed=1, epoch=4, ahead=ahead)
+    buffer = pe.epoch.ScoreBuffer(n, backend=backend)
+    plan = make_plan(buffer, pe.policies.Selection(classes, TABLE), seed=1, epoch=4, ahead=ahead)
     assert_bitwise(plan.kept, classes.nonzero()[:, 0].to(torch.int32), "kept")
     assert_bitwise(plan.weight_class, classes, "classes")
     assert_bitwise(plan.weights, torch.tensor(TABLE)[classes.long()], "weights")
@@ -93,8 +93,8 @@ def test_a_selection_is_the_plan(n, dropped, backend, ahead):
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_a_plan_copies_the_selection(ahead):
-    classes, buffer = torch.ones(5, dtype=torch.uint8), pe.ScoreBuffer(5)
-    plan = make_plan(buffer, pe.Selection(classes, TABLE), seed=0, epoch=0, ahead=ahead)
+    classes, buffer = torch.ones(5, dtype=torch.uint8), pe.epoch.ScoreBuffer(5)
+    plan = make_plan(buffer, pe.policies.Selection(classes, TABLE), seed=0, epoch=0, ahead=ahead)
     classes.zero_()
     assert plan.weights.tolist() == [1.0] * 5
 
@@ -107,9 +107,9 @@ def test_a_plan_copies_the_selection(ahead):
     ],
 )
 def test_a_selection_that_does_not_fit_is_refused_and_nothing_changes(classes, message):
-    buffer = pe.ScoreBuffer(4)
+    buffer = pe.epoch.ScoreBuffer(4)
     with pytest.raises(ValueError, match=message):
-        make_plan(buffer, pe.Selection(classes, TABLE), seed=0, epoch=3)
+        make_plan(buffer, pe.policies.Selection(classes, TABLE), seed=0, epoch=3)
     assert_bitwise(buffer.weight_class, [1] * 4, "classes")
     assert int(buffer.epoch) == 0
 
@@ -129,7 +129,7 @@ def test_a_selection_that_does_not_fit_is_refused_and_nothing_changes(classes, m
 )
 def test_a_selection_checks_itself(arguments, error, message):
     with pytest.raises(error, match=message):
-        pe.Selection(*arguments)
+        pe.policies.Selection(*arguments)
 
 
 # --- memory -------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+from typing import Any
 
 import pytest
 
 import prune_engine as pe
 
-# What is not a function or class: the version is a string, __main__ starts the command line.
-NOT_DOCUMENTED = {"__version__"}
+# What is not a function or class: a string, a table; __main__ starts the command line.
+NOT_DOCUMENTED = {"__version__", "TABLE"}
 NOT_IMPORTED = {"prune_engine.__main__"}
 COMPILED = ("prune_engine._",)  # libraries: no docstrings of ours
 
@@ -51,13 +52,25 @@ def test_there_are_examples_and_a_wrong_one_is_seen():
     assert "Expected" in failures(wrong)
 
 
-def public() -> list[str]:
-    return [name for name in pe.__all__ if name not in NOT_DOCUMENTED]
+def public() -> dict[str, Any]:
+    """Return every public name, those of the public packages by their path."""
+    top = {name: getattr(pe, name) for name in pe.__all__ if name not in NOT_DOCUMENTED}
+    packages = {name: thing for name, thing in top.items() if hasattr(thing, "__path__")}
+    inner = {
+        f"{package}.{name}": getattr(thing, name)
+        for package, thing in packages.items()
+        for name in getattr(thing, "__all__", ())
+        if name not in NOT_DOCUMENTED
+    }
+    return {**top, **inner}
 
 
-@pytest.mark.parametrize("name", public())
+PUBLIC = public()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_is_documented(name):
-    thing = getattr(pe, name)
+    thing = PUBLIC[name]
     text = inspect.getdoc(thing) or ""
     assert text.split("\n")[0].endswith((".", "?")), "one line that is a sentence"
     if inspect.ismodule(thing):
@@ -65,7 +78,9 @@ def test_a_public_name_is_documented(name):
         homes = {thing.__name__, *(getattr(part, "__module__", "") for part in named)} - {""}
         assert any(map(examples_of, homes)), "its functions have examples"
     elif inspect.isfunction(thing) or not (
-        issubclass(thing, Exception) or inspect.isabstract(thing)
+        issubclass(thing, Exception)
+        or inspect.isabstract(thing)
+        or getattr(thing, "_is_protocol", False)
     ):
         assert "Example" in text, "an example that runs"
         assert ">>>" in text
@@ -81,9 +96,9 @@ def undocumented(thing: type) -> list[str]:
     return [name for name, member in members.items() if not getattr(member, "__doc__", None)]
 
 
-@pytest.mark.parametrize("name", [n for n in public() if inspect.isclass(getattr(pe, n))])
+@pytest.mark.parametrize("name", [n for n, thing in PUBLIC.items() if inspect.isclass(thing)])
 def test_public_methods_are_documented(name):
-    assert undocumented(getattr(pe, name)) == []
+    assert undocumented(PUBLIC[name]) == []
 
 
 def test_control_a_method_without_docstring_is_seen():

@@ -36,18 +36,18 @@ HEIGHTS = {
     "ops": 3,
     "ops.checks": 2,
     "ops.weights": 2,
-    "ops.gradient": 2,
     "losses": 2,
     "backends": 2,
     "_host": 1,
     "_ops": 1,
     "files": 0,
     "bands": 0,
+    "errors": 0,
 }
 FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts cli
 # A policy never sees a kernel; nor does anything between the engine and the operators.
 SEES_BACKENDS = (
-    *("cli", "recipes", "integrations", "engine", "epoch.score_buffer", "ops", "ops.gradient"),
+    *("cli", "recipes", "integrations", "engine", "epoch.score_buffer", "ops"),
     "backends",
 )
 

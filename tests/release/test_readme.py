@@ -14,7 +14,6 @@ from _readme import README, ROOT, blocks, readers_names
 from prune_engine import backends
 from prune_engine.policies import TABLE
 
-GUIDE = ROOT / "prune_engine" / "README.md"
 SKIP = {".venv", "build", "dist", "node_modules", ".git", "runs"}
 
 
@@ -28,7 +27,7 @@ def execute(name: str, text: str, space: dict[str, Any]) -> int:
     found = blocks(text)
     for line, code in found:
         padded = "\n" * (line - 1) + code  # so that a traceback names the line of the file
-        exec(compile(padded, name, "exec"), space)
+        exec(compile(padded, name, "exec", dont_inherit=True), space)
     return len(found)
 
 
@@ -48,8 +47,7 @@ def test_blocks_of_other_pages_run(path, tmp_path, monkeypatch, capsys):
     text = path.read_text()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        space = readers_names(tmp_path) if path == GUIDE else {"__name__": "page"}
-        count = execute(str(path), text, space)
+        count = execute(str(path), text, readers_names(tmp_path))
     assert count == len(re.findall("^```python", text, re.MULTILINE))
 
 

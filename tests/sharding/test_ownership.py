@@ -75,9 +75,11 @@ def test_what_is_out_of_range_is_refused():
     with pytest.raises(IndexError, match=r"index must be in 0\.\.9"):
         owner(10, 10, 2)
     with pytest.raises(ValueError, match="divide them among"):
-        pe.ScoreBuffer(2**33, shard=(0, 2))
+        pe.epoch.ScoreBuffer(2**33, shard=(0, 2))
     with pytest.raises(ValueError, match="multiple of 4096"):
-        pe.ops.plan(int64([0]), pe.Rule.keep_all(torch.device("cpu")), seed=0, epoch=0, first=8)
+        pe.ops.plan(
+            int64([0]), pe.policies.Rule.keep_all(torch.device("cpu")), seed=0, epoch=0, first=8
+        )
 
 
 # --- draws, means and shuffles of samples that no device holds ------------------------------------
@@ -119,7 +121,7 @@ def test_a_shards_plan_draws_as_the_data_set_does(first, name, emulated):
 
 def test_fixed_counts_of_a_shard_are_refused():
     rule = pe.InfoBatch(0.5, delta=1.0, sampling="fixed").rule(
-        pe.ScoreBuffer(4), pe.Progress(0, 0, None)
+        pe.epoch.ScoreBuffer(4), pe.policies.Progress(0, 0, None)
     )
     with pytest.raises(ValueError, match="fixed counts are of the whole data set"):
         pe.ops.plan(int64([0]), rule, seed=0, epoch=0, first=4096)

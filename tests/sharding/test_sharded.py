@@ -110,7 +110,7 @@ def test_control_a_shard_that_draws_by_its_own_numbers_is_caught(monkeypatch):
 
 
 def test_control_a_shard_that_takes_its_own_mean_is_caught(monkeypatch):
-    def alone(buffer: pe.ScoreBuffer, **options: Any) -> Any:
+    def alone(buffer: pe.epoch.ScoreBuffer, **options: Any) -> Any:
         merged = audit(buffer, **options)
         high, low, seen = buffer.score_sum.tolist()
         buffer.total = ((high << 32) + low, seen)

@@ -98,11 +98,11 @@ def test_what_needs_all_scores_or_the_last_ones_says_so():
     with pytest.raises(pe.PruneEngineError, match="'forgetting' needs"):
         engine.cross_entropy_observe(torch.ones(3, 4), batch % 4, batch, score="forgetting")
     with pytest.raises(pe.PruneEngineError, match="its reducer needs"):
-        engine.observe(torch.ones(()), batch, reducer=pe.BatchScalar())
+        engine.observe(torch.ones(()), batch, reducer=pe.losses.BatchScalar())
     with pytest.raises(pe.PruneEngineError, match="percentiles cannot be known"):
         engine.buffer.percentiles([50])
     with pytest.raises(pe.PruneEngineError, match="before its epoch's plan"):
-        pe.ScoreBuffer(5, shard=(0, 1)).observe(torch.ones(1), torch.tensor([0]))
+        pe.epoch.ScoreBuffer(5, shard=(0, 1)).observe(torch.ones(1), torch.tensor([0]))
 
 
 def test_logits_are_scored_into_the_share():

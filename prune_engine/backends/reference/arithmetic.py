@@ -7,18 +7,14 @@ torch has few operators for unsigned types. ``csrc/semantics.h``, ``philox.h`` a
 hold the same functions in C++.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from prune_engine.bands import (
-    ROUNDS_LARGE,
-    ROUNDS_LIMIT,
-    ROUNDS_SMALL,
-    STREAM_KEEP,
-    STREAM_ORDER,
-)
+from prune_engine.bands import ROUNDS_LARGE, ROUNDS_LIMIT, ROUNDS_SMALL, STREAM_KEEP, STREAM_ORDER
 
 __all__ = [
     "MASK32",
@@ -32,13 +28,19 @@ __all__ = [
     "score_code",
 ]
 
+
 MASK32 = 0xFFFFFFFF
+PIECE = 1 << 18  # elements at a time: what the arithmetic allocates stays in a processor's cache
+FLOAT32_MAX = torch.finfo(torch.float32).max
 _SIGN = 0x80000000
+
 
 _CODE_LIMIT = 2.0**22
 _CODE_SCALE = 2.0**40
 
+
 Network = Callable[[Tensor, int, int, Tensor], Tensor]
+
 
 _PHILOX_ROUNDS = 10
 _PHILOX_MULTIPLIER_0 = 0xD2511F53
@@ -339,3 +341,10 @@ def _invert_feistel(y: Tensor, k: int, rows: int, keys: Tensor) -> Tensor:
             row = row - ((hash32(column, key) * rows) >> 32)
             row = torch.where(row < 0, row + rows, row)
     return (row << k) | column
+
+
+def keys_of(values: Tensor) -> Tensor:
+    """Return int64 [N], the keys of scores or records; 0 where never seen."""
+    if values.dtype == torch.int64:
+        return values & MASK32
+    return torch.where(values.isnan(), 0, float_to_key(values))

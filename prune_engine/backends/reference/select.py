@@ -10,9 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prune_engine.backends.reference.arithmetic import MASK32, float_to_key, key_to_float
-
-FLOAT32_MAX = torch.finfo(torch.float32).max
+from prune_engine.backends.reference.arithmetic import (
+    FLOAT32_MAX,
+    float_to_key,
+    key_to_float,
+    keys_of,
+)
 
 
 def select(values: Tensor, offsets: list[int], shares: list[int], den: int) -> Tensor:
@@ -34,41 +37,13 @@ def select(values: Tensor, offsets: list[int], shares: list[int], den: int) -> T
         >>> select(torch.tensor([5.0, 1.0, torch.nan, 2.0]), [0, 0], [0, 1], 2)
         tensor([1., 2.])
     """
-    keys = torch.sort(_keys(values)).values  # the unseen, key 0, come first
+    keys = torch.sort(keys_of(values)).values  # the unseen, key 0, come first
     seen = (keys != 0).sum()
     ranks = ((seen - 1) * _host_vector(shares, values) + den - 1) // den
     ranks = torch.minimum((ranks + _host_vector(offsets, values)).clamp(min=0), seen - 1)
     lowest = float_to_key(values.new_full((1,), -FLOAT32_MAX, dtype=torch.float32))
     padded = torch.cat([keys, lowest])  # what is at the last place where nothing is seen
     return key_to_float(padded[keys.numel() - seen + torch.where(seen > 0, ranks, 0)])
-
-
-def top(values: Tensor, k: int) -> Tensor:
-    """Mark the k largest scores of the seen, ties to the smaller index.
-
-    Args:
-        values: [N] float32 scores, nan = never seen, or int64 records, 0 = never seen.
-        k: in 0..2^31 - 1; all the seen where there are fewer.
-
-    Returns:
-        uint8 [N], 1 or 0.
-
-    Example:
-        >>> top(torch.tensor([2.0, 5.0, 2.0]), 2)
-        tensor([1, 1, 0], dtype=torch.uint8)
-    """
-    keys = _keys(values)
-    largest = torch.sort(keys, descending=True, stable=True).indices[:k]
-    mask = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
-    mask[largest] = 1
-    return mask * (keys != 0)
-
-
-def _keys(values: Tensor) -> Tensor:
-    """Return int64 [N], the keys of scores or records; 0 where never seen."""
-    if values.dtype == torch.int64:
-        return values & MASK32
-    return torch.where(values.isnan(), 0, float_to_key(values))
 
 
 def _host_vector(numbers: list[int], like: Tensor) -> Tensor:

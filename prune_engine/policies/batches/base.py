@@ -7,14 +7,15 @@ from abc import abstractmethod
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
-from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, check_fraction
+from prune_engine.bands import check_fraction
+from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
 from prune_engine.policies.batches.pacing import planned_count
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
     from torch import Tensor
 
-    from prune_engine.bands import Selection
     from prune_engine.epoch.score_buffer import ScoreBuffer
+    from prune_engine.ops.rule import Selection
     from prune_engine.policies.batches.fixed import FixedBatches
     from prune_engine.policies.batches.memory import BatchMemory
 

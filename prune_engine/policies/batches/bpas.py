@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from prune_engine.epoch.policy import check_fraction
+from prune_engine.bands import check_fraction
 from prune_engine.policies.batches.base import BatchPolicy, check_batches
 from prune_engine.policies.batches.pacing import delta_at, planned_count
 

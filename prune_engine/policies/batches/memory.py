@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import PruneEngineError, Selection, host_ints, weight_table
+from prune_engine.bands import weight_table
 from prune_engine.epoch import ranks
 from prune_engine.epoch.policy import Extras, Monitor, PolicyMemory, RunFacts
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.errors import PruneEngineError
+from prune_engine.ops.rule import Selection
+from prune_engine.ops.to_host import host_ints
 from prune_engine.policies.batches.base import BatchPolicy
 from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches, KeptBatches
 from prune_engine.policies.batches.stability import statistic

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_engine import ops
-from prune_engine.bands import PruneEngineError
+from prune_engine.errors import PruneEngineError
 
 Layers = (
     type[nn.Module] | tuple[type[nn.Module], ...] | str | Callable[[str, nn.Module], bool] | None

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What decides an epoch: a rule of bands, or a selection made already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from prune_engine.bands import MAX_BANDS, Band, check_weight_table, weight_table
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One epoch's decision rule: thresholds cut the scores into bands, each band has its fate.
+
+    Band b of a seen sample is the number of thresholds <= its score (SEMANTICS 3.2: compared as
+    order-preserving 32-bit keys). Everything but the thresholds is known on the host, so a rule
+    never makes the host wait.
+
+    Args:
+        thresholds: float32 [T], T in 0..5, ascending, on the device of the records.
+        bands: T + 1 bands, lowest scores first.
+        weight_table: 8 floats; entry k is the weight of class k; entry 0 is 0, entry 1 is 1.
+        fixed: draw fixed counts per band instead of independently.
+        unseen_band: the band of samples that have no score yet; -1 keeps them with weight 1.
+
+    Raises:
+        ValueError: sizes do not fit together.
+
+    Example:
+        >>> import torch
+        >>> Rule.keep_all(torch.device("cpu")).bands
+        (Band(cut=0, weight_class=1, keep_num=1, keep_den=1),)
+    """
+
+    thresholds: Tensor
+    bands: tuple[Band, ...]
+    weight_table: tuple[float, ...]
+    fixed: bool = False
+    unseen_band: int = -1
+
+    def __post_init__(self) -> None:
+        if self.thresholds.dim() != 1 or self.thresholds.dtype != torch.float32:
+            raise ValueError(
+                "thresholds must be a float32 vector, got "
+                f"{self.thresholds.dtype} of shape {tuple(self.thresholds.shape)}"
+            )
+        if len(self.bands) != self.thresholds.numel() + 1 or len(self.bands) > MAX_BANDS:
+            raise ValueError(
+                f"bands must have {self.thresholds.numel() + 1} entries (at most {MAX_BANDS}), "
+                f"got {len(self.bands)}"
+            )
+        check_weight_table(self.weight_table)
+        if not -1 <= self.unseen_band < len(self.bands):
+            raise ValueError(
+                f"unseen_band must be in -1..{len(self.bands) - 1}, got {self.unseen_band}"
+            )
+        if self.fixed and len({band.keep_den for band in self.bands}) != 1:
+            raise ValueError("bands of a fixed rule must share one keep_den")
+
+    @staticmethod
+    def keep_all(device: torch.device) -> Rule:
+        """Return the rule that keeps every sample with weight 1.
+
+        Args:
+            device: where the (empty) thresholds live.
+
+        Returns:
+            A rule of one band that drops nothing.
+
+        Example:
+            >>> import torch
+            >>> Rule.keep_all(torch.device("cpu")).unseen_band
+            -1
+        """
+        empty = torch.empty(0, dtype=torch.float32, device=device)
+        return Rule(empty, (Band(0, 1),), weight_table())
+
+
+class Arrangement(Protocol):
+    """How an epoch's samples are listed and ordered where whole groups of them stay together."""
+
+    def samples(self) -> Tensor:
+        """List the kept samples, int32, group by group."""
+        ...
+
+    def order(self, kept: Tensor, positions: Tensor | range, epoch: int) -> Tensor:
+        """Return the samples at some positions of an epoch, int32.
+
+        Args:
+            kept: what ``samples()`` returned.
+            positions: int64 [M], or a range.
+            epoch: the epoch.
+        """
+        ...
+
+
+def _no_thresholds() -> Tensor:
+    return torch.empty(0, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One epoch's decision made already, where no rule of bands can say it: a class per sample.
+
+    What a policy returns that ranks its samples (``UCB``) or keeps whole groups of them. A plan
+    copies the classes, so the same selection may serve many epochs.
+
+    Args:
+        weight_class: uint8 [N] on the device of the records, 0..7; 0 = dropped.
+        weight_table: 8 floats; entry k is the weight of class k; entry 0 is 0, entry 1 is 1.
+        thresholds: float32 [T], what the report calls the thresholds; default none.
+        arrangement: lists and orders the kept samples where groups of them stay together; it must
+            list exactly those of a class above 0. Default: ascending, each on its own.
+
+    Raises:
+        ValueError: a shape or size does not fit.
+        TypeError: a dtype does not fit.
+
+    Example:
+        >>> import torch
+        >>> Selection(torch.tensor([1, 0], dtype=torch.uint8), weight_table()).thresholds.tolist()
+        []
+    """
+
+    weight_class: Tensor
+    weight_table: tuple[float, ...]
+    thresholds: Tensor = field(default_factory=_no_thresholds)
+    arrangement: Arrangement | None = None
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("weight_class", torch.uint8), ("thresholds", torch.float32)):
+            came: Tensor = getattr(self, name)
+            if came.dim() != 1:
+                raise ValueError(f"{name} must be a vector, got shape {tuple(came.shape)}")
+            if came.dtype != dtype:
+                raise TypeError(f"{name} must be {dtype}, got {came.dtype}")
+        check_weight_table(self.weight_table)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fixed number of a pool's samples, drawn at random."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prune_engine import ops
+from prune_engine.bands import Band, weight_table
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import Rule
+
+
+def select_fixed(
+    buffer: ScoreBuffer,
+    pool: Tensor,
+    count: int,
+    size: int,
+    *,
+    seed: int,
+    epoch: int,
+    weight_class: int = 1,
+) -> Tensor:
+    """Keep a fixed number of a pool's samples, drawn at random, and all others with weight 1.
+
+    Those with the largest keep draws of the epoch stay, ties to the smaller index (SEMANTICS 3.3).
+
+    Args:
+        buffer: says which kernels.
+        pool: bool [N].
+        count: in 0..size, how many of the pool stay.
+        size: how many are in the pool.
+        seed: in 0..2^63-1.
+        epoch: in 0..2^31-2.
+        weight_class: in 1..7, of those that stay.
+
+    Returns:
+        uint8 [N]: 0 = dropped, 1 = not in the pool.
+
+    Example:
+        >>> import torch
+        >>> from prune_engine.epoch import ScoreBuffer
+        >>> pool = torch.tensor([True, True, False, True])
+        >>> select_fixed(ScoreBuffer(4), pool, 1, 3, seed=0, epoch=0, weight_class=2).tolist()
+        [2, 0, 1, 0]
+    """
+    # To plan, the others are samples never seen, which stay; the pool is one band of equal scores.
+    records = pool.to(buffer.records.dtype) * ((1 << 32) | (1 << 31))
+    band = Band(0, weight_class, count, max(1, size))
+    nothing = Rule.keep_all(buffer.device).thresholds
+    rule = Rule(nothing, (band,), weight_table(), fixed=True)
+    return ops.plan(records, rule, seed=seed, epoch=epoch, backend=buffer.backend)[0]
