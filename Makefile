@@ -18,7 +18,11 @@ PYTHON ?= python3
 export PE_WERROR := 1
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+# What a set-up says goes to this file, which is named where the set-up fails.
+SETUP_LOG := $(VENV)/setup.log
+LOGGED = >> $(SETUP_LOG) 2>&1
+FAILED = { tail -n 5 $(SETUP_LOG) >&2; echo "it failed; all that it said is in $(SETUP_LOG)" >&2; false; }
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null \
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
@@ -32,15 +36,15 @@ build: prune_engine/_ops.so
 # Set up once; again when what is installed, or how, has changed.
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	@echo "setting up $(VENV) (once; torch is large)"
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) setuptools wheel pybind11 ninja numpy torch
-	$(PIP) --no-build-isolation --editable '.[test,train]'
-	touch $@
+	@mkdir -p $(VENV) && : > $(SETUP_LOG)
+	@{ $(PYTHON) -m venv $(VENV) && $(PIP) setuptools wheel pybind11 ninja numpy torch && \
+	  $(PIP) --no-build-isolation --editable '.[test,train]'; } $(LOGGED) || $(FAILED)
+	@touch $@
 
 # ninja compiles only what changed; both libraries come from this one command.
 prune_engine/_ops.so: $(VENV)/.installed $(wildcard $(VENV)/.nvcc) $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	touch $@
+	@touch $@
 
 # Two files at a time, on a thread each: the tests that are about threads set their number.
 test: build
@@ -55,7 +59,8 @@ nvcc: $(VENV)/.nvcc
 # that need one say so.
 $(VENV)/.nvcc: $(VENV)/.installed
 	@if $(FIND_NVCC) || { echo "taking nvcc from PyPI's packages" && \
-	  $(PIP) --no-build-isolation --editable '.[nvcc]' && $(FIND_NVCC); }; then touch $@; \
+	  { $(PIP) --no-build-isolation --editable '.[nvcc]' $(LOGGED) || $(FAILED); } && $(FIND_NVCC); }; \
+	then touch $@; \
 	else echo "no nvcc, installed or as packages: no CUDA kernel is built or judged"; fi
 
 # A slow test builds what is released, with the tools of the dev extra.
@@ -127,8 +132,9 @@ clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) --no-build-isolation --editable '.[dev]'
-	touch $@
+	@echo "adding the tools of the dev extra to $(VENV)"
+	@$(PIP) --no-build-isolation --editable '.[dev]' $(LOGGED) || $(FAILED)
+	@touch $@
 
 check: check-text check-python check-types check-native check-spelling
 

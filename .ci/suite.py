@@ -33,6 +33,7 @@ OF_THE_TREE = (
     "test_moments_emulated.py",
     "test_release.py",
     "test_semantics.py",
+    "test_setup.py",
     "test_toolkit.py",
     "test_wheel.py",
     "test_wheels.py",

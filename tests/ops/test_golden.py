@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bits that a seed gives, written down: the same on every machine, processor and backend.
 
-To change one is a major version (CONTRIBUTING.md). Scores are made of integers and of single
-IEEE-754 divisions, so that no library of this machine has a say in them.
+A change of one is a major version; before 1.0 any version may bring one, when CHANGELOG.md says so
+(CONTRIBUTING.md, Versions). Scores are made of integers and of single IEEE-754 divisions, so that
+no library of this machine has a say in them.
 """
 
 from __future__ import annotations
