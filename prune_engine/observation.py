@@ -142,7 +142,7 @@ class Observer:
 
         Returns:
             A scalar, or [B] in the order of the batch for ``"none"``; float32 whatever the dtype of
-            the logits, float64 for float64.
+            the logits, float64 for float64. Differentiable to any order (``create_graph=True``).
 
         Raises:
             TypeError: a dtype does not fit.
