@@ -23,13 +23,14 @@ from prune_engine.recipes import (
     files,
     inspection,
     models,
+    owner,
     pictures,
     ranks,
     selftest,
     subsets,
 )
 from prune_engine.recipes.data import DATA_SETS
-from prune_engine.recipes.results import FOOTNOTE, Report
+from prune_engine.recipes.results import FOOTNOTE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,7 +128,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     seeds.add_argument(
         "--seeds", type=int, metavar="N", help="train seeds 0..N-1 (default: 3 with --compare)"
     )
-    add("--out", type=Path, metavar="DIR", help="run folder (default: runs/DATA-POLICY)")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="run folder, of one run at a time (default: runs/DATA-POLICY)",
+    )
     group = parser.add_argument_group("training (defaults depend on --data)")
     more = group.add_argument
     more("--model", choices=models.MODELS)
@@ -226,12 +232,14 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         with ranks.joined(config.device) as device:
             options = replace(options, train=replace(config, device=device))
-            report = compare.run(options, lambda line: print(line, flush=True))
+            compare.run(
+                options,
+                lambda line: print(line, flush=True),
+                lambda run: _finish(out, run, drawn=not arguments.no_pictures),
+            )
     finally:
         torch.set_num_threads(before)
-    if report is None:  # another rank's to print
-        return 0
-    return _finish(out, report, drawn=not arguments.no_pictures)
+    return 0
 
 
 def _check_device(device: str, backend: str) -> None:
@@ -245,26 +253,26 @@ def _check_device(device: str, backend: str) -> None:
         raise ValueError(f"--device {device} --backend {backend}: {error}") from error
 
 
-def _finish(out: Path, report: Report, *, drawn: bool) -> int:
+def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
     """Write and print what a run found."""
-    _, config = files.load_run(out)
-    arguments = config["arguments"]
-    title = f"{arguments['data']}, {arguments['train']['model']}, {config['policy_arm']}"
-    files.write_report(out, report, title)
+    files.write_report(out, run)
+    written = [out / "table.md", out / "summary.json"]
+    if drawn:
+        written += pictures.draw(out, run)
+    report = run.report
     print(f"\n{report.table(markdown=False)}\n")
     for sentence in report.sentences():
         print(sentence)
     print(f"\n{FOOTNOTE}")
-    written = [out / "table.md", out / "summary.json"]
-    if drawn:
-        written += pictures.draw(out)
     print(f"\nwritten: {', '.join(str(path) for path in written)}")
-    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    report, _ = files.load_run(arguments.run_dir)
-    return _finish(arguments.run_dir, report, drawn=not arguments.no_pictures)
+    folder: Path = arguments.run_dir
+    files.load_run(folder)  # says what is missing before it makes a lock
+    with owner.owned(folder):
+        _finish(folder, files.load_run(folder), drawn=not arguments.no_pictures)
+    return 0
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -83,6 +83,7 @@ class Observer:
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
+        given = losses
         if reducer is not None:
             if score is not None:
                 raise ValueError("score must not be given with a reducer, which makes its own")
@@ -107,7 +108,9 @@ class Observer:
         if reducer is not None and (shared := reducer.share(weights)) is not weights:
             rescaled, weights = rescale(losses, shared), shared
         run.consume(losses.shape[0])
-        return reduce_losses(rescaled, weights, reduction, denom)
+        # A reducer's sums are wide; they are rounded once, after the reduction.
+        loss = reduce_losses(rescaled, weights, reduction, denom)
+        return loss if reducer is None else loss.to(given.dtype)
 
     def cross_entropy_observe(
         self,
@@ -144,7 +147,7 @@ class Observer:
 
         Returns:
             A scalar, or [B] in the order of the batch for ``"none"``; float32 whatever the dtype of
-            the logits, float64 for float64.
+            the logits, float64 for float64. Differentiable to any order (``create_graph=True``).
 
         Raises:
             TypeError: a dtype does not fit.

@@ -32,6 +32,22 @@ def check_reduction(reduction: str, denom: Tensor | float | None) -> None:
         raise ValueError(f"denom must not be given with reduction={reduction!r}")
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return what losses are summed and divided in: float64 for float64, float32 for all others.
+
+    Args:
+        dtype: of the losses.
+
+    Returns:
+        One in which a batch's sum does not leave the range, as it does in float16.
+
+    Example:
+        >>> wide_dtype(torch.float16), wide_dtype(torch.float64)
+        (torch.float32, torch.float64)
+    """
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def reduce_losses(
     rescaled: Tensor, weights: Tensor, reduction: str, denom: Tensor | float | None
 ) -> Tensor:
@@ -47,7 +63,8 @@ def reduce_losses(
         denom: divide the sum by this instead of B.
 
     Returns:
-        A scalar, or [B] for ``"none"``. An empty batch gives 0, not nan (edge case 1).
+        A scalar, or [B] for ``"none"``, in the dtype of ``rescaled``; sums are made in float32 or
+        float64. An empty batch gives 0, not nan (edge case 1).
 
     Raises:
         ValueError: an unknown reduction, or ``denom`` with one that has its own.
@@ -57,17 +74,20 @@ def reduce_losses(
         3.0
     """
     check_reduction(reduction, denom)
-    if reduction == "mean":
-        if denom is not None:
-            return rescaled.sum() / denom
-        return rescaled.mean() if rescaled.shape[0] else rescaled.sum()
-    if reduction == "sum":
-        return rescaled.sum()
     if reduction == "none":
         return rescaled
-    total = weights.sum()
-    # All weights 0 (or none): the sum is 0 already, and must not become nan.
-    return rescaled.sum() / torch.where(total == 0, 1.0, total).to(rescaled.dtype)
+    # A float16 sum of 4096 losses of 20 is inf; their mean is not.
+    wide = wide_dtype(rescaled.dtype)
+    if reduction == "mean" and denom is None and rescaled.shape[0]:
+        return rescaled.mean(dtype=wide).to(rescaled.dtype)
+    total = rescaled.sum(dtype=wide)
+    if denom is not None:
+        total = total / denom
+    elif reduction == "weighted_mean":
+        weight = weights.sum()
+        # All weights 0 (or none): the sum is 0 already, and must not become nan.
+        total = total / torch.where(weight == 0, 1.0, weight).to(wide)
+    return total.to(rescaled.dtype)
 
 
 def refuse_nonfinite(scores: Tensor, indices: Tensor) -> None:
@@ -104,14 +124,17 @@ def cross_entropy(
         label_smoothing: in [0, 1].
 
     Returns:
-        ``losses`` [B], differentiable, and ``score`` [B], detached.
+        ``losses`` [B] in the dtype of the logits, differentiable, and ``score`` [B], detached.
 
     Example:
         >>> losses, score = cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
         >>> round(losses.item(), 4), score.requires_grad
         (0.6931, False)
     """
-    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+    # Smoothing sums the logarithms of all classes: in float16 that is inf from some 6000 on.
+    wide = logits.to(wide_dtype(logits.dtype))
+    losses = F.cross_entropy(wide, targets, reduction="none", label_smoothing=label_smoothing)
+    losses = losses.to(logits.dtype)
     if label_smoothing == 0:
         return losses, losses.detach()
-    return losses, F.cross_entropy(logits.detach(), targets, reduction="none")
+    return losses, F.cross_entropy(wide.detach(), targets, reduction="none")

@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prune_engine.losses.reduce import wide_dtype
+
 Average = Literal["samples", "elements"]
 __all__ = ["BatchScalar", "MixedPairs", "Pixels", "Reduced", "Reducer", "Tokens", "mix_targets"]
 
@@ -24,7 +26,8 @@ class Reduced:
     """What a reducer makes of a batch.
 
     Args:
-        losses: [B] floating, differentiable: what is weighted and trained.
+        losses: [B] floating, differentiable: what is weighted and trained. Sums of half-precision
+            losses belong in float32: what ``observe`` returns has the dtype it was given.
         score: [B] floating, what is recorded; nan leaves a sample's last score as it is.
         denom: what ``reduction="mean"`` divides by instead of B, or None.
 
@@ -73,7 +76,7 @@ def _averaged(
     average: Average,
     size: int,
 ) -> Reduced:
-    """Sum each sample's elements and count them; masked ones are not read, be they inf or nan."""
+    """Sum each sample's elements, wide, and count them; what is masked is not read, be it nan."""
     if losses.dim() < 2 or losses.shape[0] != size:
         raise ValueError(f"losses must be [{size}, ...], got shape {tuple(losses.shape)}")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != losses.shape):
@@ -87,13 +90,14 @@ def _averaged(
                 f"auxiliary losses must be {tuple(losses.shape)}, got {tuple(values.shape)}"
             )
         taken = values if mask is None else torch.where(mask, values, 0.0)
-        return taken.flatten(1).sum(dim=1)
+        return taken.flatten(1).sum(dim=1, dtype=wide_dtype(values.dtype))
 
     total = sums(losses)
     for weight, values in auxiliary:
         total = total + weight * sums(values)
     if mask is None:
-        count = torch.full_like(total, losses[0].numel() if size else 0, requires_grad=False)
+        each = losses[0].numel() if size else 0
+        count = torch.full((size,), each, dtype=torch.int64, device=losses.device)
     else:
         count = mask.flatten(1).sum(dim=1)
     mean = total / count.clamp(min=1)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prune_engine.losses.reduce import wide_dtype
+
 # What cross_entropy_observe can record; the position is the number the kernels take.
 SCORES = ("loss", "el2n", "margin", "least_confidence", "entropy", "forgetting")
 
@@ -43,8 +45,7 @@ def score_kind(score: str) -> int:
 def _probabilities(logits: Tensor) -> Tensor:
     if logits.dim() != 2:
         raise ValueError(f"logits must be [B, C], got shape {tuple(logits.shape)}")
-    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return torch.softmax(logits.detach().to(wide), dim=1)
+    return torch.softmax(logits.detach().to(wide_dtype(logits.dtype)), dim=1)
 
 
 def nll(logits: Tensor, targets: Tensor) -> Tensor:
@@ -68,8 +69,7 @@ def nll(logits: Tensor, targets: Tensor) -> Tensor:
     """
     if logits.dim() != 2:
         raise ValueError(f"logits must be [B, C], got shape {tuple(logits.shape)}")
-    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    chances = torch.log_softmax(logits.detach().to(wide), dim=1)
+    chances = torch.log_softmax(logits.detach().to(wide_dtype(logits.dtype)), dim=1)
     return -chances.gather(1, targets.to(torch.int64)[:, None])[:, 0]
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 
 class _CrossEntropy(Function):
@@ -35,13 +35,52 @@ class _CrossEntropy(Function):
         return rescaled.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
         logits, targets, class_weight, batch_weights, stats = ctx.saved_tensors
-        made = ctx.gradient(
-            grads[0].contiguous(), logits, targets, class_weight, *ctx.numbers, batch_weights, stats
-        )
-        return (made, *(None,) * 6)
+        rest = (targets, class_weight, *ctx.numbers, batch_weights, stats)
+        # With create_graph=True the gradient is itself a function of the logits.
+        make = logits_gradient if torch.is_grad_enabled() else _call
+        return (make(grads[0].contiguous(), logits, ctx.gradient, *rest), *(None,) * 6)
+
+
+def _call(grad: Tensor, logits: Tensor, gradient: Callable[..., Tensor], *rest: Any) -> Tensor:
+    """Run the kernel that turns the gradient of the losses into that of the logits."""
+    return gradient(grad, logits, *rest)
+
+
+class _LogitsGradient(Function):
+    """The gradient of the logits where it is differentiated again: by plain torch, to any order."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, grad: Tensor, logits: Tensor, gradient: Callable[..., Tensor], *rest: Any
+    ) -> Tensor:
+        ctx.save_for_backward(grad, logits)
+        ctx.gradient, ctx.rest = gradient, rest
+        return _call(grad, logits, gradient, *rest)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
+        grad, logits = ctx.saved_tensors
+        batch_weights, (largest, factor) = ctx.rest[-2], ctx.rest[-1].unbind(dim=1)
+        wide = factor.dtype
+        along, values = grads[0].to(wide), logits.to(wide)
+        chances = torch.softmax(values, dim=1)
+        with torch.no_grad():  # what the labels say does not depend on the logits
+            scale = (factor * torch.exp(values - largest[:, None]).sum(dim=1))[:, None]
+            unit = ctx.gradient(torch.ones_like(grad), values, *ctx.rest)
+            constant = scale * chances * batch_weights[:, None] - unit
+        weights = batch_weights.to(wide)[:, None]
+        inner = (chances * along).sum(dim=1, keepdim=True)
+        to_logits = grad[:, None] * weights * scale * chances * (along - inner)
+        to_grad = ((weights * scale * chances - constant) * along).sum(dim=1)
+        return (to_grad, to_logits.to(logits.dtype), *(None,) * (len(ctx.needs_input_grad) - 2))
+
+
+logits_gradient = cast(
+    "Callable[..., Tensor]",
+    _LogitsGradient.apply,  # pyright: ignore[reportUnknownMemberType]
+)
 
 
 cross_entropy_loss = cast(

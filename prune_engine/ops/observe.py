@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from prune_engine import backends
 from prune_engine.ops.checks import (
@@ -165,7 +164,7 @@ def observe_state(
 
 
 class _Observe(Function):
-    """Gradient of the rescaled losses: ``grad * batch_weights`` (SEMANTICS 2)."""
+    """Gradient of the rescaled losses: ``grad * batch_weights`` (SEMANTICS 2), to any order."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -178,7 +177,6 @@ class _Observe(Function):
         return rescaled, batch_weights
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
         grad = grads[0]
         if grad is not None:

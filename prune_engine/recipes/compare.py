@@ -12,7 +12,7 @@ from typing import Any
 from prune_engine.bands import decimal_fraction
 from prune_engine.epoch.ranks import world
 from prune_engine.policies import BPAS, KeepAll, RandomBatches, RandomSubset
-from prune_engine.recipes import environment, files, ranks
+from prune_engine.recipes import environment, files, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
     POLICIES,
@@ -30,7 +30,6 @@ from prune_engine.recipes.results import (
     FULL_CUT,
     RANDOM,
     SCHEMA,
-    Report,
     metric_of,
 )
 from prune_engine.recipes.text import TextData
@@ -215,20 +214,25 @@ def control_ratio(
     return max(0.0, 1.0 - kept / num_samples)
 
 
-def run(options: RunOptions, say: Callable[[str], None]) -> Report | None:
+def run(
+    options: RunOptions,
+    say: Callable[[str], None],
+    finish: Callable[[files.Run], None] = lambda run: None,
+) -> files.Run | None:
     """Train every arm of every seed, and write the files of the run as they come.
 
-    Under torchrun every rank calls it; the first writes and says.
+    Under torchrun every rank calls it; the first writes and says, and owns the folder meanwhile.
 
     Args:
         options: what to train.
         say: receives one line per epoch.
+        finish: receives what the run found, while the folder is still owned: to write more there.
 
     Returns:
-        The report over all trainings; None on all ranks but the first.
+        All trainings; None on all ranks but the first.
 
     Raises:
-        ValueError: an argument that does not fit.
+        ValueError: an argument that does not fit, or the folder is another run's.
         FileNotFoundError: a data file is missing.
     """
     data = load(options.data, options.data_root, limit=options.limit)
@@ -238,27 +242,47 @@ def run(options: RunOptions, say: Callable[[str], None]) -> Report | None:
     for name in options.names(0):
         if name not in made_later:
             _arm(options, name, data, ArmResult())
-    planned = [
-        f"{name}-seed{seed}"
-        for number, seed in enumerate(options.seeds)
-        for name in options.names(number)
-    ]
-    first = ranks.is_first()
-    if first:
+    if not ranks.is_first():
+        _train(options, data, say)
+        return None
+    with owner.owned(options.out):
+        planned = [
+            f"{name}-seed{seed}"
+            for number, seed in enumerate(options.seeds)
+            for name in options.names(number)
+        ]
         for name in planned:  # an earlier run in the same folder must not be mixed in
             for file in ("metrics.jsonl", "losses.json"):
                 (options.out / name / file).unlink(missing_ok=True)
-        files.write_json(options.out / "config.json", _config(options, data, planned))
+        config = _config(options, data, planned)
+        files.write_json(options.out / "config.json", config)
+        results = _train(options, data, say)
+        # What was trained, not what the folder holds by now: anyone may have changed that.
+        found = files.Run(
+            config,
+            {name: result.rows for name, result in results.items()},
+            {name: r.histogram for name, r in results.items() if r.histogram is not None},
+        )
+        finish(found)
+    return found
+
+
+def _train(
+    options: RunOptions, data: ImageData | TextData, say: Callable[[str], None]
+) -> dict[str, ArmResult]:
+    """Train every arm of every seed; the first rank writes each epoch's row."""
     warm_up(data, options.train)
+    results: dict[str, ArmResult] = {}
     for number, seed in enumerate(options.seeds):
         tested = ArmResult()
         for name in options.names(number):
             arm = _arm(options, name, data, tested)
-            writer = _writer(options, arm, seed, say) if first else None
+            writer = _writer(options, arm, seed, say) if ranks.is_first() else None
             result = train_arm(data, options.train, arm, seed, writer)
+            results[f"{arm.name}-seed{seed}"] = result
             if options.policy != ALL and name == options.arm().name:
                 tested = result
-    return files.load_run(options.out)[0] if first else None
+    return results
 
 
 def _arm(options: RunOptions, name: str, data: ImageData | TextData, tested: ArmResult) -> Arm:

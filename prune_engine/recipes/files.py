@@ -2,18 +2,41 @@
 """The files of a run, all written whole: to a temporary neighbour, then moved into place.
 
 A run folder holds ``config.json``, one ``<arm>-seed<k>/metrics.jsonl`` per training (one line per
-epoch, each with the version of its schema), ``summary.json``, ``table.md`` and the pictures.
+epoch, each with the version of its schema), ``summary.json``, ``table.md`` and the pictures; while
+a run owns it, ``run.lock`` (see ``owner``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prune_engine.files import write_bytes
 from prune_engine.recipes.results import FOOTNOTE, SCHEMA, Report, RunResult
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run found: in memory where it has just ended, read by ``load_run`` where it is old.
+
+    Args:
+        config: as in ``config.json``.
+        rows: those of each training, by its name, in the order they were trained.
+        histograms: loss distributions by the name of the training; not every one has one.
+    """
+
+    config: Mapping[str, Any]
+    rows: Mapping[str, list[dict[str, Any]]]
+    histograms: Mapping[str, dict[str, Any]]
+
+    @property
+    def report(self) -> Report:
+        """The table and its sentences."""
+        runs = tuple(RunResult.of(rows) for rows in self.rows.values())
+        return Report(runs, self.config["policy_arm"])
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -26,6 +49,36 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON lines, whole or not at all."""
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     write_bytes(path, lines.encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is torn, not JSON, or something else than an object.
+
+    Example:
+        >>> read_json(Path("no/such.json"))
+        Traceback (most recent call last):
+        FileNotFoundError: [Errno 2] No such file or directory: 'no/such.json'
+    """
+    try:
+        return _object(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:  # of the text's encoding, or of the JSON in it
+        raise ValueError(f"{path}: not a JSON object ({error})") from error
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"got {type(value).__name__}")
+    return cast(dict[str, Any], value)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -43,8 +96,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = _object(json.loads(line))
+        except ValueError as error:
             raise ValueError(f"{path}:{number}: not a line of JSON ({error})") from error
         if row.get("schema") != SCHEMA:
             raise ValueError(
@@ -54,43 +107,47 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def load_run(folder: Path) -> tuple[Report, dict[str, Any]]:
+def load_run(folder: Path) -> Run:
     """Read a run from its files.
 
     Args:
         folder: as given to ``--out``.
 
     Returns:
-        The report over the trainings that are there, and the configuration.
+        The trainings that are there, and the configuration.
 
     Raises:
         FileNotFoundError: no ``config.json``.
-        ValueError: a file of another schema, or no training with a finished epoch.
+        ValueError: a file that is torn or of another schema, or no training with a finished epoch.
     """
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"run_dir: no file {file}")
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file)
     if config.get("schema") != SCHEMA:
         raise ValueError(f"{file}: expected schema {SCHEMA}, got {config.get('schema')!r}")
-    runs: list[RunResult] = []
+    rows: dict[str, list[dict[str, Any]]] = {}
+    histograms: dict[str, dict[str, Any]] = {}
     for name in config["runs"]:
-        metrics = folder / name / "metrics.jsonl"
-        if metrics.is_file() and (rows := read_rows(metrics)):
-            runs.append(RunResult.of(rows))
-    if not runs:
+        metrics, histogram = folder / name / "metrics.jsonl", folder / name / "losses.json"
+        if metrics.is_file() and (found := read_rows(metrics)):
+            rows[name] = found
+            if histogram.is_file():
+                histograms[name] = read_json(histogram)
+    if not rows:
         raise ValueError(f"{folder}: no training has finished an epoch")
-    return Report(tuple(runs), config["policy_arm"]), config
+    return Run(config, rows, histograms)
 
 
-def write_report(folder: Path, report: Report, title: str) -> None:
+def write_report(folder: Path, run: Run) -> None:
     """Write ``table.md`` and ``summary.json``.
 
     Args:
         folder: of the run.
-        report: its trainings.
-        title: the heading, such as the command.
+        run: what it found.
     """
+    report, arguments = run.report, run.config["arguments"]
+    title = f"{arguments['data']}, {arguments['train']['model']}, {run.config['policy_arm']}"
     said = "\n".join(f"- {sentence}" for sentence in report.sentences())
     text = f"# {title}\n\n{report.table(markdown=True)}\n\n{said}\n\n{FOOTNOTE}\n"
     write_bytes(folder / "table.md", text.encode())

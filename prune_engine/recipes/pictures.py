@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ POLICY_COLOUR = "#1f77b4"
 OTHER_COLOURS = ("#59a14f", "#e15759", "#76b7b2", "#9c755f")  # more settings of the policy
 
 Rows = list[dict[str, Any]]
+Runs = Mapping[str, Rows]
 
 
 def require() -> None:
@@ -40,11 +40,12 @@ def require() -> None:
         ) from error
 
 
-def draw(folder: Path) -> list[Path]:
-    """Draw every picture the files of a run allow.
+def draw(folder: Path, run: files.Run) -> list[Path]:
+    """Draw every picture that a run allows.
 
     Args:
         folder: of the run.
+        run: what it found.
 
     Returns:
         The files written: pruned per epoch, accuracy against wall time, and, where a policy
@@ -54,24 +55,14 @@ def draw(folder: Path) -> list[Path]:
 
     Raises:
         ImportError: Matplotlib is missing; the message names the extra.
-        FileNotFoundError: not a run folder.
     """
     require()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    _, config = files.load_run(folder)
-    runs: dict[str, Rows] = {}
-    for name in config["runs"]:
-        metrics = folder / name / "metrics.jsonl"
-        if metrics.is_file() and (rows := files.read_rows(metrics)):
-            runs[name] = rows
-    histograms = [
-        json.loads((folder / name / "losses.json").read_text(encoding="utf-8"))
-        for name in config["runs"]
-        if name.startswith(f"{config['policy_arm']}-seed")
-        and (folder / name / "losses.json").is_file()
-    ]
+    config, runs = run.config, run.rows
+    prefix = f"{config['policy_arm']}-seed"
+    histograms = [shown for name, shown in run.histograms.items() if name.startswith(prefix)]
     written: list[Path] = []
     for picture in PICTURES:
         if picture == "losses.png" and not histograms:
@@ -96,7 +87,7 @@ def draw(folder: Path) -> list[Path]:
     return written
 
 
-def _lines(runs: dict[str, Rows]) -> list[tuple[str, str, str | None, Rows]]:
+def _lines(runs: Runs) -> list[tuple[str, str, str | None, Rows]]:
     """(arm, colour, legend label for the first seed of an arm, rows) for every training."""
     seen: set[str] = set()
     others = dict.fromkeys(rows[0]["arm"] for rows in runs.values() if "_" in rows[0]["arm"])
@@ -118,7 +109,7 @@ def _finish(axes: Any, title: str, x: str, y: str) -> None:
     axes.legend(frameon=False)
 
 
-def _pruned(axes: Any, runs: dict[str, Rows]) -> None:
+def _pruned(axes: Any, runs: Runs) -> None:
     for arm, colour, label, rows in _lines(runs):
         if arm == FULL_CUT:
             continue  # it drops no samples, it stops early
@@ -128,7 +119,7 @@ def _pruned(axes: Any, runs: dict[str, Rows]) -> None:
     _finish(axes, "Samples pruned, by epoch", "epoch", "pruned, % of the data set")
 
 
-def _accuracy(axes: Any, runs: dict[str, Rows]) -> None:
+def _accuracy(axes: Any, runs: Runs) -> None:
     finals: list[float] = []
     metric, _ = metric_of(next(iter(runs.values()))[0])
     for _, colour, label, rows in _lines(runs):
@@ -160,12 +151,12 @@ def _below(finals: Sequence[float]) -> tuple[float, float]:
     return low - 0.1 * span, low + span
 
 
-def _batchwise(runs: dict[str, Rows]) -> dict[str, Rows]:
+def _batchwise(runs: Runs) -> dict[str, Rows]:
     """The trainings whose policy keeps or drops whole batches."""
     return {name: rows for name, rows in runs.items() if rows[0].get("batches") is not None}
 
 
-def _batches(axes: Any, runs: dict[str, Rows], arguments: dict[str, Any]) -> None:
+def _batches(axes: Any, runs: Runs, arguments: dict[str, Any]) -> None:
     ranges: list[list[float]] = arguments.get("delta_ranges") or []
     first = f"bpas {ranges[0][0]:g} to {ranges[0][1]:g}" if ranges else "bpas"
     for arm, colour, label, rows in _lines(runs):

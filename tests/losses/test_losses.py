@@ -57,3 +57,36 @@ def test_weighted_mean_of_nothing_is_zero():
     got.backward()
     assert_bitwise(got, torch.tensor(0.0), "loss")
     assert_bitwise(losses.grad, [0.0, 0.0], "gradient")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_large_batch_of_half_precision_is_summed_wide(dtype):
+    losses = torch.full((4096,), 20.0, dtype=dtype, requires_grad=True)
+    for reduction, denom, weight, want in (
+        ("mean", None, 1.0, 20.0),
+        ("mean", 4096, 1.0, 20.0),
+        ("mean", torch.tensor(4096), 1.0, 20.0),
+        ("weighted_mean", None, 1.0, 20.0),
+        ("weighted_mean", None, 20.0, 1.0),  # the weights' sum is beyond float16 as well
+    ):
+        weights = torch.full((4096,), weight)
+        got = pe.losses.reduce_losses(losses, weights, reduction, denom)
+        assert (got.item(), got.dtype) == (want, dtype), (reduction, denom, weight)
+    engine = infobatch(4096)
+    table = torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0])
+    engine.buffer.activate(torch.full((4096,), 2, dtype=torch.uint8), table, 0)
+    assert engine.observe(losses, torch.arange(4096), denom=4096).item() == 40.0
+    control = losses.detach().sum() / 4096
+    assert not control.isfinite() or dtype == torch.bfloat16, "torch's own sum overflows"
+
+
+def test_smoothing_over_many_classes_is_summed_wide():
+    logits = torch.zeros(2, 50_000, dtype=torch.float16)
+    logits[:, 1] = 6.0
+    targets = torch.tensor([1, 2])
+    losses, score = pe.losses.cross_entropy(logits, targets, label_smoothing=0.1)
+    want = F.cross_entropy(logits.double(), targets, reduction="none", label_smoothing=0.1)
+    assert torch.allclose(losses.double(), want, rtol=1e-3)
+    assert losses.dtype == torch.float16 and bool(score.isfinite().all())
+    control = F.cross_entropy(logits, targets, reduction="none", label_smoothing=0.1)
+    assert not control.isfinite().all(), "control: in half precision it is not"

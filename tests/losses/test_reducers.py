@@ -219,3 +219,50 @@ def test_an_empty_batch_is_nothing():
     assert engine.observe(torch.zeros(0, 3), empty, reducer=pe.losses.Tokens()).item() == 0.0
     assert engine.observe(torch.zeros(0, 2, 2), empty, reducer=pe.losses.Pixels()).item() == 0.0
     assert not engine.buffer.records.any()
+
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("average", ["elements", "samples"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_tokens_of_half_precision_are_summed_and_counted_wide(average, dtype, masked):
+    losses = torch.full((32, 4096), 20.0, dtype=dtype, requires_grad=True)
+    mask = torch.ones(32, 4096, dtype=torch.bool) if masked else None
+    engine = weighing([1] * 32)
+    loss = engine.observe(losses, torch.arange(32), reducer=pe.Tokens(mask, average=average))
+    loss.backward()
+    assert loss.dtype == dtype
+    assert loss.item() == 20.0
+    assert_bitwise(engine.scores(), [20.0] * 32, "scores")
+    assert losses.grad[0, 0].item() == torch.tensor(1 / (32 * 4096), dtype=dtype).item()
+    assert not losses.detach()[0].sum().isfinite() or dtype == torch.bfloat16, "control: the sum"
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_pixels_of_half_precision_are_summed_and_counted_wide(dtype):
+    losses = torch.ones(2, 300, 300, dtype=dtype)
+    mask = torch.ones(2, 300, 300, dtype=torch.bool)
+    engine = weighing([1, 2])
+    reducer = pe.Pixels(mask, auxiliary=[(0.5, losses)])
+    loss = engine.observe(losses, torch.arange(2), reducer=reducer)
+    assert (loss.dtype, loss.item()) == (dtype, 2.25)
+    assert_bitwise(engine.scores(), [1.5, 1.5], "scores")
+    engine.observe(losses, torch.arange(2), reducer=pe.Pixels(average="elements"))
+    assert engine.scores().tolist() == [1.5, 1.5], "the larger score of an epoch stays"
+
+
+def test_a_scalar_of_half_precision_is_the_batchs_at_any_size():
+    size = 4096
+    engine = weighing([1] * size)
+    loss = torch.tensor(20.0, dtype=torch.float16)
+    assert engine.observe(loss, torch.arange(size), reducer=pe.BatchScalar()).item() == 20.0
+
+
+def test_a_mean_that_half_precision_cannot_say_is_recorded_all_the_same():
+    losses = torch.tensor([[1.0, 1.0078125]], dtype=torch.bfloat16)
+    engine = weighing([1])
+    engine.observe(losses, torch.arange(1), reducer=pe.Tokens())
+    assert_bitwise(engine.scores(), [1.00390625], "the score is not rounded to the losses' dtype")
+    assert losses.mean().item() != 1.00390625, "control"

@@ -154,7 +154,9 @@ def test_a_comparison_of_batch_pruning_on_text_ends_in_perplexities(folder, tmp_
     )
     said: list[str] = []
     with num_threads(1):
-        report = run(options, said.append)
+        found = run(options, said.append)
+    assert found is not None
+    report = found.report
     assert report.arms == ["full", "full_cut", "random", "bpas"]
     served = {arm: report.of(arm)[0].samples for arm in report.arms}
     assert served["bpas"] == served["random"] == served["full_cut"] < served["full"]

@@ -235,14 +235,17 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
     stale = tmp_path / "infobatch-seed1" / "metrics.jsonl"
     files.write_rows(stale, [{"schema": 99}])
     said: list[str] = []
-    report = run(options(tmp_path, compare=True, seeds=(0, 1)), said.append)
+    found = run(options(tmp_path, compare=True, seeds=(0, 1)), said.append)
+    assert found is not None
+    report = found.report
     assert report.arms == ["full", "full_cut", "random", "infobatch"]
     for seed in (0, 1):
         samples = {arm: report.of(arm)[seed].samples for arm in report.arms}
         assert samples["full"] == 5 * 592
         assert samples["full_cut"] == samples["infobatch"] < samples["full"]
         assert abs(samples["random"] - samples["infobatch"]) < 100
-    _, config = files.load_run(tmp_path)
+    assert files.load_run(tmp_path).report == report
+    config = files.load_run(tmp_path).config
     assert len(config["runs"]) == 8
     assert config["versions"]["torch"] == metadata.version("torch")
     assert config["arguments"]["train"]["batch_size"] == 16
@@ -260,9 +263,9 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
 def test_a_comparison_whose_last_epochs_keep_everything_has_its_controls(tmp_path: Path) -> None:
     # As the main job: annealed epochs alone train more samples than one batch, or few ones, have.
     long = replace(options(tmp_path, compare=True), train=replace(TINY, epochs=16))
-    report = run(long, lambda line: None)
-    assert report is not None
-    assert set(report.arms) == {"full", "full_cut", "random", "infobatch"}
+    found = run(long, lambda line: None)
+    assert found is not None
+    assert set(found.report.arms) == {"full", "full_cut", "random", "infobatch"}
 
 
 def test_every_policy_of_the_command_makes_an_arm(tmp_path: Path) -> None:
@@ -309,7 +312,9 @@ def test_a_target_that_cannot_be_met_is_refused(
 def test_all_policies_are_compared_at_equal_savings(tmp_path: Path) -> None:
     chosen = options(tmp_path, policy="all", compare=True, seeds=(0, 1), target_savings=0.3)
     assert chosen.names(1) == [*chosen.names(0)[1:], "full"], "each is first in turn"
-    report = run(chosen, lambda line: None)
+    found = run(chosen, lambda line: None)
+    assert found is not None
+    report = found.report
     assert report.arms[:3] == ["full", "full_cut", "random"]
     assert set(report.arms[3:]) == set(arms.EQUAL) - {"random"}
     full = report.of("full")[0].samples
@@ -344,7 +349,9 @@ def test_batch_pruning_is_compared_on_equal_batches(tmp_path: Path) -> None:
     chosen = RunOptions("digits", tmp_path, config, "bpas", limit=600, delta_ranges=ranges)
     compared = replace(chosen, compare=True)
     assert compared.names(0) == ["full", "bpas", "random", "full_cut", "bpas_50_50"]
-    report = run(compared, lambda line: None)
+    found = run(compared, lambda line: None)
+    assert found is not None
+    report = found.report
     runs = {arm: report.of(arm)[0] for arm in report.arms}
     assert runs["bpas"].samples == runs["random"].samples == runs["full_cut"].samples
     assert 0.1 < runs["bpas"].dsi < 0.7

@@ -161,19 +161,21 @@ def test_a_line_of_another_schema_or_of_no_json_is_refused(tmp_path: Path) -> No
 def test_a_run_is_read_back_from_its_files_and_drawn(tmp_path: Path) -> None:
     names = {"full-seed0": ("full", FULL), "infobatch-seed0": ("infobatch", PRUNED)}
     planned = [*names, "random-seed0"]  # the last one was never started
-    config = {"schema": 1, "runs": planned, "policy_arm": "infobatch"}
+    words = {"data": "digits", "train": {"model": "mlp"}}
+    config = {"schema": 1, "runs": planned, "policy_arm": "infobatch", "arguments": words}
     files.write_json(tmp_path / "config.json", config)
     with pytest.raises(ValueError, match="no training has finished"):
         files.load_run(tmp_path)
     for name, (arm, served) in names.items():
         files.write_rows(tmp_path / name / "metrics.jsonl", rows(arm, 0, 0.9, served))
-    report, read = files.load_run(tmp_path)
+    run = files.load_run(tmp_path)
+    report = run.report
     assert report.arms == ["full", "infobatch"]
-    assert read == config
-    assert [path.name for path in draw(tmp_path)] == ["pruned.png", "accuracy.png"]
-    files.write_report(tmp_path, report, "a title")
+    assert run.config == config
+    assert [path.name for path in draw(tmp_path, run)] == ["pruned.png", "accuracy.png"]
+    files.write_report(tmp_path, run)
     text = (tmp_path / "table.md").read_text()
-    assert text.startswith("# a title\n")
+    assert text.startswith("# digits, mlp, infobatch\n")
     assert report.table(markdown=True) in text
     assert json.loads((tmp_path / "summary.json").read_text()) == report.summary()
 

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients of gradients: a penalty on the gradient of a loss, a Hessian, and one order more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from prune_engine.ops.gradient import differentiable_observe
+from torch import Tensor
+from torch.autograd import gradgradcheck
+
+import prune_engine as pe
+from prune_engine import backends
+
+TABLE = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+CLASSES = torch.tensor([1, 2, 1, 2], dtype=torch.uint8)
+TARGETS, INDICES = torch.tensor([0, 4, -100, 2]), torch.arange(4)
+WEIGHT = torch.tensor([1.0, 0.5, 2.0, 1.5, 0.25])
+
+
+def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def weighing(backend: str) -> pe.PruneEngine:
+    engine = pe.PruneEngine(4, pe.KeepAll(), num_epochs=1, backend=backend)
+    engine.buffer.activate(CLASSES, TABLE, 0)
+    return engine
+
+
+def right_again(function: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Compare a gradient's gradient with differences, without the global generator."""
+    shape = function(x).shape
+    grads = drawn(*shape, seed=2).requires_grad_()
+    return gradgradcheck(function, x, grads)
+
+
+def penalty(loss: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of the squared length of a loss's gradient."""
+    (first,) = torch.autograd.grad(loss, x, create_graph=True)
+    return torch.autograd.grad(first.square().sum() + loss, x)[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"label_smoothing": 0.2, "class_weight": WEIGHT, "reduction": "sum"},
+        {"label_smoothing": 0.1, "reduction": "weighted_mean", "score": "el2n"},
+    ],
+    ids=["plain", "weighted", "smoothed"],
+)
+def test_a_gradient_penalty_of_cross_entropy_observe_has_the_true_gradient(backend, options):
+    layer, x = drawn(3, 5, seed=1), drawn(4, 3).requires_grad_()
+
+    def loss(x: Tensor) -> Tensor:
+        logits = torch.tanh(x @ layer)
+        return weighing(backend).cross_entropy_observe(logits, TARGETS, INDICES, **options)
+
+    def gradient(x: Tensor) -> Tensor:
+        return torch.autograd.grad(loss(x), x, create_graph=True)[0]
+
+    assert right_again(loss, x)
+    assert right_again(gradient, x), "the third order"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_the_second_order_is_torchs_in_every_dtype(backend, dtype):
+    x = drawn(4, 5).to(dtype).requires_grad_()
+    got = penalty(weighing(backend).cross_entropy_observe(x, TARGETS, INDICES), x)
+    wide = x.detach().double().requires_grad_()
+    losses = F.cross_entropy(wide, TARGETS, reduction="none") * TABLE[CLASSES.long()]
+    only_first = torch.autograd.grad(losses.mean(), wide, retain_graph=True)[0]
+    want = penalty(losses.mean(), wide)
+    error = (got.double() - want).abs().max().item()
+    assert error < 2 * torch.finfo(dtype).eps * want.abs().max().item()
+    assert got.dtype == dtype
+    assert (only_first - want).abs().max() > 0.01, "control: the penalty matters"
+
+
+def test_the_first_order_has_the_same_bits_with_and_without_a_graph(backend):
+    x = drawn(4, 5, dtype=torch.float32).requires_grad_()
+    pair = []
+    for create_graph in (False, True):
+        loss = weighing(backend).cross_entropy_observe(x, TARGETS, INDICES)
+        pair.append(torch.autograd.grad(loss, x, create_graph=create_graph)[0])
+    assert torch.equal(*pair)
+    assert [made.requires_grad for made in pair] == [False, True]
+
+
+def test_observe_on_a_device_is_linear_to_any_order(backend):
+    kernels = backends.load(backend)
+
+    def loss(x: Tensor) -> Tensor:
+        state = weighing(backend).buffer.observe_arguments
+        losses = x.square().sum(dim=1)
+        return differentiable_observe(losses, kernels.observe, INDICES, None, *state)[0]
+
+    assert right_again(loss, drawn(4, 3).requires_grad_())
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda x: pe.ops.relu_moments(x)[0],
+        lambda x: pe.ops.relu_moments(x * 1, inplace=True)[0],
+        lambda x: pe.ops.gelu_moments(x)[0],
+        lambda x: pe.ops.gelu_moments(x, "tanh")[0],
+    ],
+    ids=["relu", "relu_inplace", "gelu", "gelu_tanh"],
+)
+def test_activations_that_measure_have_torchs_second_order(activation):
+    assert right_again(lambda x: activation(x).square(), drawn(4, 3).requires_grad_())
