@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from prune_engine.ops.gradient import differentiable_observe
+from prune_engine.ops.observe import differentiable_observe
 from torch import Tensor
 from torch.autograd import gradgradcheck
 
