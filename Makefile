@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# build: environment and libraries   test: the tests   check: what pre-commit checks
+# build: environment and libraries   test: the tests, in minutes   check: what pre-commit checks
+# test-full: what is too long for those: compilers, wheels, trainings, a brief soak
 # demo: train with and without pruning   bench: the benchmarks   soak: the long tests
 # wheel: what is released, in dist/   test-wheel: the tests against that
 # extremes: the same with the oldest and the newest torch and Python, as far as they can be had
@@ -27,7 +28,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null \
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
 
-.PHONY: build test check demo bench soak wheel test-wheel extremes clean nvcc gpu gpu-build gpu-tests
+.PHONY: build test test-full check demo bench soak wheel test-wheel extremes clean nvcc gpu gpu-build gpu-tests
 .PHONY: gpu-bench gpu-wheel sanitize sitting
 .PHONY: check-text check-python check-types check-native check-spelling
 
@@ -46,9 +47,16 @@ prune_engine/_ops.so: $(VENV)/.installed $(wildcard $(VENV)/.nvcc) $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
-# Two files at a time, on a thread each: the tests that are about threads set their number.
+# Two files at a time, on a thread each: the tests that are about threads set their number. Which are
+# begun first is in tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --numprocesses 2 \
+  --dist loadfile --no-loadscope-reorder
+
 test: build
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --numprocesses 2 --dist loadfile
+	$(PYTEST)
+
+test-full: build $(VENV)/.dev
+	$(PYTEST) -m "full and not slow and not cuda"
 
 # The build's own search; what it prints is why there is none.
 FIND_NVCC := $(BIN)/python csrc/build/toolkit.py

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 LAUNCH = re.compile(r"([\w:]+(?:<[^<>;{}]*>)?)<<<(.*?), 0, stream>>>\((.*?)\);", re.DOTALL)
+LIBRARY = "libemulated.so"
 REAL = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 FLAGS = (
     "-O2 -std=c++17 -fPIC -ffp-contract=off -fno-strict-aliasing -fno-gnu-unique "
@@ -50,6 +52,22 @@ def compile_kernels(folder: Path, edit: Callable[[str], str] = lambda text: text
         edit: changes a source first.
     """
     return _compile(folder, edit, [path.stem for path in CSRC.glob("cuda/*.cu")], [])
+
+
+def compile_once(folder: Path, edit: Callable[[str], str]) -> Emulated:
+    """Compile every kernel into a folder, or take what another process has compiled there.
+
+    Args:
+        folder: of all processes of these tests, which come one after another.
+        edit: as for ``compile_kernels``.
+    """
+    whole = folder / "emulated"
+    with (folder / "emulated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (library := whole / LIBRARY).exists():
+            return Emulated(ctypes.CDLL(str(library)), sorted(whole.glob("*.o")))
+        whole.mkdir(exist_ok=True)
+        return compile_kernels(whole, edit)
 
 
 def break_kernel(folder: Path, whole: Emulated, name: str, old: str, new: str) -> Emulated:
@@ -94,7 +112,7 @@ def _compile(
         list(pool.map(run_compiler, commands))
     # Of a function in several objects the first is linked: that of the changed sources.
     objects += others
-    library = folder / "libemulated.so"
+    library = folder / LIBRARY
     run_compiler(["-shared", *map(str, objects), "-o", str(library)])
     return Emulated(ctypes.CDLL(str(library)), objects)
 

@@ -36,6 +36,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.skip(f"needs {module}, of an extra")
 
 
+# Few tests in each, and long: a worker that came to one last would keep the other waiting.
+BEGUN_FIRST = ("test_sitting.py", "test_triton.py", "test_bench.py", "test_host_workers.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the others keep their order."""
+    items.sort(key=lambda item: item.path.name not in BEGUN_FIRST)
+
+
 @pytest.fixture(autouse=True)
 def rng_guard() -> Iterator[None]:
     """Fail a test after which a global random generator is not where it was."""
@@ -59,6 +68,8 @@ def num_threads() -> Callable[[int], AbstractContextManager[None]]:
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> _emulated.Emulated:
-    """Compile the CUDA kernels for the emulator, once for all tests."""
-    folder = tmp_path_factory.mktemp("emulated")
-    return _emulated.compile_kernels(folder, _emulated.small_grids)
+    """Compile the CUDA kernels for the emulator, once for all tests of all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return _emulated.compile_once(folder, _emulated.small_grids)

@@ -129,6 +129,7 @@ def test_observe_equals_the_reference(
         assert_bitwise(got[name], value, name)
 
 
+@pytest.mark.full("long under the interpreter")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_observe_rounds_every_float16_product_as_the_reference(dtype):
     # Every bit pattern of 16 bits in a few large batches: all exponents, ties and subnormals.
@@ -242,6 +243,7 @@ def test_plan_equals_the_reference(num_samples, num_thresholds, fixed, seed, epo
     assert_plan(int64(records(rng, num_samples, epoch)), rule, seed, epoch)
 
 
+@pytest.mark.full("long under the interpreter")
 @pytest.mark.parametrize("fixed", [False, True], ids=["independent", "fixed"])
 @pytest.mark.parametrize("num_samples", SIZES)
 def test_plan_at_every_size(num_samples, fixed):
@@ -258,6 +260,7 @@ def test_plan_that_drops_nobody_needs_no_draws():
     assert offsets.tolist() == [0, 4096, 5000]
 
 
+@pytest.mark.full("long under the interpreter")
 def test_plan_settles_ties_across_blocks_towards_the_smaller_index():
     # Small data sets rarely have a tie at the cut: look for counts where the last draw kept
     # equals the first one left out, with the tied samples in different blocks.
@@ -328,6 +331,7 @@ def test_order_equals_the_reference(count, seed, epoch, salt):
         assert_bitwise(got, want, "order")
 
 
+@pytest.mark.full("long under the interpreter")
 @pytest.mark.parametrize("count", [size for size in SIZES if size])
 def test_order_of_everything_is_a_permutation_and_depends_on_the_seed(count):
     kept = torch.arange(count, dtype=torch.int32)

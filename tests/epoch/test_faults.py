@@ -18,6 +18,8 @@ from _runs import batches, infobatch, observe
 
 import prune_engine as pe
 
+BRIEF = pytest.param(0, marks=pytest.mark.full("a brief soak"))
+
 # --- random kill points, ranks that are threads ---------------------------------------------------
 
 
@@ -27,7 +29,7 @@ def test_a_run_killed_at_random_points_is_the_run_that_never_stopped(seed, tmp_p
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("block", range(12))
+@pytest.mark.parametrize("block", [BRIEF, *range(1, 12)])
 def test_six_hundred_random_runs(block, tmp_path_factory):
     kills = [
         check_random_kills(1000 + 50 * block + at, tmp_path_factory.mktemp("run"))

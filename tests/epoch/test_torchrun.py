@@ -90,6 +90,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.full("trains")
 @pytest.mark.extra("sklearn")
 def test_train_prints_the_table_of_one_process(tmp_path):
     size = 2

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from prune_engine.ops.observe import differentiable_observe
 from torch import Tensor
 from torch.autograd import gradgradcheck
 
 import prune_engine as pe
 from prune_engine import backends
+from prune_engine.ops.observe import differentiable_observe
 
 TABLE = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
 CLASSES = torch.tensor([1, 2, 1, 2], dtype=torch.uint8)

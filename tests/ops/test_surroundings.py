@@ -171,3 +171,12 @@ def test_what_is_read_here_is_what_torch_says() -> None:
     assert (len(here.gpus) > 0) == torch.cuda.is_available()
     assert surroundings.torch_refusal(here) == ""
     assert (cuda_refusal(here) == "") == backends.describe()[0].available
+
+
+def test_the_cuda_backend_says_why_it_is_refused() -> None:
+    (status,) = [row for row in backends.describe() if row.name == "cuda"]
+    assert status.devices == ("cuda",)
+    assert status.available == (status.reason == backends.TABLE[0].summary)
+    if not torch.cuda.is_available():
+        assert not status.available
+        assert "cannot serve here: " in status.reason

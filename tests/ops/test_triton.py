@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,6 +28,8 @@ OPS = (
     *("select", "top"),
     *("cross_entropy_observe", "cross_entropy_grad"),
 )
+TIERS = {"short": "triton and not full", "full": "triton and full"}
+Outcomes = dict[str, str | None]
 
 
 @pytest.fixture
@@ -38,11 +42,16 @@ def launches() -> Any:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
-    """Run triton_parity*.py once: name of each test -> what it failed with, or None."""
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outcomes]:
+    """Return what runs the short or the full tests of triton_parity*.py, each once."""
     pytest.importorskip("triton")
-    report = tmp_path_factory.mktemp("triton") / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "triton"]
+    return functools.cache(lambda tier: interpreted(tier, tmp_path_factory.mktemp("triton")))
+
+
+def interpreted(tier: str, folder: Path) -> Outcomes:
+    """Run them: name of each test -> what it failed with, or None."""
+    report = folder / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", TIERS[tier]]
     run = subprocess.run(
         [*command, f"--junit-xml={report}", *map(str, sorted(TESTS.glob("triton_parity*.py")))],
         env={**os.environ, "TRITON_INTERPRET": "1"},
@@ -51,7 +60,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
         text=True,
     )
     assert run.returncode in (0, 1), run.stdout + run.stderr  # 1: some test failed
-    found: dict[str, str | None] = {}
+    found: Outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
         bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
         found[case.attrib["name"]] = "\n".join(str(child.text) for child in bad) or None
@@ -60,16 +69,29 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
 
 @pytest.mark.parametrize("op", OPS)
 def test_interpreted_kernels_have_the_bits_of_the_reference(
-    op: str, outcomes: dict[str, str | None]
+    op: str, outcomes: Callable[[str], Outcomes]
 ) -> None:
-    mine = {name: fault for name, fault in outcomes.items() if name.startswith(f"test_{op}_")}
+    found = outcomes("short")
+    mine = {name: fault for name, fault in found.items() if name.startswith(f"test_{op}_")}
     assert any("equals_the_reference" in name for name in mine)
     assert {name: fault for name, fault in mine.items() if fault} == {}
 
 
-def test_every_interpreted_test_belongs_to_an_operator(outcomes: dict[str, str | None]) -> None:
+@pytest.mark.full("long under the interpreter")
+def test_interpreted_kernels_have_them_at_every_size(outcomes: Callable[[str], Outcomes]) -> None:
+    found = outcomes("full")
+    assert {"observe", "plan", "order"} <= {name.split("_")[1] for name in found}
+    assert {name: fault for name, fault in found.items() if fault} == {}
+
+
+@pytest.mark.parametrize(
+    "tier", ["short", pytest.param("full", marks=pytest.mark.full("as it is"))]
+)
+def test_every_interpreted_test_belongs_to_an_operator(
+    tier: str, outcomes: Callable[[str], Outcomes]
+) -> None:
     prefixes = tuple(f"test_{op}_" for op in OPS)
-    assert [name for name in outcomes if not name.startswith(prefixes)] == []
+    assert [name for name in outcomes(tier) if not name.startswith(prefixes)] == []
 
 
 def test_operators_launch_as_often_as_they_should_and_never_look_at_a_number(launches: Any) -> None:

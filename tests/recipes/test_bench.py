@@ -281,6 +281,7 @@ def test_insert_needs_both_markers(bench: SimpleNamespace) -> None:
         bench.compare.insert(f"{end} {begin}", "new")
 
 
+@pytest.mark.full("times every table")
 def test_run_writes_a_file_that_becomes_tables(
     bench: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

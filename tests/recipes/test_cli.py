@@ -27,6 +27,7 @@ def picture(path: Path) -> np.ndarray:
     return imread(path)
 
 
+@pytest.mark.full("trains")
 @pytest.mark.extra("sklearn", "matplotlib")
 def test_a_comparison_prints_its_table_and_draws_its_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -53,6 +54,7 @@ def test_a_comparison_prints_its_table_and_draws_its_pictures(
     assert (out / "pruned.png").stat().st_size > 10_000
 
 
+@pytest.mark.full("trains")
 @pytest.mark.extra("sklearn", "matplotlib")
 def test_the_demo_trains_as_the_makefile_calls_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -69,6 +71,7 @@ def test_the_demo_trains_as_the_makefile_calls_it(
     assert summary  # what `prune-engine report` reads
 
 
+@pytest.mark.full("trains")
 @pytest.mark.extra("sklearn", "matplotlib")
 def test_batch_pruning_draws_the_batches_kept_under_each_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -132,6 +132,7 @@ def test_the_same_seed_trains_the_same_and_another_does_not(digits: data.ImageDa
     assert losses_of(one) != losses_of(other)
 
 
+@pytest.mark.full("trains")
 def test_resident_data_train_the_same(digits: data.ImageData) -> None:
     arm = Arm("infobatch", pe.InfoBatch())
     plain = train_arm(digits, TINY, arm, 3)
@@ -259,6 +260,7 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
     assert len(said) == trained
 
 
+@pytest.mark.full("trains")
 @pytest.mark.extra("sklearn")
 def test_a_comparison_whose_last_epochs_keep_everything_has_its_controls(tmp_path: Path) -> None:
     # As the main job: annealed epochs alone train more samples than one batch, or few ones, have.
@@ -308,6 +310,7 @@ def test_a_target_that_cannot_be_met_is_refused(
         options(tmp_path, policy=policy, target_savings=target).arm()
 
 
+@pytest.mark.full("trains")
 @pytest.mark.extra("sklearn")
 def test_all_policies_are_compared_at_equal_savings(tmp_path: Path) -> None:
     chosen = options(tmp_path, policy="all", compare=True, seeds=(0, 1), target_savings=0.3)
@@ -342,6 +345,7 @@ def test_the_defaults_cover_every_data_set() -> None:
         assert (config.model == "gpt2") == (name in text.TEXTS)
 
 
+@pytest.mark.full("trains")
 @pytest.mark.extra("sklearn")
 def test_batch_pruning_is_compared_on_equal_batches(tmp_path: Path) -> None:
     config = replace(TINY, epochs=8)

@@ -105,6 +105,7 @@ def test_a_sitting_that_would_be_wasted_is_not_packed(
     assert not (repository / travel.PACK).exists()
 
 
+@pytest.mark.full("sits in a copy of the tree")
 def test_what_travels_is_enough_for_a_call(tmp_path: Path) -> None:
     if not (ROOT / "prune_engine/_ops.so").is_file():
         pytest.skip("a wheel is tested: the tree that would travel is not here")

@@ -271,10 +271,10 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", ".ci/README.md"])
 def test_every_make_command_of_the_documents_exists(page: str) -> None:
     words = make_words((ROOT / page).read_text(encoding="utf-8"))
-    assert "test" in words
+    assert words
     assert words <= make_targets()
 
 

@@ -11,9 +11,6 @@ import pytest
 import torch
 from _readme import README, ROOT, blocks, readers_names
 
-from prune_engine import backends
-from prune_engine.policies import TABLE
-
 SKIP = {".venv", "build", "dist", "node_modules", ".git", "runs"}
 
 
@@ -64,24 +61,3 @@ def test_no_block_is_hidden_from_this_test():
     assert not re.findall(r"^```(?:py|python3|pycon|Python)\s*$", text, re.MULTILINE)
     assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
     assert ">>>" not in "".join(code for _, code in blocks(text))
-
-
-@pytest.mark.parametrize(("name", "policy"), TABLE.items(), ids=str)
-def test_policies_of_the_table_are_in_the_readme(name, policy):
-    assert re.search(rf"^\| `{name}` \| `pe\.{policy.__name__}\(", README.read_text(), re.MULTILINE)
-
-
-@pytest.mark.parametrize("name", [row.name for row in backends.TABLE])
-def test_backends_of_the_table_are_in_the_readme(name):
-    assert re.search(rf"^\| `{name}` \|", README.read_text(), re.MULTILINE)
-
-
-def test_before_and_after_differ_by_as_many_lines_as_the_readme_says():
-    text = README.read_text()
-    before, after = ([line.strip() for line in code.splitlines()] for _, code in blocks(text)[:2])
-    assert not any("engine" in line for line in before)
-    assert any("engine.observe(" in line for line in after)
-    changed, added = len(set(before) - set(after)), len(after) - len(before)
-    words = ["no", "one", "two", "three", "four", "five", "six"]
-    assert f"{words[changed - 1]} lines of the loop change" in text
-    assert added == 1

@@ -17,6 +17,7 @@ from _runs import batches, losses_at, observe
 
 import prune_engine as pe
 
+BRIEF = pytest.param(0, marks=pytest.mark.full("a brief soak"))
 TICKS = 60  # of a rank in a run, at least: its steps, exchanges and writes
 
 
@@ -26,7 +27,7 @@ def test_a_divided_run_killed_at_random_points_is_the_run_that_never_stopped(see
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("block", range(6))
+@pytest.mark.parametrize("block", [BRIEF, *range(1, 6)])
 def test_three_hundred_random_divided_runs(block, tmp_path_factory):
     kills = [
         check_random_kills(1000 + 50 * block + at, tmp_path_factory.mktemp("run"), DIVIDED, TICKS)
