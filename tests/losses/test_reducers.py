@@ -231,7 +231,7 @@ def test_tokens_of_half_precision_are_summed_and_counted_wide(average, dtype, ma
     losses = torch.full((32, 4096), 20.0, dtype=dtype, requires_grad=True)
     mask = torch.ones(32, 4096, dtype=torch.bool) if masked else None
     engine = weighing([1] * 32)
-    loss = engine.observe(losses, torch.arange(32), reducer=pe.Tokens(mask, average=average))
+    loss = engine.observe(losses, torch.arange(32), reducer=pe.losses.Tokens(mask, average=average))
     loss.backward()
     assert loss.dtype == dtype
     assert loss.item() == 20.0
@@ -245,11 +245,11 @@ def test_pixels_of_half_precision_are_summed_and_counted_wide(dtype):
     losses = torch.ones(2, 300, 300, dtype=dtype)
     mask = torch.ones(2, 300, 300, dtype=torch.bool)
     engine = weighing([1, 2])
-    reducer = pe.Pixels(mask, auxiliary=[(0.5, losses)])
+    reducer = pe.losses.Pixels(mask, auxiliary=[(0.5, losses)])
     loss = engine.observe(losses, torch.arange(2), reducer=reducer)
     assert (loss.dtype, loss.item()) == (dtype, 2.25)
     assert_bitwise(engine.scores(), [1.5, 1.5], "scores")
-    engine.observe(losses, torch.arange(2), reducer=pe.Pixels(average="elements"))
+    engine.observe(losses, torch.arange(2), reducer=pe.losses.Pixels(average="elements"))
     assert engine.scores().tolist() == [1.5, 1.5], "the larger score of an epoch stays"
 
 
@@ -257,12 +257,12 @@ def test_a_scalar_of_half_precision_is_the_batchs_at_any_size():
     size = 4096
     engine = weighing([1] * size)
     loss = torch.tensor(20.0, dtype=torch.float16)
-    assert engine.observe(loss, torch.arange(size), reducer=pe.BatchScalar()).item() == 20.0
+    assert engine.observe(loss, torch.arange(size), reducer=pe.losses.BatchScalar()).item() == 20.0
 
 
 def test_a_mean_that_half_precision_cannot_say_is_recorded_all_the_same():
     losses = torch.tensor([[1.0, 1.0078125]], dtype=torch.bfloat16)
     engine = weighing([1])
-    engine.observe(losses, torch.arange(1), reducer=pe.Tokens())
+    engine.observe(losses, torch.arange(1), reducer=pe.losses.Tokens())
     assert_bitwise(engine.scores(), [1.00390625], "the score is not rounded to the losses' dtype")
     assert losses.mean().item() != 1.00390625, "control"
