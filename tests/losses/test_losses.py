@@ -70,7 +70,7 @@ def test_a_large_batch_of_half_precision_is_summed_wide(dtype):
         ("weighted_mean", None, 20.0, 1.0),  # the weights' sum is beyond float16 as well
     ):
         weights = torch.full((4096,), weight)
-        got = pe.losses.reduce_losses(losses, weights, reduction, denom)
+        got = reduce_losses(losses, weights, reduction, denom)
         assert (got.item(), got.dtype) == (want, dtype), (reduction, denom, weight)
     engine = infobatch(4096)
     table = torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0])
