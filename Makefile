@@ -27,6 +27,8 @@ FAILED = { tail -n 5 $(SETUP_LOG) >&2; echo "it failed; all that it said is in $
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/dev/null \
   || find . -type f -not -path './.*' -not -path './build/*' -not -path './dist/*'))
+# States saved by earlier versions are read byte for byte.
+TEXTS = $(filter-out %.pt,$(FILES))
 
 .PHONY: build test test-full check demo bench soak wheel test-wheel extremes clean nvcc gpu gpu-build gpu-tests
 .PHONY: gpu-bench gpu-wheel sanitize sitting
@@ -147,8 +149,8 @@ $(VENV)/.dev: $(VENV)/.installed
 check: check-text check-python check-types check-native check-spelling
 
 check-text: $(VENV)/.dev
-	$(BIN)/trailing-whitespace-fixer $(FILES)
-	$(BIN)/end-of-file-fixer $(FILES)
+	$(BIN)/trailing-whitespace-fixer $(TEXTS)
+	$(BIN)/end-of-file-fixer $(TEXTS)
 	$(BIN)/check-added-large-files --enforce-all --maxkb=300 $(FILES)
 	$(BIN)/check-yaml $(filter %.yaml %.yml,$(FILES) .pre-commit-config.yaml)
 	$(BIN)/check-toml $(filter %.toml,$(FILES))
