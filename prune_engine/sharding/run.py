@@ -30,7 +30,17 @@ class ShardedPlan(EpochPlan):
 
     ``weight_class`` and ``weights`` are of the samples that this rank owns, ``kept`` (int64) of
     those that it trains; ``num_kept`` counts all ranks', and ``order`` and ``batches`` answer for
-    this rank's positions alone, with what a run of undivided scores has there.
+    this rank's positions alone, with what a run of undivided scores has there. Experimental.
+
+    Args:
+        share: what this rank trains in the epoch.
+        samples_in_all: N.
+
+    Example:
+        >>> import prune_engine as pe
+        >>> plan = pe.PruneEngine(5, pe.KeepAll(), num_epochs=1, shard_scores=True).plan
+        >>> isinstance(plan, pe.sharding.ShardedPlan), plan.num_kept, sorted(plan.indices.tolist())
+        (True, 5, [0, 1, 2, 3, 4])
     """
 
     share: Share | None = None
