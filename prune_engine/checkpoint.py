@@ -1,33 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file that holds a whole run, written so that it is always whole: the old or the new.
-
-Where the scores are divided, each rank writes a part and the file names the set of them. Parts of
-another set have other names, and the file is written last: until then it names the set before.
-"""
+"""One file that holds a whole run, written so that it is always whole: the old or the new."""
 
 from __future__ import annotations
 
 import os
-import re
-import zipfile
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import torch
-
-from prune_engine.epoch import ranks
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.epoch.state import Saved
+from prune_engine.epoch.state_file import read_file
 from prune_engine.errors import StateMismatchError
-from prune_engine.sharding.layout import edges
-from prune_engine.sharding.run import assemble
+from prune_engine.sharding import parts
 
 FORMAT = "prune_engine checkpoint 1"
-SET_FORMAT = "prune_engine set of parts 1"
-PART_FORMAT = "prune_engine part 1"
-SET_FACTS = ("set", "size", "num_samples")  # which parts there are, in numbers
 
 
 class Stateful(Protocol):
@@ -82,138 +69,8 @@ def save_state(
         ...     load_state(engine, folder + "/run.pt")
         {'step': 7}
     """
-    saved, file = engine.state_dict(), Path(path)
-    if "shards" in saved["buffer"]:
-        _save_parts(saved, dict(extra or {}), file, engine.buffer.device, process_group)
-    elif ranks.world(process_group)[0] == 0:
-        _commit(file, {"format": FORMAT, "engine": saved, "extra": dict(extra or {})})
-
-
-def _save_parts(
-    saved: Mapping[str, Any], extra: dict[str, Any], file: Path, device: torch.device, group: Any
-) -> None:
-    """Write every rank's part, then the file that makes them the saved set."""
-    rank, size = ranks.world(group)
-    numbers = [0]
-
-    def choose() -> None:
-        if rank == 0:  # for all: the first number after those of any part that is there
-            numbers.append(1 + max((number for number, _ in _parts(file)), default=0))
-
-    def write() -> None:
-        replace_file(part, {"format": PART_FORMAT, "set": number, "engine": saved})
-
-    def commit() -> None:
-        if rank == 0:
-            facts = zip(SET_FACTS, (number, size, saved["num_samples"]), strict=True)
-            _commit(file, {"format": SET_FORMAT, **dict(facts), "extra": extra}, number)
-
-    def undo() -> None:  # nothing names these parts
-        part.unlink(missing_ok=True)
-
-    _together(choose, file, device, group)
-    told = torch.tensor([max(numbers)], device=device)
-    number = int(ranks.gather(told, group)[0].item())
-    part = _part(file, number, rank, size)
-    _together(write, file, device, group, undo)
-    _together(commit, file, device, group)
-
-
-def _commit(file: Path, content: Mapping[str, Any], number: int | None = None) -> None:
-    """Write the file, then remove the parts of all sets but the one that it names."""
-    replace_file(file, content)
-    for other, part in _parts(file):
-        if other != number:
-            part.unlink(missing_ok=True)
-
-
-def _together(
-    work: Callable[[], None],
-    file: Path,
-    device: torch.device,
-    group: Any,
-    undo: Callable[[], None] | None = None,
-) -> None:
-    """Do something on every rank; where it fails on one, undo it on all, and all raise.
-
-    A rank that is not told how the others fared must undo nothing: rank 0 may have been told, and
-    have gone on to name the parts.
-    """
-    problem: Exception | None = None
-    try:
-        work()
-    except Exception as error:
-        problem = error
-    failed = ranks.first_failure(problem, device, group)
-    if failed is None:
-        return
-    if undo is not None:
-        undo()
-    raise problem or OSError(f"rank {failed} could not write its part of {file}")
-
-
-def _part(file: Path, number: int, rank: int, size: int) -> Path:
-    return file.with_name(f"{file.name}.{number}-{rank}-of-{size}")
-
-
-def _parts(file: Path) -> list[tuple[int, Path]]:
-    """List the parts that are there: of the saved set, and of others that were not finished."""
-    name = re.compile(re.escape(file.name) + r"\.(\d+)-\d+-of-\d+")
-    found = [(name.fullmatch(path.name), path) for path in file.parent.iterdir()]
-    return [(int(match[1]), path) for match, path in found if match is not None]
-
-
-def replace_file(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of tensors and plain data, whole or not at all.
-
-    Args:
-        path: the file.
-        content: what it will hold.
-
-    Raises:
-        ValueError: it holds what ``weights_only=True`` does not load.
-        OSError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            read_file(temporary)
-        except StateMismatchError as error:
-            raise ValueError(f"extra must be tensors and plain data: {error}") from error
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself must reach the disk
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read_file(path: Path) -> Any:
-    """Read a file of ``torch.save``, trusting neither its pickles nor its bytes.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Tensors, on the cpu, and plain data.
-
-    Raises:
-        StateMismatchError: it is torn, damaged, not such a file, or holds more than data.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch itself does not look at the checksums
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, for what is torn or another program's
-        raise StateMismatchError(f"{path} is torn, or no file of torch.save: {error}") from error
-    raise StateMismatchError(f"{path} is damaged: the checksum of {damaged} is wrong")
+    content = {"format": FORMAT, "engine": engine.state_dict(), "extra": dict(extra or {})}
+    parts.write(Path(path), content, engine.buffer.device, process_group)
 
 
 def load_state(
@@ -248,22 +105,7 @@ def load_state(
         a fresh run
     """
     file, buffer = Path(path), engine.buffer
-    saved: Saved = {}
-    extra: dict[str, Any] = {}
-    problem: OSError | StateMismatchError | None = None
-    try:
-        saved, extra = _read_state(file, buffer)
-    except (OSError, StateMismatchError) as error:
-        problem = error
-    if buffer.shard is not None:
-        ranks.fail_together(
-            problem,
-            lambda rank: StateMismatchError(f"{file}: rank {rank} could not read its samples"),
-            buffer.device,
-            process_group,
-        )
-    elif problem is not None:
-        raise problem
+    saved, extra = parts.read(lambda: _read_state(file, buffer), file, buffer, process_group)
     try:
         engine.load_state_dict(saved)
     except StateMismatchError as error:
@@ -281,32 +123,4 @@ def _read_state(file: Path, buffer: ScoreBuffer) -> tuple[Saved, dict[str, Any]]
         return content["engine"], content["extra"]
     if isinstance(content.get("buffer"), dict):
         return content, {}
-    if content.get("format") != SET_FORMAT:
-        raise StateMismatchError(f"{file} holds no state of an engine")
-    parts = _read_parts(file, content, buffer)
-    return parts if buffer.shard is not None else assemble(parts, buffer), content["extra"]
-
-
-def _read_parts(
-    file: Path, facts: Mapping[str, Any], buffer: ScoreBuffer
-) -> list[Mapping[str, Any]]:
-    """Read the parts of a set that have samples of a buffer."""
-    number, size, num_samples = (int(facts[name]) for name in SET_FACTS)
-    if num_samples != buffer.num_samples:
-        raise StateMismatchError(
-            f"{file}: num_samples: expected {buffer.num_samples}, got {num_samples}"
-        )
-    own = buffer.owned
-    parts: list[Mapping[str, Any]] = []
-    ranges = enumerate(pairwise(edges(num_samples, size)))
-    ranks = [q for q, (at, end) in ranges if max(at, own.start) < min(end, own.stop)]
-    for rank in ranks or [0]:  # whoever owns nothing needs to know where the run is
-        part = _part(file, number, rank, size)
-        if not part.is_file():
-            raise StateMismatchError(f"{file} has {size} parts, but there is no {part.name}")
-        loaded = read_file(part)
-        content = cast(dict[str, Any], loaded) if isinstance(loaded, dict) else {}
-        if content.get("format") != PART_FORMAT or content.get("set") != number:
-            raise StateMismatchError(f"{part} is no part of the set that {file} names")
-        parts.append(content["engine"])
-    return parts
+    return parts.read_set(file, content, buffer)

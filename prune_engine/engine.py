@@ -23,6 +23,7 @@ from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
 from prune_engine.observation import Observer
 from prune_engine.schedule import VirtualScheduler
+from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.run import ShardedRun, check_divisible
 
 
@@ -94,11 +95,20 @@ class PruneEngine(Observer):
         length = "total_steps" if mode == "steps" else "num_epochs"
         if total is None and (policy.needs_total or mode == "steps"):
             raise ValueError(f"{length} must be given for {policy} in mode={mode!r}, got None")
+        self.buffer: ScoreBuffer
         if shard_scores:
             check_divisible(policy, mode)
-        shard = ranks.world(process_group) if shard_scores else None
-        self.buffer = ScoreBuffer(self.num_samples, device=device, backend=backend, shard=shard)
-        self._run = (EpochRun if shard is None else ShardedRun)(
+            shard = ranks.world(process_group)
+            self.buffer, run = (
+                ShardedBuffer(self.num_samples, shard, device=device, backend=backend),
+                ShardedRun,
+            )
+        else:
+            self.buffer, run = (
+                ScoreBuffer(self.num_samples, device=device, backend=backend),
+                EpochRun,
+            )
+        self._run = run(
             self.buffer,
             policy,
             mode,

@@ -21,8 +21,7 @@ import torch
 from _runs import batches, figures, losses_at
 
 import prune_engine as pe
-from prune_engine import checkpoint
-from prune_engine.epoch import ranks
+from prune_engine.epoch import ranks, state_file
 
 
 @dataclass(frozen=True)
@@ -154,9 +153,9 @@ def ticking(tick: Callable[[str], None], durable: bool) -> Iterator[None]:
         return called
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(checkpoint, "torch", Shim(torch, save=save)))
+        stack.enter_context(mock.patch.object(state_file, "torch", Shim(torch, save=save)))
         files = Shim(os, fsync=fsync, replace=rename)
-        stack.enter_context(mock.patch.object(checkpoint, "os", files))
+        stack.enter_context(mock.patch.object(state_file, "os", files))
         for name in ("_gather", "_all_reduce_max", "gather", "swap"):
             collective = around(getattr(ranks, name))
             stack.enter_context(mock.patch.object(ranks, name, collective))

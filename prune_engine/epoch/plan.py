@@ -249,6 +249,7 @@ def make_plan(
             seed=seed,
             epoch=epoch,
             out=None if ahead else buffer.weight_class,
+            first=buffer.first,
             backend=buffer.backend,
         )
         num_kept = int(block_offsets[-1].item())

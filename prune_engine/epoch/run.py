@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -174,26 +175,32 @@ class EpochRun:
 
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state (``PruneEngine.load_state_dict``)."""
-        saved = state.check(self, saved)
+        self._restore(state.check(self, saved))
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        """Restore a state that was checked."""
         self.buffer.load_state_dict(saved["buffer"])
         self.history = History.from_state(saved["history"])
         self._begin_epoch(int(saved["epoch"]))
         self._steps = int(saved["steps"])
+        self.seek(int(saved["cursor"]))
         if self.memory is not None:
             self.memory.load_state_dict(saved["memory"])
+        if ranks.world(self.process_group)[0] == 0:  # they are of all ranks together
+            self.buffer.counters.copy_(saved["buffer"]["counters"])
         thresholds = torch.tensor(saved["threshold"], dtype=torch.float32)
-        thresholds = thresholds.to(self.buffer.device)
-        self._plan = restore_plan(
+        self._plan = self._restored_plan(thresholds.to(self.buffer.device))
+        self.ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
+
+    def _restored_plan(self, thresholds: Tensor) -> EpochPlan:
+        """Return the plan of the restored epoch."""
+        return restore_plan(
             self.buffer,
             thresholds,
             seed=self.seed,
             epoch=self.epoch,
             arrangement=None if self.memory is None else self.memory.arrangement(),
         )
-        self.ahead = [restore_ahead(self.buffer, row, seed=self.seed) for row in saved["ahead"]]
-        if ranks.world(self.process_group)[0] == 0:  # they are of all ranks together
-            self.buffer.counters.copy_(saved["buffer"]["counters"])
-        self.seek(int(saved["cursor"]))
 
     def now(self) -> float:
         """Return a clock for ``add_seconds``; 0 while being compiled, where no clock runs."""

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from prune_engine import backends, ops
 from prune_engine.bands import INT64_MAX, MAX_SAMPLES, NUM_CLASSES
-from prune_engine.errors import PruneEngineError, StateMismatchError
+from prune_engine.errors import StateMismatchError
 from prune_engine.ops.checks import ObserveState
 from prune_engine.ops.cross_entropy_observe import cross_entropy_state
 from prune_engine.ops.observe import observe_state
 from prune_engine.ops.to_host import host_ints
-from prune_engine.sharding.layout import mean_as_sum, owned
-from prune_engine.sharding.local_samples import Share
 
 KEY_MASK = 0xFFFFFFFF
 
@@ -84,26 +82,19 @@ class ScoreBuffer:
     keeping the larger record keeps the newest epoch's largest score, in any order of arrival.
     9 bytes per sample in all: 8 of records, 1 of weight class. Not thread-safe.
 
-    With ``shard`` it holds a rank's own range of a larger data set (``ownership.owned``), and
-    ``records``, ``scores``, ``weight_class`` and the audit are of that range. Batches are then
-    recorded in ``share``, what the rank trains in the epoch, for the owners to fetch.
-
     Args:
-        num_samples: N, in 0..2^31-1; with a shard, in 0..2^62 and the range below 2^31.
+        num_samples: N, in 0..2^31-1.
         device: where everything lives; default torch's default device.
         backend: which kernels.
-        shard: (rank, world size) of the ranks that divide the scores; default one holds all.
 
     Raises:
-        ValueError: N or the shard is out of range.
+        ValueError: N is out of range.
 
     Example:
         >>> buffer = ScoreBuffer(3)
         >>> _ = buffer.observe(torch.tensor([2.0, 4.0]), torch.tensor([0, 2]))
         >>> buffer.scores.tolist(), buffer.mean_threshold().item()
         ([2.0, nan, 4.0], 3.0)
-        >>> ScoreBuffer(10**4, shard=(1, 2)).owned
-        range(4096, 10000)
     """
 
     def __init__(
@@ -112,28 +103,23 @@ class ScoreBuffer:
         *,
         device: torch.device | str | None = None,
         backend: str = "auto",
-        shard: tuple[int, int] | None = None,
     ) -> None:
         if num_samples < 0:
             raise ValueError(f"num_samples must be at least 0, got {num_samples}")
-        self.owned = range(num_samples) if shard is None else owned(num_samples, *shard)
-        if len(self.owned) > MAX_SAMPLES:
+        if num_samples > MAX_SAMPLES:
             raise ValueError(
-                f"num_samples must be at most {MAX_SAMPLES} on one device, got {len(self.owned)}: "
-                "divide them among (more) ranks with shard=(rank, world size)"
+                f"num_samples must be at most {MAX_SAMPLES} on one device, got {num_samples}: "
+                "divide them among ranks with shard_scores=True"
             )
         self.num_samples = num_samples
-        self.shard = shard
-        self.share: Share | None = None  # of the epoch; a shard cannot record a batch without it
-        self.total: tuple[int, int] = (0, 0)  # of all shards: exact sum of codes, number seen
-        owned_count = len(self.owned)
+        self.first = 0  # the number of the sample that the first record is of
         self.device = torch.get_default_device() if device is None else torch.device(device)
         self.backend = backends.resolve(backend, self.device.type)
-        self.records = _filled(owned_count, 0, np.int64, self.device)
+        self.records = _filled(num_samples, 0, np.int64, self.device)
         self.device = self.records.device  # "cuda" has become "cuda:0"
         self.score_sum = torch.zeros(3, dtype=torch.int64, device=self.device)
         self.counters = torch.zeros(4, dtype=torch.int64, device=self.device)
-        self.weight_class = _filled(owned_count, 1, np.uint8, self.device)
+        self.weight_class = _filled(num_samples, 1, np.uint8, self.device)
         self.weight_table = torch.zeros(NUM_CLASSES, dtype=torch.float32, device=self.device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.weight_table.select(0, 1).fill_(1.0)
@@ -141,7 +127,7 @@ class ScoreBuffer:
         # The tensors stay the same for life, so what each batch needs is put together once.
         self._kernels = backends.load(self.backend)
         self._checks = self._kernels.CHECKS_ARGUMENTS
-        self.observe_arguments = (
+        self.observe_arguments: ObserveState = (
             self.records,
             self.score_sum,
             self.counters,
@@ -165,7 +151,6 @@ class ScoreBuffer:
         Returns:
             float32 [B] in the order of ``indices``, nan where never seen.
         """
-        self._refuse_shard("the last scores of a batch, which its reducer needs,")
         inside = indices.to(torch.int64).clamp(0, max(self.num_samples - 1, 0))
         return _decoded(self.records[inside])
 
@@ -189,22 +174,9 @@ class ScoreBuffer:
         if torch.compiler.is_compiling() and self.backend == "triton":
             kernels = torch.ops.prune_engine  # a graph names operators, not functions that launch
         # These tensors are the buffer's own: none of them is ever saved for a backward pass.
-        if self.shard is None:
-            return observe_state(
-                losses, indices, score, self.observe_arguments, kernels, checks=self._checks
-            )
-        places, state = self._pending(indices)
-        return observe_state(losses, places, score, state, kernels, checks=self._checks)
-
-    def _pending(self, indices: Tensor) -> tuple[Tensor, ObserveState]:
-        """Return a batch's places in the share of this rank, and the state to record it in."""
-        if self.share is None:
-            raise PruneEngineError("a shard records no batch before its epoch's plan is made")
-        return self.share.pending(indices, self.observe_arguments)
-
-    def _refuse_shard(self, what: str) -> None:
-        if self.shard is not None:
-            raise PruneEngineError(f"{what} cannot be known where the scores are divided")
+        return observe_state(
+            losses, indices, score, self.observe_arguments, kernels, checks=self._checks
+        )
 
     def cross_entropy_observe(
         self,
@@ -234,16 +206,11 @@ class ScoreBuffer:
         Raises:
             IndexError: an index or a target is out of range (on the cpu).
         """
-        state = self.observe_arguments
-        if self.shard is not None:
-            if score == "forgetting":
-                self._refuse_shard("the last score of a sample, which 'forgetting' needs,")
-            indices, state = self._pending(indices)
         return cross_entropy_state(
             logits,
             targets,
             indices,
-            state,
+            self.observe_arguments,
             self._kernels,
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
@@ -253,10 +220,7 @@ class ScoreBuffer:
 
     def mean_threshold(self) -> Tensor:
         """Return the mean threshold, float32 [1] on the device (``ops.mean_threshold``)."""
-        score_sum = self.score_sum
-        if self.shard is not None:
-            score_sum = score_sum.new_tensor(mean_as_sum(*self.total))
-        return ops.mean_threshold(score_sum, backend=self.backend)
+        return ops.mean_threshold(self.score_sum, backend=self.backend)
 
     def percentiles(self, percents: Sequence[float]) -> Tensor:
         """Return exact percentiles of the seen scores, float32 [R] (``ops.percentiles``).
@@ -267,7 +231,6 @@ class ScoreBuffer:
         Returns:
             On the device, in the order of ``percents``.
         """
-        self._refuse_shard("percentiles")
         return ops.percentiles(self.records, percents, backend=self.backend)
 
     def top(self, values: Tensor, k: int) -> Tensor:
@@ -280,7 +243,6 @@ class ScoreBuffer:
         Returns:
             1 = among the k largest, ties to the smaller index.
         """
-        self._refuse_shard("the k largest")
         return ops.top(values, k, backend=self.backend)
 
     def activate(self, weight_class: Tensor, weight_table: Tensor, epoch: int) -> None:
@@ -339,8 +301,6 @@ class ScoreBuffer:
         """Return the exact mean of the scores as a float64, nan before the first."""
         high, low, seen = host_ints(self.score_sum)
         total = (high << 32) + low
-        if self.shard is not None:
-            total, seen = self.total
         return total / seen / 2**40 if seen else float("nan")
 
     def state_dict(self) -> dict[str, Any]:

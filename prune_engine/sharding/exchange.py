@@ -19,8 +19,9 @@ from torch import Tensor
 
 from prune_engine import ops
 from prune_engine.epoch import ranks
-from prune_engine.epoch.score_buffer import KEY_MASK, Audit, ScoreBuffer
+from prune_engine.epoch.score_buffer import KEY_MASK, Audit
 from prune_engine.ops.to_host import host_ints
+from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.layout import FETCH_BYTES, edges, shared
 from prune_engine.sharding.local_samples import Share
 
@@ -30,7 +31,7 @@ ROUND = 1 << 20
 
 
 def return_records(
-    buffer: ScoreBuffer, *, epoch: int, facts: Mapping[str, int], group: Any = None
+    buffer: ShardedBuffer, *, epoch: int, facts: Mapping[str, int], group: Any = None
 ) -> Tensor:
     """Send what this rank recorded to the owners, who keep the largest record of each sample.
 
@@ -94,7 +95,7 @@ def _count_recorded(share: Share, at: int, bounds: list[int]) -> Tensor:
     )
 
 
-def audit_shards(buffer: ScoreBuffer, *, epoch: int, group: Any = None) -> Audit:
+def audit_shards(buffer: ShardedBuffer, *, epoch: int, group: Any = None) -> Audit:
     """Recompute the exact sum of all shards and compare what was seen with the plan.
 
     Args:
@@ -116,7 +117,7 @@ def audit_shards(buffer: ScoreBuffer, *, epoch: int, group: Any = None) -> Audit
 
 
 def make_share(
-    buffer: ScoreBuffer, kept: Tensor, *, start: int, seed: int, epoch: int, group: Any = None
+    buffer: ShardedBuffer, kept: Tensor, *, start: int, seed: int, epoch: int, group: Any = None
 ) -> Share:
     """Fetch the samples of this rank's positions, with their weight classes, from their owners.
 

@@ -161,6 +161,11 @@ class ShardCost:
             (W - 1) / W of what a rank trains is owned by others.
         whole: what a rank would hold without dividing the scores.
         whole_wire: what it would receive.
+
+    Example:
+        >>> cost = shard_cost(10**6, 2)
+        >>> isinstance(cost, ShardCost), cost.owned < cost.whole
+        (True, True)
     """
 
     owned: int

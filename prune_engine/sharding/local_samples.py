@@ -73,30 +73,32 @@ class Share:
         at = torch.searchsorted(self.samples, wanted).clamp_(max=size - 1)
         return torch.where(self.samples[at] == wanted, at, -1)
 
-    def pending(self, indices: Tensor, state: ObserveState) -> tuple[Tensor, ObserveState]:
+    def arguments(self, own: ObserveState) -> ObserveState:
+        """Return what a batch is recorded in, in place of the rank's own records and classes."""
+        _, _, counters, _, weight_table, epoch = own
+        return (self.records, self.score_sum, counters, self.classes, weight_table, epoch)
+
+    def places(self, indices: Tensor) -> Tensor:
         """Say where a batch is recorded.
 
         Args:
             indices: [B] int64 | int32, samples of this share; on a device others are counted as
                 out of range, with the index -1.
-            state: of the shard's buffer.
 
         Returns:
-            The batch's places, and the state to record it in.
+            int64 [B], the batch's places.
 
         Raises:
             IndexError: a sample is not this rank's (on the cpu).
         """
-        records, _, counters, _, weight_table, epoch = state
-        check_vector("indices", indices, INDEX_DTYPES, device=records.device)
+        check_vector("indices", indices, INDEX_DTYPES, device=self.records.device)
         places = self.find(indices)
         if places.is_cpu and not torch.compiler.is_compiling() and bool((places < 0).any()):
             first = int(indices[places < 0][0])
             raise IndexError(
                 f"indices must be samples that this rank was served in the epoch, got {first}"
             )
-        mine = (self.records, self.score_sum, counters, self.classes)
-        return places, (*mine, weight_table, epoch)
+        return places
 
     def order(self, positions: Tensor | range) -> Tensor:
         """Return the samples at some positions of this rank.

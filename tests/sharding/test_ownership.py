@@ -75,7 +75,7 @@ def test_what_is_out_of_range_is_refused():
     with pytest.raises(IndexError, match=r"index must be in 0\.\.9"):
         owner(10, 10, 2)
     with pytest.raises(ValueError, match="divide them among"):
-        pe.epoch.ScoreBuffer(2**33, shard=(0, 2))
+        pe.sharding.ShardedBuffer(2**33, (0, 2))
     with pytest.raises(ValueError, match="multiple of 4096"):
         pe.ops.plan(
             int64([0]), pe.policies.Rule.keep_all(torch.device("cpu")), seed=0, epoch=0, first=8

@@ -100,11 +100,9 @@ def test_divided_scores_train_what_undivided_ones_do(size, policy):
 
 
 def test_control_a_shard_that_draws_by_its_own_numbers_is_caught(monkeypatch):
-    plan = sharded_run.ops.plan
+    plan = pe.ops.plan
     local = functools.partial(plan)
-    monkeypatch.setattr(
-        sharded_run.ops, "plan", lambda *a, first, **options: local(*a, first=0, **options)
-    )
+    monkeypatch.setattr(pe.ops, "plan", lambda *a, first, **options: local(*a, first=0, **options))
     with pytest.raises(AssertionError, match="epoch 1"):
         assert_same(divided(2, "infobatch")[0], undivided("infobatch"))
 

@@ -18,6 +18,7 @@ from test_sharded import N, assert_same, engine_of, interleaved, train_epoch, un
 import prune_engine as pe
 from prune_engine import checkpoint
 from prune_engine.epoch import ranks
+from prune_engine.sharding import parts
 
 STOP = 7  # batches of a rank into the second epoch
 
@@ -81,7 +82,8 @@ def test_a_rank_reads_the_parts_that_it_needs(tmp_path, monkeypatch):
         return checkpoint_read(path)
 
     checkpoint_read = checkpoint.read_file
-    monkeypatch.setattr(checkpoint, "read_file", reading)
+    for module in (checkpoint, parts):
+        monkeypatch.setattr(module, "read_file", reading)
     Ranks(2).run(lambda rank: pe.load_state(engine_of(), file))
     # 4 blocks: of 1, 1 and 2 for three ranks, of 2 and 2 for two.
     assert read == [["run.pt", "run.pt.1-0-of-3", "run.pt.1-1-of-3"], ["run.pt", "run.pt.1-2-of-3"]]
@@ -207,7 +209,7 @@ def test_a_rank_that_cannot_write_is_noticed_by_all_and_the_set_before_stays(
     file = tmp_path / "run.pt"
     save(2, file, step=1)
     before = sorted(os.listdir(tmp_path))
-    replace = checkpoint.replace_file
+    replace = parts.replace_file
 
     def full(path: Path, content: Any) -> None:
         if ranks.world()[0] == victim and (path == file) == (which == "file"):
@@ -220,7 +222,7 @@ def test_a_rank_that_cannot_write_is_noticed_by_all_and_the_set_before_stays(
             pe.save_state(engine, file, extra={"step": 2})
         return str(caught.value)
 
-    monkeypatch.setattr(checkpoint, "replace_file", full)
+    monkeypatch.setattr(parts, "replace_file", full)
     reasons = Ranks(2).run(work)
     assert "No space left" in reasons[victim]
     assert f"rank {victim} could not write" in reasons[1 - victim]

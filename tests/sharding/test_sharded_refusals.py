@@ -102,7 +102,7 @@ def test_what_needs_all_scores_or_the_last_ones_says_so():
     with pytest.raises(pe.PruneEngineError, match="percentiles cannot be known"):
         engine.buffer.percentiles([50])
     with pytest.raises(pe.PruneEngineError, match="before its epoch's plan"):
-        pe.epoch.ScoreBuffer(5, shard=(0, 1)).observe(torch.ones(1), torch.tensor([0]))
+        pe.sharding.ShardedBuffer(5, (0, 1)).observe(torch.ones(1), torch.tensor([0]))
 
 
 def test_logits_are_scored_into_the_share():
