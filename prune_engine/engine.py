@@ -21,6 +21,7 @@ from prune_engine.epoch.report import History
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.observation import Observer
+from prune_engine.plain import plain
 from prune_engine.policies import Policy
 from prune_engine.policies.batches.memory import Monitor
 from prune_engine.schedule import VirtualScheduler
@@ -83,6 +84,8 @@ class PruneEngine(Observer):
         shard_scores: bool = False,
     ) -> None:
         self.num_samples = state.sample_count(dataset_or_num_samples)
+        mode, on_nonfinite, coverage = plain(mode), plain(on_nonfinite), plain(coverage)
+        num_epochs, total_steps, seed = plain(num_epochs), plain(total_steps), plain(seed)
         state.check_choice("mode", mode, ("epoch", "steps"))
         state.check_choice("on_nonfinite", on_nonfinite, ("skip", "raise"))
         state.check_choice("coverage", coverage, MODES)
@@ -208,6 +211,7 @@ class PruneEngine(Observer):
         for name in ("sampler", "batch_sampler", "shuffle"):
             if options.get(name) is not None:
                 raise TypeError(f"{name} must not be given: the engine decides the order")
+        batch_size, align = plain(batch_size), plain(align)
         state.check_count("batch_size", batch_size)
         options.setdefault("generator", torch.Generator().manual_seed(self.seed))
         world = ranks.world(self._run.process_group)[1]

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prune_engine.plain import plain
+
 
 class VirtualScheduler:
     """Step any scheduler by the progress through the data, not by the count of real steps.
@@ -40,7 +42,7 @@ class VirtualScheduler:
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.scheduler = scheduler
-        self.total_steps = total_steps
+        self.total_steps = plain(total_steps)
         self._progress = progress
         self._taken = 0
 

@@ -13,6 +13,7 @@ from prune_engine.data.sampler import PruneSampler, choose_align
 from prune_engine.data.stream import Feed
 from prune_engine.epoch import ranks
 from prune_engine.epoch.state import check_count
+from prune_engine.plain import plain
 
 Batch = tuple[Tensor, ...]
 Augment = Callable[[Batch, torch.Generator], Sequence[Tensor]]
@@ -58,6 +59,7 @@ class DeviceLoader:
         shard: ranks.Shard = "auto",
         align: int | None = None,
     ) -> None:
+        batch_size, shard, align = plain(batch_size), plain(shard), plain(align)
         check_count("batch_size", batch_size)
         self._engine = engine
         self._shard: ranks.Shard = shard

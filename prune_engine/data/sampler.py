@@ -13,6 +13,7 @@ from prune_engine.data.prefetch import Reader, reader_for
 from prune_engine.data.stream import Feed, Pass, Walk, serve_count
 from prune_engine.epoch.plan import EpochPlan
 from prune_engine.epoch.ranks import Shard, resolve_shard
+from prune_engine.plain import plain
 
 
 def check_fixed(batch: int, align: int, size: int) -> None:
@@ -96,6 +97,7 @@ class PruneSampler(DistributedSampler[int]):
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self, engine: Feed, *, shard: Shard = "auto", align: int = 1
     ) -> None:
+        shard, align = plain(shard), plain(align)
         if align < 1:
             raise ValueError(f"align must be at least 1, got {align}")
         _, size = resolve_shard(shard, engine.process_group)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prune_engine.bands import host_ints
 from prune_engine.files import write_bytes
+from prune_engine.plain import plain
 
 FORMAT = 1
 KEEP = ("hard", "easy", "moderate")
@@ -104,7 +105,7 @@ def save_subset(
         ...     load_subset(path, num_samples=5).tolist()
         [1, 4]
     """
-    path = Path(path)
+    path, num_samples = Path(path), plain(num_samples)
     if path.suffix != ".npy":
         raise ValueError(f"path must end in .npy, got {path.name!r}")
     array = np.array(host_ints(indices.detach().cpu()), dtype="<i8")
@@ -117,7 +118,7 @@ def save_subset(
         "num_samples": num_samples,
         "count": len(array),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "about": dict(about or {}),
+        "about": plain(dict(about or {})),
     }
     text = json.dumps(note, indent=2, allow_nan=False) + "\n"
     # The array first: without its note, or with the note of another, loading refuses it.

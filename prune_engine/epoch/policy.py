@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prune_engine.bands import Band, Rule, Selection, decimal_fraction, weight_table
+from prune_engine.plain import plain
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses the arithmetic below without torch
     from torch import Tensor
@@ -137,7 +138,8 @@ class Policy(ABC):
     def describe(self) -> dict[str, Any]:
         """Return the name and the parameters as plain data (a state is checked against it)."""
         # Concrete policies are dataclasses; this base is not one, so that it has no fields.
-        return {"policy": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        parameters = asdict(self)  # type: ignore[call-overload]
+        return {"policy": type(self).__name__, **plain(parameters)}
 
 
 def check_fraction(name: str, value: object, *, zero: bool, one: bool) -> None:

@@ -21,6 +21,7 @@ from prune_engine.bands import (
     host_ints,
 )
 from prune_engine.ops.cross_entropy_observe import ObserveState, cross_entropy_state
+from prune_engine.plain import plain
 from prune_engine.sharding.layout import mean_as_sum, owned
 from prune_engine.sharding.local_samples import Share
 
@@ -117,6 +118,7 @@ class ScoreBuffer:
         backend: str = "auto",
         shard: tuple[int, int] | None = None,
     ) -> None:
+        num_samples, backend, shard = plain(num_samples), plain(backend), plain(shard)
         if num_samples < 0:
             raise ValueError(f"num_samples must be at least 0, got {num_samples}")
         self.owned = range(num_samples) if shard is None else owned(num_samples, *shard)

@@ -12,6 +12,7 @@ from prune_engine.bands import MAX_SEED, EpochReport, StateMismatchError
 from prune_engine.epoch.plan import PLAN_TENSORS
 from prune_engine.epoch.report import History
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.plain import plain
 from prune_engine.policies import Policy, PolicyMemory
 
 Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
@@ -63,6 +64,7 @@ def sample_count(source: Any) -> int:
         >>> sample_count([1, 2, 3]), sample_count(5)
         (3, 5)
     """
+    source = plain(source)
     if isinstance(source, bool):
         raise TypeError("dataset_or_num_samples must be a sized data set or an int, got a bool")
     if isinstance(source, int):

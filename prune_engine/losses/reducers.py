@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.losses.reduce import wide_dtype
+from prune_engine.plain import store_plain
 
 Average = Literal["samples", "elements"]
 __all__ = ["BatchScalar", "MixedPairs", "Pixels", "Reduced", "Reducer", "Tokens", "mix_targets"]
@@ -141,6 +142,7 @@ class Tokens(Reducer):
     average: Average = "elements"
 
     def __post_init__(self) -> None:
+        store_plain(self, "average")
         _check_average(self.average)
 
     def reduce(self, losses: Tensor, size: int, last: Callable[[], Tensor]) -> Reduced:
@@ -176,6 +178,7 @@ class Pixels(Reducer):
     average: Average = "samples"
 
     def __post_init__(self) -> None:
+        store_plain(self, "average", "auxiliary")
         _check_average(self.average)
 
     def reduce(self, losses: Tensor, size: int, last: Callable[[], Tensor]) -> Reduced:
@@ -282,6 +285,9 @@ class BatchScalar(Reducer):
     decay: float = 0.8
 
     def __post_init__(self) -> None:
+        store_plain(self)
+        if isinstance(self.decay, bool) or not isinstance(self.decay, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"decay must be a number in [0, 1), got {self.decay!r}")
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prune_engine.bands import Rule, Selection, decimal_fraction, weight_table
 from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, check_fraction, select_fixed
+from prune_engine.plain import store_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,6 +120,7 @@ class Bandit(Policy):
     decay: float = 0.8
 
     def __post_init__(self) -> None:
+        store_plain(self)
         check_fraction("keep", self.keep, zero=False, one=False)
         check_fraction("decay", self.decay, zero=True, one=False)
         if isinstance(self.period, bool) or not isinstance(self.period, int):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -16,6 +16,7 @@ from prune_engine.epoch.policy import (
     check_fraction,
     select_fixed,
 )
+from prune_engine.plain import store_plain
 
 if TYPE_CHECKING:
     from prune_engine.epoch.score_buffer import ScoreBuffer
@@ -52,6 +53,7 @@ class Budget(Policy):
     delta: float = 0.875
 
     def __post_init__(self) -> None:
+        store_plain(self)
         check_fraction("target_savings", self.target_savings, zero=True, one=False)
         check_fraction("prune_ratio", self.prune_ratio, zero=False, one=False)
         check_fraction("delta", self.delta, zero=False, one=True)

@@ -17,6 +17,7 @@ from prune_engine.epoch.policy import (
     dropping_band,
     kept_weight,
 )
+from prune_engine.plain import store_plain
 
 if TYPE_CHECKING:
     from prune_engine.epoch.score_buffer import ScoreBuffer
@@ -49,6 +50,7 @@ class InfoBatch(Policy):
     sampling: str = "bernoulli"
 
     def __post_init__(self) -> None:
+        store_plain(self)
         check_fraction("prune_ratio", self.prune_ratio, zero=True, one=False)
         check_fraction("delta", self.delta, zero=False, one=True)
         check_sampling(self.sampling)

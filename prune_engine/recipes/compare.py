@@ -11,6 +11,7 @@ from typing import Any
 
 from prune_engine.bands import decimal_fraction
 from prune_engine.epoch.ranks import world
+from prune_engine.plain import store_plain
 from prune_engine.policies import BPAS, KeepAll, RandomBatches, RandomSubset
 from prune_engine.recipes import environment, files, owner, ranks
 from prune_engine.recipes.arms import (
@@ -98,6 +99,7 @@ class RunOptions:
     shuffle_batches: bool = False
 
     def __post_init__(self) -> None:
+        store_plain(self)
         if self.policy not in NAMES:
             names = ", ".join(NAMES)
             raise ValueError(f"policy: expected one of {names}, got {self.policy!r}")

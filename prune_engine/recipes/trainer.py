@@ -18,6 +18,7 @@ from prune_engine.epoch.ranks import world
 from prune_engine.losses.reduce import cross_entropy
 from prune_engine.losses.scores import SCORES
 from prune_engine.observation import ScoreName
+from prune_engine.plain import store_plain
 from prune_engine.policies.batches.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.data import Gather, ImageData, Positions
@@ -68,6 +69,7 @@ class TrainConfig:
     progress: bool = False
 
     def __post_init__(self) -> None:
+        store_plain(self)
         if self.model not in models.MODELS:
             names = ", ".join(models.MODELS)
             raise ValueError(f"model: expected one of {names}, got {self.model!r}")

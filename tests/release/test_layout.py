@@ -42,6 +42,7 @@ HEIGHTS = {
     "_host": 1,
     "_ops": 1,
     "files": 0,
+    "plain": 0,
     "bands": 0,
 }
 FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts cli

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prune_engine import ops
 from prune_engine.bands import PruneEngineError
+from prune_engine.plain import plain
 
 Layers = (
     type[nn.Module] | tuple[type[nn.Module], ...] | str | Callable[[str, nn.Module], bool] | None
@@ -97,6 +98,7 @@ class ActivationMonitor:
     ) -> None:
         if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        sample, backend = plain(sample), plain(backend)
         if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"sample must be an int of at least 1, got {sample!r}")
         self.sample = sample
