@@ -32,7 +32,7 @@ def plain(value: T) -> T:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.float16 | np.float32):
+    if isinstance(value, (np.float16, np.float32)):
         return float(str(cast("Any", value)))
     if isinstance(value, np.generic):
         value = cast("Any", value).item()
@@ -59,6 +59,5 @@ def store_plain(frozen: Any, *names: str) -> None:
         frozen: the object.
         names: of its attributes; default all that were given.
     """
-    own: dict[str, Any] = vars(frozen)
-    for name in names or tuple(own):
+    for name in names or tuple(cast("dict[str, Any]", vars(frozen))):
         object.__setattr__(frozen, name, plain(getattr(frozen, name)))

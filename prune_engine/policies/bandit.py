@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prune_engine.epoch.score_buffer import ScoreBuffer
 
 TENSORS = ("ema", "varema", "chosen")
+FLT_MAX = 3.4028234663852886e38
 
 
 class BanditMemory:
@@ -26,6 +27,7 @@ class BanditMemory:
 
     With decay d and a score s of the epoch: varema <- d varema + (1 - d) (s - ema)^2, then
     ema <- d ema + (1 - d) s (after Raju et al., 2021); the first score is the ema, with varema 0.
+    What leaves float32 is its largest number instead, so that later scores still count.
     A sample that was not trained keeps both. Each operation is one IEEE float32 operation, so all
     devices agree.
 
@@ -54,8 +56,11 @@ class BanditMemory:
         rest = float(1 - decimal_fraction(decay))
         first = self.ema.isnan()
         residual = scores - self.ema
-        varema = decay * self.varema + rest * (residual * residual)
-        ema = decay * self.ema + rest * scores
+        # One wild loss must not make an average infinite, which no later loss would change.
+        square = (residual * residual).clamp(max=FLT_MAX)
+        before = self.varema.nan_to_num(0.0, FLT_MAX)
+        varema = (decay * before + rest * square).clamp(max=FLT_MAX)
+        ema = (decay * self.ema + rest * scores).clamp(-FLT_MAX, FLT_MAX)
         ema, varema = ema.where(~first, scores), varema.where(~first, 0.0)
         self.ema, self.varema = ema.where(fresh, self.ema), varema.where(fresh, self.varema)
         if epoch % self.policy.period == 0:
