@@ -7,13 +7,14 @@ another set have other names, and the file is written last: until then it names 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 import torch
 
@@ -21,6 +22,7 @@ from prune_engine.bands import StateMismatchError
 from prune_engine.epoch import ranks
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.epoch.state import Saved
+from prune_engine.files import sync, sync_folder
 from prune_engine.sharding.layout import edges
 from prune_engine.sharding.run import assemble
 
@@ -70,9 +72,11 @@ def save_state(
         process_group: the engine's.
 
     Raises:
+        TypeError: ``extra`` is no mapping.
         ValueError: ``extra`` holds what ``weights_only=True`` does not load; ``path`` is untouched.
-        OSError: the disk is full, or the folder is missing; ``path`` is untouched. With
-            ``shard_scores`` all ranks raise where one cannot write.
+        OSError: the disk is full, or the folder is missing or read-only; ``path`` is untouched.
+            With ``shard_scores`` all ranks raise where one cannot write. A file system that cannot
+            flush a folder is none of these: the file is whole there as well.
 
     Example:
         >>> import tempfile, prune_engine as pe
@@ -82,6 +86,8 @@ def save_state(
         ...     load_state(engine, folder + "/run.pt")
         {'step': 7}
     """
+    if extra is not None and not isinstance(extra, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"extra must be a mapping, got {type(extra).__name__}")
     saved, file = engine.state_dict(), Path(path)
     if "shards" in saved["buffer"]:
         _save_parts(saved, dict(extra or {}), file, engine.buffer.device, process_group)
@@ -177,9 +183,9 @@ def replace_file(path: Path, content: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save(dict(content), file)
+            _write(dict(content), file)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         try:
             read_file(temporary)
         except StateMismatchError as error:
@@ -187,11 +193,38 @@ def replace_file(path: Path, content: Mapping[str, Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)  # the rename itself must reach the disk
+    sync_folder(path.parent)  # the rename itself must reach the disk
+
+
+class _Sink:
+    """A file that remembers why it could not be written, which torch says in words of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write(content: dict[str, Any], file: IO[bytes]) -> None:
+    """Write with torch; its errors, which are of many kinds, become the two that are promised."""
+    sink = _Sink(file)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        torch.save(content, cast("IO[bytes]", sink))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if sink.error is not None:
+            raise sink.error from error
+        raise ValueError(f"extra must be tensors and plain data: {error}") from error
 
 
 def read_file(path: Path) -> Any:
@@ -205,13 +238,18 @@ def read_file(path: Path) -> Any:
 
     Raises:
         StateMismatchError: it is torn, damaged, not such a file, or holds more than data.
+        OSError: it cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch itself does not look at the checksums
         if damaged is None:
             return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # of many kinds, for what is torn or another program's
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # it cannot be read, so nothing is known of what is in it
         raise StateMismatchError(f"{path} is torn, or no file of torch.save: {error}") from error
     raise StateMismatchError(f"{path} is damaged: the checksum of {damaged} is wrong")
 
@@ -235,6 +273,7 @@ def load_state(
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
         StateMismatchError: it is torn, foreign, of another run or not whole: a part is missing or
             of another set. The engine has not changed, on any rank.
 

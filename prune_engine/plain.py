@@ -32,10 +32,10 @@ def plain(value: T) -> T:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (np.float16, np.float32)):
-        return float(str(cast("Any", value)))
     if isinstance(value, np.generic):
-        value = cast("Any", value).item()
+        scalar = cast("Any", value)
+        short = isinstance(value, np.floating) and scalar.itemsize < 8
+        value = float(str(scalar)) if short else scalar.item()
     if isinstance(value, bool):
         return value
     if isinstance(value, str):

@@ -72,6 +72,17 @@ def _filled(count: int, value: int, dtype: type[np.generic], device: torch.devic
     return torch.full((count,), value, dtype=filled.dtype, device=device)
 
 
+def _device(device: torch.device | str | None) -> torch.device:
+    """Return a device, or the default one; say which argument names none."""
+    if device is None:
+        return torch.get_default_device()
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        words = str(error).splitlines()[0]
+        raise ValueError(f"device must name a device of torch, got {device!r}: {words}") from error
+
+
 def _decoded(records: Tensor) -> Tensor:
     key = records & KEY_MASK
     bits = torch.where(key >= 0x80000000, key & 0x7FFFFFFF, key ^ KEY_MASK)
@@ -132,7 +143,7 @@ class ScoreBuffer:
         self.share: Share | None = None  # of the epoch; a shard cannot record a batch without it
         self.total: tuple[int, int] = (0, 0)  # of all shards: exact sum of codes, number seen
         owned_count = len(self.owned)
-        self.device = torch.get_default_device() if device is None else torch.device(device)
+        self.device = _device(device)
         self.backend = backends.resolve(backend, self.device.type)
         self.records = _filled(owned_count, 0, np.int64, self.device)
         self.device = self.records.device  # "cuda" has become "cuda:0"

@@ -126,12 +126,17 @@ def cross_entropy(
     Returns:
         ``losses`` [B] in the dtype of the logits, differentiable, and ``score`` [B], detached.
 
+    Raises:
+        ValueError: label_smoothing is out of range.
+
     Example:
         >>> losses, score = cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
         >>> round(losses.item(), 4), score.requires_grad
         (0.6931, False)
     """
     # Smoothing sums the logarithms of all classes: in float16 that is inf from some 6000 on.
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in 0..1, got {label_smoothing}")
     wide = logits.to(wide_dtype(logits.dtype))
     losses = F.cross_entropy(wide, targets, reduction="none", label_smoothing=label_smoothing)
     losses = losses.to(logits.dtype)

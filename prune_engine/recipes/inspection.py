@@ -73,6 +73,8 @@ def load_buffer(file: Path) -> tuple[dict[str, Any], ScoreBuffer]:
         raise FileNotFoundError(f"state: no file {file}")
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise  # it cannot be read, so nothing is known of what is in it
     except Exception as error:
         # torch raises many kinds for what is not its file, or holds more than tensors and numbers.
         raise ValueError(f"state: torch cannot load {file} as plain data: {error}") from error
