@@ -22,7 +22,7 @@ from prune_engine.bands import StateMismatchError
 from prune_engine.epoch import ranks
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.epoch.state import Saved
-from prune_engine.files import sync, sync_folder
+from prune_engine.files import naming, sync, sync_folder
 from prune_engine.sharding.layout import edges
 from prune_engine.sharding.run import assemble
 
@@ -182,15 +182,16 @@ def replace_file(path: Path, content: Mapping[str, Any]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            _write(dict(content), file)
-            file.flush()
-            sync(file.fileno())
-        try:
-            read_file(temporary)
-        except StateMismatchError as error:
-            raise ValueError(f"extra must be tensors and plain data: {error}") from error
-        os.replace(temporary, path)
+        with naming(path):
+            with temporary.open("wb") as file:
+                _write(dict(content), file)
+                file.flush()
+                sync(file.fileno())
+            try:
+                read_file(temporary)
+            except StateMismatchError as error:
+                raise ValueError(f"extra must be tensors and plain data: {error}") from error
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)  # the rename itself must reach the disk

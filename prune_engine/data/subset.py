@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prune_engine.bands import host_ints
-from prune_engine.files import write_bytes
+from prune_engine.files import read_integers, write_bytes
 from prune_engine.plain import plain
 
 FORMAT = 1
@@ -150,9 +150,7 @@ def load_subset(path: str | Path, *, num_samples: int | None = None) -> NDArray[
     for file in (path, _note_path(path)):
         if not file.is_file():
             raise FileNotFoundError(f"subset: no file {file}")
-    note: dict[str, Any] = json.loads(_note_path(path).read_text(encoding="utf-8"))
-    if note.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT}, got {note.get('format')!r}")
+    note = _read_note(path)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != note["sha256"]:
         raise ValueError(f"{path}: it is not the array that {_note_path(path).name} describes")
@@ -160,9 +158,25 @@ def load_subset(path: str | Path, *, num_samples: int | None = None) -> NDArray[
         raise ValueError(
             f"{path}: a subset of {note['num_samples']} samples, expected one of {num_samples}"
         )
-    array: NDArray[np.int64] = np.load(io.BytesIO(data), allow_pickle=False)
-    _check_indices(array, int(note["num_samples"]), str(path))
+    array = read_integers(data, path).astype(np.int64, copy=False)
+    _check_indices(array, note["num_samples"], str(path))
     return array
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """Read the JSON beside an array, which must say what ``load_subset`` needs to know."""
+    file = _note_path(path)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the text's encoding, or of the JSON in it
+        raise ValueError(f"{file}: not a JSON object ({error})") from error
+    note = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    if note.get("format") != FORMAT:
+        raise ValueError(f"{file}: expected format {FORMAT}, got {note.get('format')!r}")
+    for name, kind in (("sha256", str), ("num_samples", int)):
+        if not isinstance(note.get(name), kind):
+            raise ValueError(f"{file}: {name}: expected {kind.__name__}, got {note.get(name)!r}")
+    return note
 
 
 def _note_path(path: Path) -> Path:

@@ -78,8 +78,14 @@ class TrainConfig:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected more than 0, got {self.lr}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr: expected more than 0 and finite, got {self.lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"weight_decay: expected at least 0 and finite, got {self.weight_decay}"
+            )
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers: expected at least 0, got {self.num_workers}")
         if self.resident and self.num_workers:
             raise ValueError(
                 f"num_workers: expected 0 for resident data, got {self.num_workers}: no worker "

@@ -269,7 +269,10 @@ def _choose(model: nn.Module, layers: Layers, preset: str | None) -> dict[str, n
 
 def _fits(layers: Any, name: str, module: nn.Module) -> bool:
     if isinstance(layers, str):
-        return re.fullmatch(layers, name) is not None
+        try:
+            return re.fullmatch(layers, name) is not None
+        except re.error as error:
+            raise ValueError(f"layers must be a pattern, got {layers!r}: {error}") from error
     if isinstance(layers, type | tuple):
         return isinstance(module, layers)
     if callable(layers):
