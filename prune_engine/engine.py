@@ -92,7 +92,7 @@ class PruneEngine(Observer):
         state.check_count("num_epochs", num_epochs)
         state.check_count("total_steps", total_steps)
         if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"policy must be a Policy, got {type(policy).__name__}")
+            raise TypeError(f"policy must be a Policy, such as InfoBatch(), got {policy!r}")
         state.check_seed(seed)
         total = total_steps if mode == "steps" else num_epochs
         length = "total_steps" if mode == "steps" else "num_epochs"
@@ -212,7 +212,7 @@ class PruneEngine(Observer):
             if options.get(name) is not None:
                 raise TypeError(f"{name} must not be given: the engine decides the order")
         batch_size, align = plain(batch_size), plain(align)
-        state.check_count("batch_size", batch_size)
+        state.check_count("batch_size", batch_size, needed=True)
         options.setdefault("generator", torch.Generator().manual_seed(self.seed))
         world = ranks.world(self._run.process_group)[1]
         align = choose_align(self._run.fixed_batch, batch_size, world, align)

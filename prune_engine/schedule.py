@@ -24,6 +24,7 @@ class VirtualScheduler:
         progress: returns the share of nominal work done, in [0, 1].
 
     Raises:
+        TypeError: total_steps is no int.
         ValueError: total_steps is not at least 1.
 
     Example:
@@ -39,10 +40,13 @@ class VirtualScheduler:
     """
 
     def __init__(self, scheduler: Any, total_steps: int, progress: Callable[[], float]) -> None:
+        total_steps = plain(total_steps)
+        if isinstance(total_steps, bool) or not isinstance(total_steps, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"total_steps must be an int of at least 1, got {total_steps!r}")
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.scheduler = scheduler
-        self.total_steps = plain(total_steps)
+        self.total_steps = total_steps
         self._progress = progress
         self._taken = 0
 

@@ -42,6 +42,8 @@ class IndexedDataset(Dataset[Any]):
                 "whose samples have no stable index: yield (item, index) from it yourself and "
                 "filter with prune_engine.host.keep in its workers"
             )
+        if isinstance(dataset, type):
+            raise TypeError(f"dataset must be a data set, got the class {dataset.__name__}")
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise TypeError(
                 f"dataset must be map-style (__getitem__ and __len__), got {type(dataset).__name__}"

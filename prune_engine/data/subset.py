@@ -42,7 +42,7 @@ def select_subset(
         int64 [k] on the device of the scores, ascending.
 
     Raises:
-        TypeError: scores are not floating.
+        TypeError: scores are not a floating tensor, or k is no int.
         ValueError: not a vector, a score is nan (never seen), or k or keep does not fit.
 
     Example:
@@ -52,6 +52,11 @@ def select_subset(
     """
     if keep not in KEEP:
         raise ValueError(f"keep must be one of {', '.join(map(repr, KEEP))}, got {keep!r}")
+    if not isinstance(scores, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"scores must be a tensor, got {type(scores).__name__}")
+    k = plain(k)
+    if isinstance(k, bool) or not isinstance(k, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"k must be an int, got {k!r}")
     if not scores.is_floating_point():
         raise TypeError(f"scores must be floating, got {scores.dtype}")
     if scores.dim() != 1:
@@ -96,6 +101,7 @@ def save_subset(
         The path of the array.
 
     Raises:
+        TypeError: the indices are no tensor of integers.
         ValueError: the name or an index does not fit; nothing is written then.
 
     Example:
@@ -108,6 +114,10 @@ def save_subset(
     path, num_samples = Path(path), plain(num_samples)
     if path.suffix != ".npy":
         raise ValueError(f"path must end in .npy, got {path.name!r}")
+    if not isinstance(indices, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"indices must be a tensor, got {type(indices).__name__}")
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise TypeError(f"indices must be integers, got {indices.dtype}")
     array = np.array(host_ints(indices.detach().cpu()), dtype="<i8")
     _check_indices(array, num_samples, "indices")
     content = io.BytesIO()

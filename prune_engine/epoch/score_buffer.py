@@ -110,6 +110,7 @@ class ScoreBuffer:
         shard: (rank, world size) of the ranks that divide the scores; default one holds all.
 
     Raises:
+        TypeError: N is no int.
         ValueError: N or the shard is out of range.
 
     Example:
@@ -130,6 +131,8 @@ class ScoreBuffer:
         shard: tuple[int, int] | None = None,
     ) -> None:
         num_samples, backend, shard = plain(num_samples), plain(backend), plain(shard)
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"num_samples must be an int, got {num_samples!r}")
         if num_samples < 0:
             raise ValueError(f"num_samples must be at least 0, got {num_samples}")
         self.owned = range(num_samples) if shard is None else owned(num_samples, *shard)

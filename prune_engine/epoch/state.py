@@ -97,12 +97,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuse what is neither None nor a positive int.
+def check_count(name: str, value: object, *, needed: bool = False) -> None:
+    """Refuse what is neither a positive int nor, where it may be missing, None.
 
     Args:
         name: the argument's name.
         value: what came.
+        needed: refuse None.
 
     Raises:
         TypeError: not an int.
@@ -111,7 +112,7 @@ def check_count(name: str, value: object) -> None:
     Example:
         >>> check_count("num_epochs", 3)
     """
-    if value is None:
+    if value is None and not needed:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a positive int, got {value!r}")

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prune_engine.bands import NonFiniteLossError
+from prune_engine.plain import plain
 
 REDUCTIONS = ("mean", "sum", "none", "weighted_mean")
 
@@ -17,9 +20,11 @@ def check_reduction(reduction: str, denom: Tensor | float | None) -> None:
 
     Args:
         reduction: must be one of ``REDUCTIONS``.
-        denom: must be None unless the reduction is ``"mean"``.
+        denom: must be None unless the reduction is ``"mean"``: then a number above 0, or a tensor
+            of one (whose value is not looked at: the host would wait).
 
     Raises:
+        TypeError: denom is neither.
         ValueError: one does not fit.
 
     Example:
@@ -30,6 +35,15 @@ def check_reduction(reduction: str, denom: Tensor | float | None) -> None:
         raise ValueError(f"reduction must be one of {words}, got {reduction!r}")
     if denom is not None and reduction != "mean":
         raise ValueError(f"denom must not be given with reduction={reduction!r}")
+    if isinstance(denom, Tensor):
+        if denom.numel() != 1:
+            raise ValueError(f"denom must be one number, got shape {tuple(denom.shape)}")
+    elif denom is not None:
+        denom = plain(denom)
+        if isinstance(denom, bool) or not isinstance(denom, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"denom must be a number or a tensor, got {denom!r}")
+        if not 0 < denom < math.inf:
+            raise ValueError(f"denom must be above 0 and finite, got {denom}")
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -82,7 +96,7 @@ def reduce_losses(
         return rescaled.mean(dtype=wide).to(rescaled.dtype)
     total = rescaled.sum(dtype=wide)
     if denom is not None:
-        total = total / denom
+        total = total / (denom.reshape(()) if isinstance(denom, Tensor) else denom)
     elif reduction == "weighted_mean":
         weight = weights.sum()
         # All weights 0 (or none): the sum is 0 already, and must not become nan.

@@ -10,6 +10,7 @@ from prune_engine import backends
 from prune_engine.losses.scores import score_kind
 from prune_engine.ops.checks import check_labels, check_seed_epoch, check_state, raise_index_error
 from prune_engine.ops.gradient import cross_entropy_loss
+from prune_engine.plain import plain
 
 ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -147,6 +148,9 @@ def cross_entropy_state(
     """
     kind = score_kind(score)
     check_labels(logits, targets, indices, class_weight, label_smoothing, state[0].device)
+    ignore_index = plain(ignore_index)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
     logits, indices = logits.contiguous(), indices.contiguous()
     targets = targets.to(torch.int64).contiguous()
     if class_weight is not None:
