@@ -57,9 +57,11 @@ def save_state(
         process_group: the engine's.
 
     Raises:
+        TypeError: ``extra`` is no mapping.
         ValueError: ``extra`` holds what ``weights_only=True`` does not load; ``path`` is untouched.
-        OSError: the disk is full, or the folder is missing; ``path`` is untouched. With
-            ``shard_scores`` all ranks raise where one cannot write.
+        OSError: the disk is full, or the folder is missing or read-only; ``path`` is untouched.
+            With ``shard_scores`` all ranks raise where one cannot write. A file system that cannot
+            flush a folder is none of these: the file is whole there as well.
 
     Example:
         >>> import tempfile, prune_engine as pe
@@ -69,6 +71,8 @@ def save_state(
         ...     load_state(engine, folder + "/run.pt")
         {'step': 7}
     """
+    if extra is not None and not isinstance(extra, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"extra must be a mapping, got {type(extra).__name__}")
     content = {"format": FORMAT, "engine": engine.state_dict(), "extra": dict(extra or {})}
     parts.write(Path(path), content, engine.buffer.device, process_group)
 
@@ -92,6 +96,7 @@ def load_state(
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
         StateMismatchError: it is torn, foreign, of another run or not whole: a part is missing or
             of another set. The engine has not changed, on any rank.
 

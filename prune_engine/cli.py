@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,9 +50,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        print(f"prune-engine {arguments.command}: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError) as error:
+        # A name on a latin-1 disk, torch's message of many lines: it stays one line all the same.
+        words = " ".join(str(error).split())
+        print(f"prune-engine {arguments.command}: error: {words}", file=sys.stderr)
+        _drop_unprinted()
         return 2
+
+
+def _say(text: str) -> None:
+    """Print in whatever letters the terminal has: an ASCII one loses no table for a sign."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        plainer = text.replace("\N{PLUS-MINUS SIGN}", "+/-")
+        text = plainer.encode(encoding, "backslashreplace").decode(encoding)
+    print(text, flush=True)
+
+
+def _drop_unprinted() -> None:
+    """Let the interpreter end in peace where the reader of its output has gone."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+class _Progress:
+    """Says a line per epoch until it cannot, and never stops a training for that."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    def __call__(self, line: str) -> None:
+        try:
+            if not self.broken:
+                _say(line)
+        except OSError:  # the last lines, after all is written, say so
+            self.broken = True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -234,7 +273,7 @@ def _train(arguments: argparse.Namespace) -> int:
             options = replace(options, train=replace(config, device=device))
             compare.run(
                 options,
-                lambda line: print(line, flush=True),
+                _Progress(),
                 lambda run: _finish(out, run, drawn=not arguments.no_pictures),
             )
     finally:
@@ -260,11 +299,9 @@ def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
     if drawn:
         written += pictures.draw(out, run)
     report = run.report
-    print(f"\n{report.table(markdown=False)}\n")
-    for sentence in report.sentences():
-        print(sentence)
-    print(f"\n{FOOTNOTE}")
-    print(f"\nwritten: {', '.join(str(path) for path in written)}")
+    sentences = "\n".join(report.sentences())
+    places = ", ".join(str(path) for path in written)
+    _say(f"\n{report.table(markdown=False)}\n\n{sentences}\n\n{FOOTNOTE}\n\nwritten: {places}")
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -282,9 +319,9 @@ def _info(arguments: argparse.Namespace) -> int:
         facts["check"] = [check.as_dict() for check in selftest.check()]
         faults = [check["name"] for check in facts["check"] if not check["ok"]]
     if arguments.json:
-        print(json.dumps(facts, indent=2))
+        _say(json.dumps(facts, indent=2))
     else:
-        print(diagnostics.render(facts))
+        _say(diagnostics.render(facts))
     return 1 if faults else 0
 
 
@@ -306,15 +343,15 @@ def _select(arguments: argparse.Namespace) -> int:
 
 def _show(facts: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
-        print(json.dumps(facts, indent=2))
+        _say(json.dumps(facts, indent=2))
     else:
         width = max(len(name) for name in facts)
-        for name, value in facts.items():
-            print(f"{name:<{width}}  {value}")
+        _say("\n".join(f"{name:<{width}}  {value}" for name, value in facts.items()))
     return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    _check_device(arguments.device, "auto")
     rows = diagnostics.bench(arguments.samples, arguments.batch_size, arguments.device)
     if arguments.json:
         print(json.dumps(rows, indent=2))

@@ -22,6 +22,7 @@ from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
 from prune_engine.observation import Observer
+from prune_engine.plain import plain
 from prune_engine.schedule import VirtualScheduler
 from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.run import ShardedRun, check_divisible
@@ -83,13 +84,15 @@ class PruneEngine(Observer):
         shard_scores: bool = False,
     ) -> None:
         self.num_samples = state.sample_count(dataset_or_num_samples)
+        mode, on_nonfinite, coverage = plain(mode), plain(on_nonfinite), plain(coverage)
+        num_epochs, total_steps, seed = plain(num_epochs), plain(total_steps), plain(seed)
         state.check_choice("mode", mode, ("epoch", "steps"))
         state.check_choice("on_nonfinite", on_nonfinite, ("skip", "raise"))
         state.check_choice("coverage", coverage, MODES)
         state.check_count("num_epochs", num_epochs)
         state.check_count("total_steps", total_steps)
         if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"policy must be a Policy, got {type(policy).__name__}")
+            raise TypeError(f"policy must be a Policy, such as InfoBatch(), got {policy!r}")
         state.check_seed(seed)
         total = total_steps if mode == "steps" else num_epochs
         length = "total_steps" if mode == "steps" else "num_epochs"
@@ -217,7 +220,8 @@ class PruneEngine(Observer):
         for name in ("sampler", "batch_sampler", "shuffle"):
             if options.get(name) is not None:
                 raise TypeError(f"{name} must not be given: the engine decides the order")
-        state.check_count("batch_size", batch_size)
+        batch_size, align = plain(batch_size), plain(align)
+        state.check_count("batch_size", batch_size, needed=True)
         options.setdefault("generator", torch.Generator().manual_seed(self.seed))
         world = ranks.world(self._run.process_group)[1]
         align = choose_align(self._run.fixed_batch, batch_size, world, align)

@@ -14,11 +14,30 @@ from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.losses.reduce import check_reduction, reduce_losses, refuse_nonfinite
 from prune_engine.losses.reducers import Reducer
-from prune_engine.ops.checks import check_batch, check_labels
+from prune_engine.ops.checks import (
+    INDEX_DTYPES,
+    LOSS_DTYPES,
+    check_batch,
+    check_labels,
+    check_vector,
+)
 from prune_engine.ops.weights import rescale
 
 Reduction = Literal["mean", "sum", "none", "weighted_mean"]
 ScoreName = Literal["loss", "el2n", "margin", "least_confidence", "entropy", "forgetting"]
+
+
+def _check_reducer(reducer: object, losses: object, indices: object, device: torch.device) -> None:
+    """Refuse what a reducer would trip over; what it makes is checked as any batch is."""
+    if not isinstance(reducer, Reducer):
+        raise TypeError(f"reducer must be a Reducer, such as Tokens(mask), got {reducer!r}")
+    if not isinstance(losses, Tensor):
+        raise TypeError(f"losses must be a tensor, got {type(losses).__name__}")
+    if losses.dtype not in LOSS_DTYPES:
+        raise TypeError(f"losses must be floating, got {losses.dtype}")
+    if losses.device != device:
+        raise ValueError(f"losses must be on {device}, got {losses.device}")
+    check_vector("indices", indices, INDEX_DTYPES, device=device)
 
 
 class Observer:
@@ -87,6 +106,7 @@ class Observer:
         if reducer is not None:
             if score is not None:
                 raise ValueError("score must not be given with a reducer, which makes its own")
+            _check_reducer(reducer, losses, indices, device)
             size, last = indices.shape[0], self.buffer.last_scores
             reduced = reducer.reduce(losses, size, lambda: last(indices))
             losses, score = reduced.losses, reduced.score

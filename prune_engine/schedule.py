@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from prune_engine.plain import plain
+
 
 class VirtualScheduler:
     """Step any scheduler by the progress through the data, not by the count of real steps.
@@ -22,6 +24,7 @@ class VirtualScheduler:
         progress: returns the share of nominal work done, in [0, 1].
 
     Raises:
+        TypeError: total_steps is no int.
         ValueError: total_steps is not at least 1.
 
     Example:
@@ -37,6 +40,9 @@ class VirtualScheduler:
     """
 
     def __init__(self, scheduler: Any, total_steps: int, progress: Callable[[], float]) -> None:
+        total_steps = plain(total_steps)
+        if isinstance(total_steps, bool) or not isinstance(total_steps, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"total_steps must be an int of at least 1, got {total_steps!r}")
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.scheduler = scheduler

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import namedtuple
+from collections.abc import Container, Mapping, MutableMapping, Sequence
+from copy import copy
+from functools import cache
 from typing import Any, cast
 
 from torch.utils.data import Dataset, IterableDataset
@@ -14,16 +17,18 @@ INDEX_KEY = "sample_index"
 class IndexedDataset(Dataset[Any]):
     """Append each item's dataset position to it.
 
-    Tuples and lists get the index appended, dicts get ``sample_index``, anything else becomes
-    ``(item, index)``. Whatever looks ahead (workers, prefetchers, gradient accumulation) then
-    cannot credit a loss to the wrong sample.
+    Tuples and lists get the index appended, mappings and named tuples get ``sample_index``, all in
+    their own types; anything else becomes ``(item, index)``. None stays None: a collate function
+    that leaves such items out works, and the engine, which does not see these samples, must be made
+    with ``coverage="ignore"`` or ``"warn"``. Whatever looks ahead (workers, prefetchers, gradient
+    accumulation) then cannot credit a loss to the wrong sample.
 
     Args:
         dataset: a map-style data set.
 
     Raises:
         TypeError: it is an ``IterableDataset`` or has no length: its items have no position.
-        ValueError: its dict items already have the key ``sample_index``.
+        ValueError: its items already have the key or field ``sample_index``.
 
     Example:
         >>> IndexedDataset([("a", 0), ("b", 1)])[1]
@@ -37,6 +42,8 @@ class IndexedDataset(Dataset[Any]):
                 "whose samples have no stable index: yield (item, index) from it yourself and "
                 "filter with prune_engine.host.keep in its workers"
             )
+        if isinstance(dataset, type):
+            raise TypeError(f"dataset must be a data set, got the class {dataset.__name__}")
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise TypeError(
                 f"dataset must be map-style (__getitem__ and __len__), got {type(dataset).__name__}"
@@ -71,31 +78,84 @@ class IndexedDataset(Dataset[Any]):
 
 
 def attach_index(item: Any, index: int) -> Any:
-    """Put an index into one item.
+    """Put an index into one item, which stays of its type.
 
     Args:
-        item: a tuple, list, mapping or anything else.
+        item: a tuple, list, mapping, None or anything else.
         index: its dataset position.
 
     Returns:
-        A new item; the old one is not changed.
+        A new item; the old one is not changed. A named tuple gets a field more, ``sample_index``,
+        and is still an instance of its class. None, which a dataset returns for what it cannot
+        read, stays None for the collate function to leave out.
 
     Raises:
-        ValueError: a mapping already has the key.
+        ValueError: a mapping or named tuple already has the name.
 
     Example:
         >>> attach_index({"x": 1}, 7)
         {'x': 1, 'sample_index': 7}
     """
+    if item is None:
+        return None
     if isinstance(item, Mapping):
-        if INDEX_KEY in item:
-            raise ValueError(
-                f"dataset items must not have the key {INDEX_KEY!r}, got one at index {index}: "
-                "rename it"
-            )
-        return {**cast(Mapping[Any, Any], item), INDEX_KEY: index}
+        return _into_mapping(cast("Mapping[Any, Any]", item), index)
     if isinstance(item, tuple):
-        return (*cast(tuple[Any, ...], item), index)
+        return _into_tuple(cast("tuple[Any, ...]", item), index)
     if isinstance(item, list):
-        return [*cast(list[Any], item), index]
+        longer = copy(cast("list[Any]", item))
+        longer.append(index)
+        return longer
     return item, index
+
+
+def _into_mapping(item: Mapping[Any, Any], index: int) -> Any:
+    _refuse_taken(item, index)
+    if isinstance(item, MutableMapping):
+        longer = copy(item)
+        longer[INDEX_KEY] = index
+        return longer
+    made: Any = type(item)
+    try:
+        return made({**item, INDEX_KEY: index})
+    except TypeError:  # it is made from something else than a mapping
+        return {**item, INDEX_KEY: index}
+
+
+def _into_tuple(item: tuple[Any, ...], index: int) -> Any:
+    kind: Any = type(item)
+    if kind is tuple:
+        return (*item, index)
+    if hasattr(kind, "_fields"):
+        _refuse_taken(kind._fields, index)
+        return _rebuild(kind, (*item, index))
+    try:
+        return kind((*item, index))
+    except TypeError:  # it is made from something else than one sequence
+        return (*item, index)
+
+
+def _refuse_taken(names: Container[Any], index: int) -> None:
+    if INDEX_KEY in names:
+        raise ValueError(
+            f"dataset items must not have the key {INDEX_KEY!r}, got one at index {index}: "
+            "rename it"
+        )
+
+
+@cache
+def _longer(kind: type) -> Any:
+    """Return a named tuple's class with one field more; a subclass, so that it has its methods."""
+    named: Any = kind
+    fields: tuple[str, ...] = (*named._fields, INDEX_KEY)
+    base: Any = namedtuple(kind.__name__, fields)  # pyright: ignore[reportUntypedNamedTuple]
+
+    def reduce(self: Any) -> Any:  # a class made here has no name that another process could find
+        return _rebuild, (kind, tuple(self))
+
+    body = {"__slots__": (), "__reduce__": reduce, "__module__": kind.__module__}
+    return type(kind.__name__, (base, kind), body)
+
+
+def _rebuild(kind: type, values: tuple[Any, ...]) -> Any:
+    return _longer(kind)(*values)

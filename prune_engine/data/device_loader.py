@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from prune_engine.data.sampler import PruneSampler, choose_align
 from prune_engine.data.stream import Feed
 from prune_engine.epoch import ranks
 from prune_engine.epoch.state import check_count
+from prune_engine.plain import plain
 
 Batch = tuple[Tensor, ...]
 Augment = Callable[[Batch, torch.Generator], Sequence[Tensor]]
@@ -37,7 +38,7 @@ class DeviceLoader:
             world size``: every batch is full. With fixed batches (``BPAS``) the world size.
 
     Raises:
-        TypeError: data are not tensors.
+        TypeError: data are not tensors, or augment cannot be called or returns something else.
         ValueError: a tensor does not have N rows, or a number is out of range.
 
     Example:
@@ -58,7 +59,10 @@ class DeviceLoader:
         shard: ranks.Shard = "auto",
         align: int | None = None,
     ) -> None:
-        check_count("batch_size", batch_size)
+        batch_size, shard, align = plain(batch_size), plain(shard), plain(align)
+        check_count("batch_size", batch_size, needed=True)
+        if augment is not None and not callable(augment):
+            raise TypeError(f"augment must be callable, got {type(augment).__name__}")
         self._engine = engine
         self._shard: ranks.Shard = shard
         self._align = align
@@ -99,8 +103,15 @@ class DeviceLoader:
                 rows = tuple(column.index_select(0, indices) for column in self.data)
                 if self.augment is not None and self._generator is not None:
                     self._generator.manual_seed(batch_seed(plan.seed, plan.epoch, next(starts)))
-                    rows = tuple(self.augment(rows, self._generator))
+                    rows = _tensors(self.augment(rows, self._generator))
                 yield (*rows, indices)
+
+
+def _tensors(made: object) -> Batch:
+    """Refuse what an augmentation must not return: one tensor would be served row by row."""
+    if not isinstance(made, tuple | list):
+        raise TypeError(f"augment must return a sequence of tensors, got {type(made).__name__}")
+    return tuple(cast("list[Tensor]", made))
 
 
 def check_columns(data: Any, num_samples: int) -> Batch:

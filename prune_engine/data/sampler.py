@@ -9,10 +9,11 @@ from typing import Any
 from torch.utils.data.distributed import DistributedSampler
 
 from prune_engine.data.prefetch import Reader, reader_for
-from prune_engine.data.stream import Feed, Pass, Walk
+from prune_engine.data.stream import Feed, Pass, Walk, check_position
 from prune_engine.epoch.plan import EpochPlan, serve_count
 from prune_engine.epoch.ranks import Shard, resolve_shard
 from prune_engine.errors import PruneEngineError
+from prune_engine.plain import plain
 
 
 def check_fixed(batch: int, align: int, size: int) -> None:
@@ -81,6 +82,7 @@ class PruneSampler(DistributedSampler[int]):
         align: serve a multiple of this many positions (over all ranks).
 
     Raises:
+        TypeError: align is no int.
         ValueError: align is not at least 1 or would cut a fixed batch, the shard is not valid, or
             its ranks cannot share a fixed batch equally.
 
@@ -96,6 +98,9 @@ class PruneSampler(DistributedSampler[int]):
     def __init__(  # pyright: ignore[reportMissingSuperCall]
         self, engine: Feed, *, shard: Shard = "auto", align: int = 1
     ) -> None:
+        shard, align = plain(shard), plain(align)
+        if isinstance(align, bool) or not isinstance(align, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"align must be an int of at least 1, got {align!r}")
         if align < 1:
             raise ValueError(f"align must be at least 1, got {align}")
         _, size = resolve_shard(shard, engine.process_group)
@@ -205,9 +210,10 @@ class PruneSampler(DistributedSampler[int]):
             state: what ``state_dict`` returned.
 
         Raises:
-            ValueError: it is of a later epoch than the engine.
+            ValueError: it is no such state, or of a later epoch than the engine.
         """
-        at = (int(state["epoch"]), int(state["cursor"]))
+        check_position(state, ("epoch", "cursor"))
+        at = (state["epoch"], state["cursor"])
         if at[0] > self.engine.epoch:
             raise ValueError(
                 f"state must be of the engine's epoch {self.engine.epoch}, got {at[0]}: "

@@ -67,6 +67,25 @@ class Feed(Protocol):
         ...
 
 
+def check_position(state: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Refuse a state of a sampler or its pass that does not say where that was.
+
+    Args:
+        state: what came.
+        names: numbers that it must have.
+
+    Raises:
+        ValueError: one is missing, or no int of at least 0.
+
+    Example:
+        >>> check_position({"epoch": 0, "cursor": 3}, ("epoch", "cursor"))
+    """
+    for name in names:
+        value = state.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"state: {name}: expected an int of at least 0, got {value!r}")
+
+
 class Walk:
     """The chunks of one rank's pass, in which a position can be found and set.
 
@@ -164,15 +183,16 @@ class Walk:
 
         Raises:
             PruneEngineError: this pass has begun.
-            ValueError: the state is of another epoch.
+            ValueError: it is no such state, or of another epoch.
         """
         if self.begun:
             raise PruneEngineError("a pass that has begun cannot be moved: make a new one")
-        epoch, left = int(state["epoch"]), int(state["left"])
+        check_position(state, ("epoch", "position", "left"))
+        epoch, left = state["epoch"], state["left"]
         if left == 0:
             self.left = 0
         elif epoch == self.plan.epoch:
-            self.start, self.left = int(state["position"]), left
+            self.start, self.left = state["position"], left
         elif epoch > self.plan.epoch or self.engine.constant_length:
             raise ValueError(
                 f"the pass must be of the engine's epoch {self.plan.epoch}, got {epoch}: restore "

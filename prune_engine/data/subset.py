@@ -8,15 +8,16 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prune_engine.files import write_bytes
+from prune_engine.files import read_integers, write_bytes
 from prune_engine.ops.to_host import host_ints
+from prune_engine.plain import plain
 
 FORMAT = 1
 KEEP = ("hard", "easy", "moderate")
@@ -41,7 +42,7 @@ def select_subset(
         int64 [k] on the device of the scores, ascending.
 
     Raises:
-        TypeError: scores are not floating.
+        TypeError: scores are not a floating tensor, or k is no int.
         ValueError: not a vector, a score is nan (never seen), or k or keep does not fit.
 
     Example:
@@ -51,6 +52,11 @@ def select_subset(
     """
     if keep not in KEEP:
         raise ValueError(f"keep must be one of {', '.join(map(repr, KEEP))}, got {keep!r}")
+    if not isinstance(scores, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"scores must be a tensor, got {type(scores).__name__}")
+    k = plain(k)
+    if isinstance(k, bool) or not isinstance(k, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"k must be an int, got {k!r}")
     if not scores.is_floating_point():
         raise TypeError(f"scores must be floating, got {scores.dtype}")
     if scores.dim() != 1:
@@ -95,6 +101,7 @@ def save_subset(
         The path of the array.
 
     Raises:
+        TypeError: the indices are no tensor of integers.
         ValueError: the name or an index does not fit; nothing is written then.
 
     Example:
@@ -104,9 +111,13 @@ def save_subset(
         ...     load_subset(path, num_samples=5).tolist()
         [1, 4]
     """
-    path = Path(path)
+    path, num_samples = Path(path), plain(num_samples)
     if path.suffix != ".npy":
         raise ValueError(f"path must end in .npy, got {path.name!r}")
+    if not isinstance(indices, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"indices must be a tensor, got {type(indices).__name__}")
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise TypeError(f"indices must be integers, got {indices.dtype}")
     array = np.array(host_ints(indices.detach().cpu()), dtype="<i8")
     _check_indices(array, num_samples, "indices")
     content = io.BytesIO()
@@ -117,7 +128,7 @@ def save_subset(
         "num_samples": num_samples,
         "count": len(array),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "about": dict(about or {}),
+        "about": plain(dict(about or {})),
     }
     text = json.dumps(note, indent=2, allow_nan=False) + "\n"
     # The array first: without its note, or with the note of another, loading refuses it.
@@ -149,9 +160,7 @@ def load_subset(path: str | Path, *, num_samples: int | None = None) -> NDArray[
     for file in (path, _note_path(path)):
         if not file.is_file():
             raise FileNotFoundError(f"subset: no file {file}")
-    note: dict[str, Any] = json.loads(_note_path(path).read_text(encoding="utf-8"))
-    if note.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT}, got {note.get('format')!r}")
+    note = _read_note(path)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != note["sha256"]:
         raise ValueError(f"{path}: it is not the array that {_note_path(path).name} describes")
@@ -159,9 +168,25 @@ def load_subset(path: str | Path, *, num_samples: int | None = None) -> NDArray[
         raise ValueError(
             f"{path}: a subset of {note['num_samples']} samples, expected one of {num_samples}"
         )
-    array: NDArray[np.int64] = np.load(io.BytesIO(data), allow_pickle=False)
-    _check_indices(array, int(note["num_samples"]), str(path))
+    array = read_integers(data, path).astype(np.int64, copy=False)
+    _check_indices(array, note["num_samples"], str(path))
     return array
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """Read the JSON beside an array, which must say what ``load_subset`` needs to know."""
+    file = _note_path(path)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the text's encoding, or of the JSON in it
+        raise ValueError(f"{file}: not a JSON object ({error})") from error
+    note = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    if note.get("format") != FORMAT:
+        raise ValueError(f"{file}: expected format {FORMAT}, got {note.get('format')!r}")
+    for name, kind in (("sha256", str), ("num_samples", int)):
+        if not isinstance(note.get(name), kind):
+            raise ValueError(f"{file}: {name}: expected {kind.__name__}, got {note.get(name)!r}")
+    return note
 
 
 def _note_path(path: Path) -> Path:

@@ -17,6 +17,7 @@ from prune_engine.ops.checks import check_vector
 from prune_engine.ops.rule import Arrangement, Rule, Selection
 from prune_engine.ops.to_host import host_ints
 from prune_engine.ops.weights import decode_weights
+from prune_engine.plain import plain
 
 PLAN_TENSORS = ("weight_class", "weight_table", "threshold")  # what a plan made ahead is saved as
 CHUNK = 16384  # positions turned into samples at a time: never the order of a whole epoch
@@ -122,7 +123,9 @@ class EpochPlan:
             True
         """
         everything = range(self.num_kept)
-        return PlanBatches(self, batch_size, everything if positions is None else positions, dtype)
+        return PlanBatches(
+            self, plain(batch_size), everything if positions is None else positions, dtype
+        )
 
     @property
     def indices(self) -> Tensor:
@@ -155,6 +158,8 @@ class PlanBatches:
     dtype: torch.dtype
 
     def __post_init__(self) -> None:
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"batch_size must be an int of at least 1, got {self.batch_size!r}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.dtype not in (torch.int32, torch.int64):

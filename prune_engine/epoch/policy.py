@@ -13,6 +13,7 @@ from torch import Tensor
 from prune_engine.bands import decimal_fraction
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Arrangement, Rule, Selection
+from prune_engine.plain import plain
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,8 @@ class Policy(ABC):
     def describe(self) -> dict[str, Any]:
         """Return the name and the parameters as plain data (a state is checked against it)."""
         # Concrete policies are dataclasses; this base is not one, so that it has no fields.
-        return {"policy": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        parameters = asdict(self)  # type: ignore[call-overload]
+        return {"policy": type(self).__name__, **plain(parameters)}
 
 
 def annealing(delta: float, progress: Progress) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from prune_engine.errors import PruneEngineError
 from prune_engine.ops.to_host import host_ints
+from prune_engine.plain import plain
 
 Shard = Literal["auto", "none"] | tuple[int, int]
 
@@ -75,6 +76,7 @@ def resolve_shard(shard: Shard, group: Any = None) -> tuple[int, int]:
         (rank, world size) of the sampler.
 
     Raises:
+        TypeError: it is none of those.
         ValueError: an explicit pair is not 0 <= rank < world size.
 
     Example:
@@ -84,7 +86,12 @@ def resolve_shard(shard: Shard, group: Any = None) -> tuple[int, int]:
     if shard == "none":
         return 0, 1
     if shard != "auto":
-        rank, size = shard
+        pair = plain(shard)
+        if not isinstance(pair, tuple) or [type(entry) for entry in pair] != [int, int]:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"shard must be 'auto', 'none' or (rank, world size), two ints, got {shard!r}"
+            )
+        rank, size = pair
         if not 0 <= rank < size:
             raise ValueError(f"shard must be (rank, world size) with 0 <= rank < size, got {shard}")
         return rank, size

@@ -18,6 +18,7 @@ from prune_engine.ops.checks import ObserveState
 from prune_engine.ops.cross_entropy_observe import cross_entropy_state
 from prune_engine.ops.observe import observe_state
 from prune_engine.ops.to_host import host_ints
+from prune_engine.plain import plain
 
 KEY_MASK = 0xFFFFFFFF
 
@@ -66,6 +67,17 @@ def _filled(count: int, value: int, dtype: type[np.generic], device: torch.devic
     return torch.full((count,), value, dtype=filled.dtype, device=device)
 
 
+def _device(device: torch.device | str | None) -> torch.device:
+    """Return a device, or the default one; say which argument names none."""
+    if device is None:
+        return torch.get_default_device()
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        words = str(error).splitlines()[0]
+        raise ValueError(f"device must name a device of torch, got {device!r}: {words}") from error
+
+
 def _decoded(records: Tensor) -> Tensor:
     key = records & KEY_MASK
     bits = torch.where(key >= 0x80000000, key & 0x7FFFFFFF, key ^ KEY_MASK)
@@ -88,6 +100,7 @@ class ScoreBuffer:
         backend: which kernels.
 
     Raises:
+        TypeError: N is no int.
         ValueError: N is out of range.
 
     Example:
@@ -104,6 +117,9 @@ class ScoreBuffer:
         device: torch.device | str | None = None,
         backend: str = "auto",
     ) -> None:
+        num_samples, backend = plain(num_samples), plain(backend)
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"num_samples must be an int, got {num_samples!r}")
         if num_samples < 0:
             raise ValueError(f"num_samples must be at least 0, got {num_samples}")
         if num_samples > MAX_SAMPLES:
@@ -113,7 +129,7 @@ class ScoreBuffer:
             )
         self.num_samples = num_samples
         self.first = 0  # the number of the sample that the first record is of
-        self.device = torch.get_default_device() if device is None else torch.device(device)
+        self.device = _device(device)
         self.backend = backends.resolve(backend, self.device.type)
         self.records = _filled(num_samples, 0, np.int64, self.device)
         self.device = self.records.device  # "cuda" has become "cuda:0"

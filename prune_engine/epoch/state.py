@@ -14,6 +14,7 @@ from prune_engine.epoch.policy import Policy, PolicyMemory
 from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import StateMismatchError
+from prune_engine.plain import plain
 
 Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
 
@@ -64,6 +65,7 @@ def sample_count(source: Any) -> int:
         >>> sample_count([1, 2, 3]), sample_count(5)
         (3, 5)
     """
+    source = plain(source)
     if isinstance(source, bool):
         raise TypeError("dataset_or_num_samples must be a sized data set or an int, got a bool")
     if isinstance(source, int):
@@ -96,12 +98,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_count(name: str, value: object) -> None:
-    """Refuse what is neither None nor a positive int.
+def check_count(name: str, value: object, *, needed: bool = False) -> None:
+    """Refuse what is neither a positive int nor, where it may be missing, None.
 
     Args:
         name: the argument's name.
         value: what came.
+        needed: refuse None.
 
     Raises:
         TypeError: not an int.
@@ -110,7 +113,7 @@ def check_count(name: str, value: object) -> None:
     Example:
         >>> check_count("num_epochs", 3)
     """
-    if value is None:
+    if value is None and not needed:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a positive int, got {value!r}")

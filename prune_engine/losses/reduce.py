@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from prune_engine.errors import NonFiniteLossError
+from prune_engine.plain import plain
 
 REDUCTIONS = ("mean", "sum", "none", "weighted_mean")
 
@@ -17,9 +20,11 @@ def check_reduction(reduction: str, denom: Tensor | float | None) -> None:
 
     Args:
         reduction: must be one of ``REDUCTIONS``.
-        denom: must be None unless the reduction is ``"mean"``.
+        denom: must be None unless the reduction is ``"mean"``: then a number above 0, or a tensor
+            of one (whose value is not looked at: the host would wait).
 
     Raises:
+        TypeError: denom is neither.
         ValueError: one does not fit.
 
     Example:
@@ -30,6 +35,15 @@ def check_reduction(reduction: str, denom: Tensor | float | None) -> None:
         raise ValueError(f"reduction must be one of {words}, got {reduction!r}")
     if denom is not None and reduction != "mean":
         raise ValueError(f"denom must not be given with reduction={reduction!r}")
+    if isinstance(denom, Tensor):
+        if denom.numel() != 1:
+            raise ValueError(f"denom must be one number, got shape {tuple(denom.shape)}")
+    elif denom is not None:
+        denom = plain(denom)
+        if isinstance(denom, bool) or not isinstance(denom, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"denom must be a number or a tensor, got {denom!r}")
+        if not 0 < denom < math.inf:
+            raise ValueError(f"denom must be above 0 and finite, got {denom}")
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -82,7 +96,7 @@ def reduce_losses(
         return rescaled.mean(dtype=wide).to(rescaled.dtype)
     total = rescaled.sum(dtype=wide)
     if denom is not None:
-        total = total / denom
+        total = total / (denom.reshape(()) if isinstance(denom, Tensor) else denom)
     elif reduction == "weighted_mean":
         weight = weights.sum()
         # All weights 0 (or none): the sum is 0 already, and must not become nan.
@@ -126,12 +140,17 @@ def cross_entropy(
     Returns:
         ``losses`` [B] in the dtype of the logits, differentiable, and ``score`` [B], detached.
 
+    Raises:
+        ValueError: label_smoothing is out of range.
+
     Example:
         >>> losses, score = cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
         >>> round(losses.item(), 4), score.requires_grad
         (0.6931, False)
     """
     # Smoothing sums the logarithms of all classes: in float16 that is inf from some 6000 on.
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in 0..1, got {label_smoothing}")
     wide = logits.to(wide_dtype(logits.dtype))
     losses = F.cross_entropy(wide, targets, reduction="none", label_smoothing=label_smoothing)
     losses = losses.to(logits.dtype)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.losses.reduce import wide_dtype
+from prune_engine.plain import plain, store_plain
 
 Average = Literal["samples", "elements"]
 __all__ = ["BatchScalar", "MixedPairs", "Pixels", "Reduced", "Reducer", "Tokens", "mix_targets"]
@@ -77,6 +78,8 @@ def _averaged(
     size: int,
 ) -> Reduced:
     """Sum each sample's elements, wide, and count them; what is masked is not read, be it nan."""
+    if mask is not None and not isinstance(mask, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"mask must be a bool tensor, got {type(mask).__name__}")
     if losses.dim() < 2 or losses.shape[0] != size:
         raise ValueError(f"losses must be [{size}, ...], got shape {tuple(losses.shape)}")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != losses.shape):
@@ -141,6 +144,7 @@ class Tokens(Reducer):
     average: Average = "elements"
 
     def __post_init__(self) -> None:
+        store_plain(self, "average")
         _check_average(self.average)
 
     def reduce(self, losses: Tensor, size: int, last: Callable[[], Tensor]) -> Reduced:
@@ -163,6 +167,7 @@ class Pixels(Reducer):
             over all pixels of the batch.
 
     Raises:
+        TypeError: ``auxiliary`` is not made of pairs.
         ValueError: the average, or in ``observe`` a shape, does not fit.
 
     Example:
@@ -176,11 +181,32 @@ class Pixels(Reducer):
     average: Average = "samples"
 
     def __post_init__(self) -> None:
+        store_plain(self, "average", "auxiliary")
+        for pair in self.auxiliary:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"auxiliary must be pairs (a, losses), got {type(pair).__name__}")
+            weight, losses = pair
+            if not isinstance(weight, int | float | Tensor) or not isinstance(losses, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(
+                    "auxiliary must be pairs (a, losses), a number and a tensor, got "
+                    f"({type(weight).__name__}, {type(losses).__name__})"
+                )
         _check_average(self.average)
 
     def reduce(self, losses: Tensor, size: int, last: Callable[[], Tensor]) -> Reduced:
         """Return sums or means over each image's pixels; see the class."""
         return _averaged(losses, self.mask, self.auxiliary, self.average, size)
+
+
+def _check_classes(targets: Tensor, num_classes: int) -> None:
+    """Refuse what names no class; on a device its range is not looked at: the host would wait."""
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise TypeError(f"targets must be integers, got {targets.dtype}")
+    if targets.is_cpu and targets.numel():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= num_classes:
+            wrong = low if low < 0 else high
+            raise IndexError(f"targets must be in 0..{num_classes - 1}, got {wrong}")
 
 
 def mix_targets(targets: Tensor, num_classes: int, lam: Tensor | float) -> Tensor:
@@ -197,10 +223,22 @@ def mix_targets(targets: Tensor, num_classes: int, lam: Tensor | float) -> Tenso
     Returns:
         float32 [B, C], each row summing to 1.
 
+    Raises:
+        TypeError: targets are not integers, or lam is neither a number nor a tensor.
+        ValueError: lam is a number outside of 0..1.
+        IndexError: a target is out of range (on the cpu).
+
     Example:
         >>> mix_targets(torch.tensor([0, 1]), 2, 0.75).tolist()
         [[0.75, 0.25], [0.25, 0.75]]
     """
+    lam = plain(lam)
+    if not isinstance(lam, Tensor):
+        if isinstance(lam, bool) or not isinstance(lam, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"lam must be a number in 0..1 or a tensor, got {lam!r}")
+        if not 0 <= lam <= 1:
+            raise ValueError(f"lam must be in 0..1, got {lam}")
+    _check_classes(targets, num_classes)
     hot = torch.nn.functional.one_hot(targets.to(torch.int64), num_classes).to(torch.float32)
     share = torch.as_tensor(lam, dtype=torch.float32, device=targets.device)
     share = share.expand(targets.shape[0])[:, None]
@@ -239,6 +277,10 @@ class MixedPairs(Reducer):
 
     def reduce(self, losses: Tensor, size: int, last: Callable[[], Tensor]) -> Reduced:
         """Return the losses as they are and the pairs' score; see the class."""
+        for name in ("logits", "targets", "mixed"):
+            if not isinstance(getattr(self, name), Tensor):
+                kind = type(getattr(self, name)).__name__
+                raise TypeError(f"{name} must be a tensor, got {kind}")
         shape = tuple(self.logits.shape)
         if len(shape) != 2 or shape[0] != size:
             raise ValueError(f"logits must be [{size}, C], got shape {shape}")
@@ -246,6 +288,7 @@ class MixedPairs(Reducer):
             raise ValueError(f"mixed must be {shape}, got {tuple(self.mixed.shape)}")
         if self.targets.shape != (size,):
             raise ValueError(f"targets must be [{size}], got shape {tuple(self.targets.shape)}")
+        _check_classes(self.targets, shape[1])
         chances = torch.softmax(self.logits.detach().to(torch.float32), dim=1)
         error = (self.mixed.detach() - chances).abs()
         own = self.targets.to(torch.int64)[:, None]
@@ -282,6 +325,9 @@ class BatchScalar(Reducer):
     decay: float = 0.8
 
     def __post_init__(self) -> None:
+        store_plain(self)
+        if isinstance(self.decay, bool) or not isinstance(self.decay, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"decay must be a number in [0, 1), got {self.decay!r}")
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}")
 

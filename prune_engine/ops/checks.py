@@ -229,6 +229,8 @@ def check_labels(
     check_vector("indices", indices, INDEX_DTYPES, size=size, device=device)
     if class_weight is not None:
         check_vector("class_weight", class_weight, LOSS_DTYPES, size=num_classes, device=device)
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"label_smoothing must be a number in 0..1, got {label_smoothing!r}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in 0..1, got {label_smoothing}")
 

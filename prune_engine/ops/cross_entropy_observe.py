@@ -16,6 +16,7 @@ from prune_engine.ops.checks import (
     raise_index_error,
 )
 from prune_engine.ops.cross_entropy_grad import cross_entropy_loss
+from prune_engine.plain import plain
 
 
 def cross_entropy_observe(
@@ -151,6 +152,9 @@ def cross_entropy_state(
     """
     kind = score_kind(score)
     check_labels(logits, targets, indices, class_weight, label_smoothing, state[0].device)
+    ignore_index = plain(ignore_index)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
     logits, indices = logits.contiguous(), indices.contiguous()
     targets = targets.to(torch.int64).contiguous()
     if class_weight is not None:

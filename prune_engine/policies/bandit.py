@@ -15,9 +15,11 @@ from prune_engine.bands import check_fraction, decimal_fraction, weight_table
 from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Rule, Selection
+from prune_engine.plain import store_plain
 from prune_engine.policies.fixed_counts import select_fixed
 
 TENSORS = ("ema", "varema", "chosen")
+FLT_MAX = 3.4028234663852886e38
 
 
 class BanditMemory(PolicyMemory):
@@ -25,6 +27,7 @@ class BanditMemory(PolicyMemory):
 
     With decay d and a score s of the epoch: varema <- d varema + (1 - d) (s - ema)^2, then
     ema <- d ema + (1 - d) s (after Raju et al., 2021); the first score is the ema, with varema 0.
+    What leaves float32 is its largest number instead, so that later scores still count.
     A sample that was not trained keeps both. Each operation is one IEEE float32 operation, so all
     devices agree.
 
@@ -53,8 +56,11 @@ class BanditMemory(PolicyMemory):
         rest = float(1 - decimal_fraction(decay))
         first = self.ema.isnan()
         residual = scores - self.ema
-        varema = decay * self.varema + rest * (residual * residual)
-        ema = decay * self.ema + rest * scores
+        # One wild loss must not make an average infinite, which no later loss would change.
+        square = (residual * residual).clamp(max=FLT_MAX)
+        before = self.varema.nan_to_num(0.0, FLT_MAX)
+        varema = (decay * before + rest * square).clamp(max=FLT_MAX)
+        ema = (decay * self.ema + rest * scores).clamp(-FLT_MAX, FLT_MAX)
         ema, varema = ema.where(~first, scores), varema.where(~first, 0.0)
         self.ema, self.varema = ema.where(fresh, self.ema), varema.where(fresh, self.varema)
         if epoch % self.policy.period == 0:
@@ -119,6 +125,7 @@ class Bandit(Policy):
     decay: float = 0.8
 
     def __post_init__(self) -> None:
+        store_plain(self)
         check_fraction("keep", self.keep, zero=False, one=False)
         check_fraction("decay", self.decay, zero=True, one=False)
         if isinstance(self.period, bool) or not isinstance(self.period, int):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -21,6 +21,7 @@ from prune_engine.epoch.policy import (
 )
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Rule, Selection
+from prune_engine.plain import store_plain
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,11 @@ class RandomSubset(Policy):
     static: bool = False
 
     def __post_init__(self) -> None:
+        store_plain(self)
         check_fraction("prune_ratio", self.prune_ratio, zero=True, one=False)
-        if not isinstance(self.static, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"static must be a bool, got {self.static!r}")
+        for name in ("rescale", "static"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
         check_fraction("delta", self.delta, zero=False, one=True)
         check_sampling(self.sampling)
 

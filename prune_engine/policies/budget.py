@@ -15,6 +15,7 @@ from prune_engine.epoch.policy import (
 )
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Rule, Selection
+from prune_engine.plain import store_plain
 from prune_engine.policies.fixed_counts import select_fixed
 
 
@@ -49,6 +50,7 @@ class Budget(Policy):
     delta: float = 0.875
 
     def __post_init__(self) -> None:
+        store_plain(self)
         check_fraction("target_savings", self.target_savings, zero=True, one=False)
         check_fraction("prune_ratio", self.prune_ratio, zero=False, one=False)
         check_fraction("delta", self.delta, zero=False, one=True)

@@ -21,6 +21,7 @@ from prune_engine.epoch.policy import (
 )
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Rule
+from prune_engine.plain import store_plain
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class InfoBatch(Policy):
     sampling: str = "bernoulli"
 
     def __post_init__(self) -> None:
+        store_plain(self)
         check_fraction("prune_ratio", self.prune_ratio, zero=True, one=False)
         check_fraction("delta", self.delta, zero=False, one=True)
         check_sampling(self.sampling)

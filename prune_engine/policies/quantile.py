@@ -25,6 +25,7 @@ from prune_engine.epoch.policy import (
 )
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Rule
+from prune_engine.plain import store_plain
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class InfoBatchQuantile(Policy):
     def __post_init__(self) -> None:
         for name in ("percentiles", "keep"):  # lists would leave the policy without a hash
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        store_plain(self)
         if not 1 <= len(self.percentiles) < MAX_BANDS or len(self.keep) != len(self.percentiles):
             raise ValueError(
                 f"percentiles and keep must have the same 1 to {MAX_BANDS - 1} entries, got "

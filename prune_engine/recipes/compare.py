@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prune_engine.bands import decimal_fraction
+from prune_engine.bands import check_fraction, decimal_fraction
 from prune_engine.epoch.ranks import world
+from prune_engine.epoch.state import check_seed
+from prune_engine.plain import store_plain
 from prune_engine.policies import BPAS, KeepAll, RandomBatches, RandomSubset
 from prune_engine.recipes import environment, files, owner, ranks
 from prune_engine.recipes.arms import (
@@ -98,6 +100,7 @@ class RunOptions:
     shuffle_batches: bool = False
 
     def __post_init__(self) -> None:
+        store_plain(self)
         if self.policy not in NAMES:
             names = ", ".join(NAMES)
             raise ValueError(f"policy: expected one of {names}, got {self.policy!r}")
@@ -107,6 +110,14 @@ class RunOptions:
             raise ValueError("policy: full is what the others are compared with; drop --compare")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different seeds, at least one, got {self.seeds}")
+        for seed in self.seeds:
+            check_seed(seed)
+        check_fraction("prune_ratio", self.prune_ratio, zero=True, one=False)
+        check_fraction("delta", self.delta, zero=False, one=True)
+        if self.target_savings is not None and not 0 < self.target_savings < 1:
+            raise ValueError(
+                f"target_savings: expected a number in (0, 1), got {self.target_savings}"
+            )
         if self.policy != "bpas":
             for name in ("delta_ranges", "noise_floor", "shuffle_batches"):
                 if getattr(self, name):

@@ -17,6 +17,9 @@ from typing import Any, cast
 from prune_engine.files import write_bytes
 from prune_engine.recipes.results import FOOTNOTE, SCHEMA, Report, RunResult
 
+MEANS = ("mean_before", "mean_after", "mean_rescaled")
+HISTOGRAM = ("epoch", "edges", "before", "after", "rescaled", *MEANS)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -128,15 +131,44 @@ def load_run(folder: Path) -> Run:
         raise ValueError(f"{file}: expected schema {SCHEMA}, got {config.get('schema')!r}")
     rows: dict[str, list[dict[str, Any]]] = {}
     histograms: dict[str, dict[str, Any]] = {}
+    _check_config(config, file)
     for name in config["runs"]:
         metrics, histogram = folder / name / "metrics.jsonl", folder / name / "losses.json"
         if metrics.is_file() and (found := read_rows(metrics)):
+            _check_rows(found, metrics)
             rows[name] = found
             if histogram.is_file():
                 histograms[name] = read_json(histogram)
+                _need(histograms[name], HISTOGRAM, histogram)
     if not rows:
         raise ValueError(f"{folder}: no training has finished an epoch")
     return Run(config, rows, histograms)
+
+
+def _need(found: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(f"{path}: {', '.join(missing)} missing")
+
+
+def _check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a configuration without the words that the report is made of."""
+    _need(config, ("runs", "policy_arm", "arguments"), path)
+    arguments = config["arguments"]
+    if not isinstance(config["runs"], list) or not isinstance(arguments, dict):
+        raise ValueError(f"{path}: runs must be a list and arguments an object")
+    words = cast("dict[str, Any]", arguments)
+    _need(words, ("data", "train"), path)
+    if not isinstance(words["train"], dict) or "model" not in words["train"]:
+        raise ValueError(f"{path}: arguments.train.model missing")
+
+
+def _check_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Refuse rows that cannot be added up."""
+    try:
+        RunResult.of(rows)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a row does not fit ({error!r})") from error
 
 
 def write_report(folder: Path, run: Run) -> None:

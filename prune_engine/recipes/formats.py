@@ -9,7 +9,6 @@ the argument; a file that is not what its name says is a ``ValueError``.
 from __future__ import annotations
 
 import gzip
-import io
 import lzma
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from prune_engine.files import read_integers
 
 SIDE = 32  # CIFAR images are SIDE x SIDE x 3
 
@@ -108,10 +109,11 @@ def _cifar_binary(files: Sequence[Path], label_bytes: int) -> tuple[Tensor, Tens
 
 def _cifar_planes(folder: Path, split: str, labels_file: Path) -> tuple[Tensor, Tensor]:
     """Files of predicted byte planes: as many as the labels ask for, in parallel."""
-    table = np.load(io.BytesIO(_read(labels_file)), allow_pickle=False)
+    table = read_integers(_read(labels_file), labels_file)
     labels = torch.as_tensor(table if table.ndim == 1 else table[:, 0]).long()
     images = torch.empty(len(labels), 3, SIDE, SIDE, dtype=torch.uint8)
-    found = sorted(folder.glob(f"{split}-images-*.xz"), key=lambda f: int(f.stem.split("-")[-1]))
+    numbered = [f for f in folder.glob(f"{split}-images-*.xz") if f.stem.split("-")[-1].isdecimal()]
+    found = sorted(numbered, key=lambda f: int(f.stem.split("-")[-1]))
     missing = folder / f"{split}-images-{len(found) + 1}.xz"
     filled = 0
     with ThreadPoolExecutor(max_workers=4) as pool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.epoch.state import rows as state_rows
 
 STATE_NAMES = (
     "version",
@@ -42,11 +43,11 @@ def inspect_state(file: Path) -> dict[str, Any]:
     saved, buffer = load_buffer(file)
     scores = buffer.scores
     seen = torch.sort(scores[torch.isfinite(scores)]).values
-    history = saved.get("history", [])
+    history = state_rows(saved.get("history"))
     return {
         **{name: saved.get(name) for name in STATE_NAMES},
         "epochs_ended": len(history),
-        "data_saving_index": history[-1]["dsi"] if history else 0.0,
+        "data_saving_index": history[-1].get("dsi", 0.0) if history else 0.0,
         "planned": int((buffer.weight_class != 0).sum()),
         "seen": len(seen),
         "score_quantiles": {
@@ -73,6 +74,8 @@ def load_buffer(file: Path) -> tuple[dict[str, Any], ScoreBuffer]:
         raise FileNotFoundError(f"state: no file {file}")
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise  # it cannot be read, so nothing is known of what is in it
     except Exception as error:
         # torch raises many kinds for what is not its file, or holds more than tensors and numbers.
         raise ValueError(f"state: torch cannot load {file} as plain data: {error}") from error
@@ -81,7 +84,10 @@ def load_buffer(file: Path) -> tuple[dict[str, Any], ScoreBuffer]:
         raise ValueError(f"state: {file} holds no engine.state_dict(), neither whole nor by a key")
     if not isinstance(saved["buffer"].get("records"), Tensor):
         raise ValueError(f"state: {file} has no tensor 'records' in its buffer")
-    buffer = ScoreBuffer(len(saved["buffer"]["records"]), device="cpu", backend="reference")
+    buffer = ScoreBuffer(saved["buffer"]["records"].numel(), device="cpu", backend="reference")
+    problems = buffer.state_problems(saved["buffer"])
+    if problems:
+        raise ValueError(f"state: {file}: {'; '.join(problems)}")
     buffer.load_state_dict(saved["buffer"])
     return saved, buffer
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,10 +44,9 @@ def choose(
         raise ValueError("exactly one of count and fraction must be given")
     saved, buffer = load_buffer(state)
     if fraction is not None:
-        share = decimal_fraction(fraction)
-        if not Fraction(0) <= share <= 1:
+        if not 0 <= fraction <= 1:
             raise ValueError(f"fraction must be in 0..1, got {fraction}")
-        count = int(share * buffer.num_samples)
+        count = int(decimal_fraction(fraction) * buffer.num_samples)
     scores = forgetting_events(buffer.scores) if events else buffer.scores
     indices = select_subset(scores, count or 0, keep)
     chosen = scores[indices]

@@ -104,7 +104,11 @@ def _stretches(text: bytes, length: int) -> Tensor:
 
 
 def _pairs(file: Path) -> Iterable[bytes]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not text in UTF-8 ({error})") from error
+    for number, line in enumerate(lines, start=1):
         try:
             pair = json.loads(line)
             yield f"{pair['question']}\n{pair['answer']}\n".encode()

@@ -18,6 +18,7 @@ from prune_engine.epoch.ranks import world
 from prune_engine.losses.reduce import cross_entropy
 from prune_engine.losses.scores import SCORES
 from prune_engine.observation import ScoreName
+from prune_engine.plain import store_plain
 from prune_engine.policies.batches.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.data import Gather, ImageData, Positions
@@ -68,6 +69,7 @@ class TrainConfig:
     progress: bool = False
 
     def __post_init__(self) -> None:
+        store_plain(self)
         if self.model not in models.MODELS:
             names = ", ".join(models.MODELS)
             raise ValueError(f"model: expected one of {names}, got {self.model!r}")
@@ -76,8 +78,14 @@ class TrainConfig:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected more than 0, got {self.lr}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr: expected more than 0 and finite, got {self.lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"weight_decay: expected at least 0 and finite, got {self.weight_decay}"
+            )
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers: expected at least 0, got {self.num_workers}")
         if self.resident and self.num_workers:
             raise ValueError(
                 f"num_workers: expected 0 for resident data, got {self.num_workers}: no worker "

@@ -24,7 +24,7 @@ import prune_engine as pe
         (MappingProxyType({"x": "a"}), {"x": "a", "sample_index": 2}),
         ("a", ("a", 2)),
         (7, (7, 2)),
-        (None, (None, 2)),
+        (None, None),
         ((), (2,)),
     ],
 )

@@ -182,3 +182,33 @@ def test_a_memory_of_another_policy_is_refused():
     buffer = pe.epoch.ScoreBuffer(3)
     with pytest.raises(TypeError, match="memory must be a BanditMemory, got NoneType"):
         pe.UCB().rule(buffer, pe.policies.Progress(1, 1, 2))
+
+
+@pytest.mark.parametrize("wild", [1e25, -1e25, 3e38], ids=str)
+@pytest.mark.parametrize("decay", [0.0, 0.25, 0.5])
+def test_one_wild_loss_keeps_its_sample_for_a_time_and_not_for_ever(decay, wild):
+    policy = pe.UCB(keep=0.5, period=1, decay=decay)
+    engine = pe.PruneEngine(8, policy, num_epochs=400, seed=1)
+    kept = []
+    for epoch in engine.epochs():
+        order = torch.tensor(list(engine.sampler()))
+        losses = torch.ones(8) + torch.arange(8)
+        losses[0] = {0: 99.0, 1: wild}.get(epoch, 0.5)
+        kept.append(0 in order.tolist())
+        engine.observe(losses[order], order)
+    memory = engine.state_dict()["memory"]
+    assert memory["ema"].isfinite().all() and memory["varema"].isfinite().all()
+    assert kept[2], "for a time"
+    assert not kept[-1], "it is the easiest of all"
+
+
+def test_a_state_whose_average_was_infinite_is_healed():
+    engine = pe.PruneEngine(40, pe.UCB(keep=0.5, period=1, decay=0.0), num_epochs=9)
+    serve(engine)
+    engine.end_epoch()
+    state = engine.state_dict()
+    state["memory"]["varema"][:] = torch.tensor([math.inf, math.nan]).repeat(20)
+    engine.load_state_dict(state)
+    seen = serve(engine)
+    engine.end_epoch()
+    assert engine.state_dict()["memory"]["varema"][seen].isfinite().all()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prune_engine.bands import check_fraction
 from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
+from prune_engine.plain import store_plain
 from prune_engine.policies.batches.pacing import planned_count
 
 if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
@@ -159,6 +160,8 @@ class RandomBatches(BatchPolicy):
     min_batches: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kept", tuple(self.kept))
+        store_plain(self)
         check_batches(
             self.batch_size,
             self.min_batches,
@@ -166,7 +169,6 @@ class RandomBatches(BatchPolicy):
             drop_last=self.drop_last,
         )
         check_fraction("target_dsi", self.target_dsi, zero=True, one=False)
-        object.__setattr__(self, "kept", tuple(self.kept))
         counts: tuple[Any, ...] = self.kept
         if any(isinstance(count, bool) or not isinstance(count, int) for count in counts):
             raise TypeError(f"kept must be ints, got {self.kept!r}")

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from prune_engine.bands import check_fraction
+from prune_engine.plain import store_plain
 from prune_engine.policies.batches.base import BatchPolicy, check_batches
 from prune_engine.policies.batches.pacing import delta_at, planned_count
 
@@ -67,6 +68,7 @@ class BPAS(BatchPolicy):
     unbiased: bool = True
 
     def __post_init__(self) -> None:
+        store_plain(self)
         flags = ("strict", "shuffle_batches", "drop_last", "unbiased")
         check_batches(
             self.batch_size, self.min_batches, **{name: getattr(self, name) for name in flags}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prune_engine import ops
 from prune_engine.errors import PruneEngineError
+from prune_engine.plain import plain
 
 Layers = (
     type[nn.Module] | tuple[type[nn.Module], ...] | str | Callable[[str, nn.Module], bool] | None
@@ -97,6 +98,7 @@ class ActivationMonitor:
     ) -> None:
         if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        sample, backend = plain(sample), plain(backend)
         if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"sample must be an int of at least 1, got {sample!r}")
         self.sample = sample
@@ -267,7 +269,10 @@ def _choose(model: nn.Module, layers: Layers, preset: str | None) -> dict[str, n
 
 def _fits(layers: Any, name: str, module: nn.Module) -> bool:
     if isinstance(layers, str):
-        return re.fullmatch(layers, name) is not None
+        try:
+            return re.fullmatch(layers, name) is not None
+        except re.error as error:
+            raise ValueError(f"layers must be a pattern, got {layers!r}: {error}") from error
     if isinstance(layers, type | tuple):
         return isinstance(module, layers)
     if callable(layers):
