@@ -25,16 +25,21 @@ struct Bijection {
   uint32_t key[kRoundsSmall];
 };
 
+// All but the keys. Sets up to the limit take the many rounds.
+PE_HD void set_grid(uint64_t n, uint64_t limit, Bijection* pi) {
+  pi->n = n;
+  pi->bits = 0;
+  while ((1ull << (2 * pi->bits)) < n) ++pi->bits;
+  pi->mask = static_cast<uint32_t>((1ull << pi->bits) - 1);
+  pi->columns = (n + pi->mask) >> pi->bits;
+  pi->rounds = n <= limit ? kRoundsSmall : kRoundsLarge;
+}
+
 // None of the three is negative.
 inline Bijection make_bijection(int64_t num_places, int64_t seed, int64_t epoch) {
   const auto n = static_cast<uint64_t>(num_places);
   Bijection pi;
-  pi.n = n;
-  pi.bits = 0;
-  while ((1ull << (2 * pi.bits)) < n) ++pi.bits;
-  pi.mask = static_cast<uint32_t>((1ull << pi.bits) - 1);
-  pi.columns = (n + pi.mask) >> pi.bits;
-  pi.rounds = n <= kRoundsLimit ? kRoundsSmall : kRoundsLarge;
+  set_grid(n, kRoundsLimit, &pi);
   for (int call = 0; call < pi.rounds / 4; ++call) {
     const Philox4 words =
         philox4x32(static_cast<uint32_t>(n), static_cast<uint32_t>(n >> 32),

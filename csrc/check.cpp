@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "pick.h"
+
 namespace prune_engine {
 namespace {
 
@@ -241,6 +243,21 @@ std::vector<Rank> check_select(const Tensor& values, const std::vector<int64_t>&
 void check_top(const Tensor& values, int64_t k) {
   check_values(values);
   STD_TORCH_CHECK(k >= 0 && k <= INT32_MAX, "k must be in 0..2147483647, got ", k);
+}
+
+void check_pick(const Tensor& values, int64_t k, int64_t rule, int64_t floor, int64_t seed,
+                const Tensor& epoch, const Tensor& step, int64_t rank, int64_t site) {
+  check_vector(values, "values", ScalarType::Float);
+  check_values(values);
+  STD_TORCH_CHECK(k >= 0 && k <= INT32_MAX, "k must be in 0..2147483647, got ", k);
+  STD_TORCH_CHECK(rule >= kPickTop && rule <= kPickProportional, "rule must be in 0..2, got ",
+                  rule);
+  STD_TORCH_CHECK(floor >= 0 && floor <= 65536, "floor must be in 0..65536, got ", floor);
+  check_seed(seed);
+  check_vector(epoch, "epoch", ScalarType::Long, 1);
+  check_vector(step, "step", ScalarType::Long, 1);
+  STD_TORCH_CHECK(rank >= 0 && rank <= INT32_MAX, "rank must be in 0..2147483647, got ", rank);
+  STD_TORCH_CHECK(site >= 0 && site <= kMaxSite, "site must be in 0..", kMaxSite, ", got ", site);
 }
 
 void check_activation(const Tensor& tensor, const char* name) {

@@ -71,6 +71,10 @@ std::vector<Rank> check_select(const Tensor& values, const std::vector<int64_t>&
 
 void check_top(const Tensor& values, int64_t k);
 
+// All but the values of epoch and step, which only a cpu can read; any will do.
+void check_pick(const Tensor& values, int64_t k, int64_t rule, int64_t floor, int64_t seed,
+                const Tensor& epoch, const Tensor& step, int64_t rank, int64_t site);
+
 void check_activation(const Tensor& tensor, const char* name);
 
 void check_moments(const std::vector<Tensor>& tensors, int64_t sample);

@@ -45,6 +45,12 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   m.def("select(Tensor values, int[] offsets, int[] shares, int den) -> Tensor");
   // Scores or records [N] -> 1 for the k largest, ties to the smaller index, else 0: uint8 [N].
   m.def("top(Tensor values, int k) -> Tensor");
+  // Scores [B] -> min(k, B) of them by a rule (0 the largest, 1 all alike, 2 in proportion):
+  // (indices, ascending; weights, the inverse probabilities; how many were eligible [1]). epoch and
+  // step are tensors so that a captured graph draws anew in each replay.
+  m.def(
+      "pick(Tensor values, int k, int rule, int floor, int seed, Tensor epoch, Tensor step, "
+      "int rank, int site) -> (Tensor, Tensor, Tensor)");
   // L tensors -> float64 [L, 3]: count, mean, sum of squared deviations.
   m.def("moments(Tensor[] tensors, int sample) -> Tensor");
   // L tensors -> the mean of their standard deviations, in out[slot] (no slot: out[0]).

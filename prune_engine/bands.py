@@ -12,9 +12,12 @@ NUM_CLASSES = 8  # entries of a weight table; class 0 is "dropped", class 1 is "
 MAX_BANDS = 6  # classes 2..7 can carry a weight of their own
 STREAM_KEEP = 0  # Philox counter word 2 of the keep draw
 STREAM_ORDER = 1  # ... and of the first four round keys of the order; 1..8 are taken by it
+STREAM_PICK = 16  # ... and of a pick at site 0: 16 to 23 its walk, 24 its start; 16 more per site
 ROUNDS_SMALL = 32  # tiny sets need many rounds: 12 fail a chi-square over permutations at n = 5
 ROUNDS_LARGE = 8
 ROUNDS_LIMIT = 65536  # sets up to this size take ROUNDS_SMALL
+WALK_LIMIT = 1024  # the same of a pick: with 8 rounds neighbours are uneven at 100, not at 256
+MAX_SITE = 2**27 - 1  # 16 * (site + 1) + 8 is one word
 MAX_SAMPLES = 2**31 - 1  # of one device: kept indices are int32
 MAX_INDEX = 2**62  # of a data set divided among ranks; draws and shuffle are exact up to it
 MAX_EPOCH = 2**31 - 2  # epoch + 1 is the high half of a record

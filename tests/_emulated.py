@@ -264,6 +264,20 @@ class Emulated:
         )
         return mask
 
+    def pick(self, values, k, rule, floor, seed, epoch, step, rank, site, /):
+        size = min(k, values.numel())
+        floor = floor if rule == 2 else 0
+        # As long as all elements, so that kernels broken on purpose stay within.
+        indices = torch.full(values.shape, -7, dtype=torch.int32)
+        weights, eligible = torch.full(values.shape, -7.0), torch.full((1,), -7)
+        self._call(
+            "pick",
+            *(values, values.numel(), size, ctypes.c_int(rule), floor, seed, epoch, step),
+            *(rank, site, indices, weights, eligible),
+        )
+        assert (indices[size:] == -7).all() and (weights[size:] == -7).all(), "written past the end"
+        return indices[:size], weights[:size], eligible
+
     def _table(self, tensors):
         pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
         kinds = (ctypes.c_int * len(tensors))(*(REAL[t.dtype] for t in tensors))

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 PACKAGE = "prune_engine.backends.triton"
 MODULES = (
     *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "shuffle", "audit"),
-    *("moments", "activation_std", "select", "top"),
+    *("moments", "activation_std", "select", "top", "pick"),
     *("cross_entropy_observe", "cross_entropy_grad"),
 )
 NUM_SAMPLES = 10_001
@@ -169,6 +169,12 @@ def top(dtype: torch.dtype) -> torch.Tensor:
     return module("top").top(cuda(NUM_SAMPLES, dtype=dtype), 5000)
 
 
+def pick(rule: int, *, count: int = NUM_SAMPLES) -> None:
+    """Choose 99 of a number of elements."""
+    values = cuda(count, dtype=torch.float32)
+    module("pick").pick(values, 99, rule, 6554, 2**63 - 1, cuda(1), cuda(1), 1, 2)
+
+
 def activations(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     """Three activations of a dtype."""
     return [cuda(20_001, dtype=dtype) for _ in range(3)]
@@ -214,6 +220,12 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "cross_entropy_grad-float64": (lambda: cross_entropy_grad(torch.float64, 0.1, True), 1),
     "select-records": (lambda: select(torch.int64, 2), 6),
     "top-scores": (lambda: top(torch.float32), 13),
+    "pick-one-top": (lambda: pick(0, count=4096), 1),
+    "pick-one-random": (lambda: pick(1, count=700), 1),
+    "pick-one": (lambda: pick(2, count=4096), 1),
+    "pick-top": (lambda: pick(0), 10),
+    "pick-random": (lambda: pick(1), 8),
+    "pick": (lambda: pick(2), 20),
     **{
         f"moments-{str(dtype).removeprefix('torch.')}": (
             lambda dtype=dtype: module("moments").moments(activations(dtype), 1),

@@ -256,15 +256,15 @@ def _mix(x: int, key: int) -> int:
 class Bijection:
     """The keyed permutation pi of range(n)."""
 
-    def __init__(self, n: int, seed: int, epoch: int) -> None:
-        """Derive the grid and the round keys."""
+    def __init__(self, n: int, seed: int, epoch: int, keys: Sequence[int] = ()) -> None:
+        """Derive the grid and the round keys, unless some are given."""
         self.n = n
         self.k = next(k for k in range(40) if 4**k >= n)
         self.columns = 2**self.k
         self.rows = -(-n // self.columns)
         rounds = 32 if n <= 65536 else 8
-        self.keys: list[int] = []
-        for quad in range(rounds // 4):
+        self.keys = list(keys)
+        for quad in range(0 if keys else rounds // 4):
             self.keys += philox([*halves(n), 1 + quad, epoch], halves(seed))
 
     def _feistel(self, p: int) -> int:

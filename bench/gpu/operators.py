@@ -108,6 +108,17 @@ def select_operators(kernels: Any, made: Scored) -> list[Operator]:
     ]
 
 
+def pick_operators(kernels: Any, made: Scored) -> list[Operator]:
+    """A quarter of a batch in proportion to its scores: one launch, and several."""
+    zero = torch.zeros(1, dtype=torch.int64, device=made.scores.device)
+
+    def work(size: int) -> Operator:
+        given = made.scores[:size], size // 4, 2, 6554, 7, zero, zero, 0, 0
+        return Operator(f"pick, B = {size:,}", lambda: kernels.pick(*given)[0])
+
+    return [work(size) for size in sorted({min(made.n, 4096), min(made.n, 1_000_000)})]
+
+
 class Batches:
     """A buffer's tensors, and batches of samples that do not repeat among them."""
 
@@ -244,6 +255,7 @@ def all_operators(
         *epoch_operators(kernels, scored)[1:],  # the whole is its parts
         Operator("shuffle", lambda: kernels.shuffle(places, n, False, 0, 1)),
         *select_operators(kernels, scored),
+        *pick_operators(kernels, scored),
         *losses,
         *activation_operators(kernels, activations(images, side, device)),
     ]

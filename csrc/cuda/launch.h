@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "../bijection.h"
+#include "../pick.h"
 #include "../rule.h"
 #include "../score_state.h"
 #include "../select.h"
@@ -113,6 +114,45 @@ struct SelectArgs {
   float* out;          // [num_ranks]
 };
 
+constexpr int64_t kPickBlock = 4096;  // elements that one block of threads takes
+constexpr int kPickRounds = 6;        // of Newton's loop, by all blocks; one block ends it
+
+// The sizes above the edge of a round: how many, and their sum.
+struct PickAbove {
+  unsigned long long count, sum;
+};
+
+// What a choice has come to, on the device.
+struct PickState {
+  unsigned long long eligible;
+  long long largest;                // key
+  PickAbove above[2][kPickRounds];  // without the floor, and with it
+  int64_t least;                    // size; 0 counts as 1
+  PickCaps caps;
+};
+
+struct PickArgs {
+  const float* values;  // [count]
+  int64_t count;
+  int64_t k;  // at most count
+  int rule;
+  int64_t floor;  // 0 unless in proportion
+  int64_t seed;
+  const int64_t* epoch;  // [1]
+  const int64_t* step;   // [1]
+  int64_t rank;
+  int64_t site;
+  int32_t* indices;   // [k]
+  float* weights;     // [k]
+  int64_t* eligible;  // [1]
+  // Scratch, uninitialised. Where one block does not do: prefix sums.
+  PickState* state;  // [1]
+  float* clean;      // [count]
+  uint8_t* flags;    // [count]
+  int64_t* sums;     // [blocks + 1], of the walk
+  int64_t* counts;   // [blocks + 1], of what is chosen
+};
+
 constexpr int kMomentTable = 96;        // tensors of one launch
 constexpr int64_t kMomentParts = 8448;  // at least the blocks of any launch
 
@@ -150,6 +190,8 @@ struct Activated {
 
 cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
+// Of each row of blocks + 1 counts: exclusive prefix sums in place, the total last.
+cudaError_t launch_offsets(int64_t* counts, int rows, int64_t blocks, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
 cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
                            const int64_t* block_offsets, int64_t num_kept, int32_t* kept,
@@ -165,6 +207,8 @@ cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreSta
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream);
 cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);
 cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream);
+// select: of the clean scores; read where the largest of more than one block are wanted.
+cudaError_t launch_pick(const PickArgs& args, const SelectArgs& select, cudaStream_t stream);
 cudaError_t launch_moments(const Activation* tensors, int count, int64_t sample, double* rows,
                            const MomentScratch& scratch, cudaStream_t stream);
 cudaError_t launch_activation_std(const Activation* tensors, int64_t sample,

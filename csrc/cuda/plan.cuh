@@ -117,7 +117,6 @@ __device__ __forceinline__ uint32_t pair_draw(uint32_t word, int half) {
 // Declared here for launch_plan; with fixed counts they run before and after the deciding pass.
 cudaError_t launch_fix_counts(const PlanArgs& args, cudaStream_t stream);
 cudaError_t launch_settle_ties(const PlanArgs& args, cudaStream_t stream);
-cudaError_t launch_offsets(int64_t* counts, int rows, int64_t blocks, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace prune_engine

@@ -126,6 +126,22 @@ class Kernels(Protocol):
         """Mark the k largest scores."""
         ...
 
+    def pick(
+        self,
+        values: Tensor,
+        k: int,
+        rule: int,
+        floor: int,
+        seed: int,
+        epoch: Tensor,
+        step: Tensor,
+        rank: int,
+        site: int,
+        /,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose a fixed number of a batch's elements, with weights."""
+        ...
+
     def moments(self, tensors: Sequence[Tensor], sample: int, /) -> Tensor:
         """Count, mean and sum of squared deviations of each tensor."""
         ...

@@ -72,6 +72,7 @@ cross_entropy_observe = _ops.cross_entropy_observe.default
 cross_entropy_grad = _ops.cross_entropy_grad.default
 select = _ops.select.default
 top = _ops.top.default
+pick = _ops.pick.default
 moments = _ops.moments.default
 activation_std = _ops.activation_std.default
 relu_moments = _ops.relu_moments.default
@@ -190,6 +191,26 @@ def _(values: Tensor, offsets: list[int], shares: list[int], den: int) -> Tensor
 @_register_fake("prune_engine::top")
 def _(values: Tensor, k: int) -> Tensor:
     return values.new_empty(values.numel(), dtype=torch.uint8)
+
+
+@_register_fake("prune_engine::pick")
+def _(
+    values: Tensor,
+    k: int,
+    rule: int,
+    floor: int,
+    seed: int,
+    epoch: Tensor,
+    step: Tensor,
+    rank: int,
+    site: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    size = min(k, values.numel())
+    return (
+        values.new_empty(size, dtype=torch.int32),
+        values.new_empty(size, dtype=torch.float32),
+        values.new_empty(1, dtype=torch.int64),
+    )
 
 
 @_register_fake("prune_engine::moments")

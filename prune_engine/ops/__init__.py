@@ -14,6 +14,7 @@ from prune_engine.ops.mean_threshold import mean_threshold
 from prune_engine.ops.moments import merge_moments, moments
 from prune_engine.ops.observe import observe
 from prune_engine.ops.order import order
+from prune_engine.ops.pick import pick
 from prune_engine.ops.plan import plan
 from prune_engine.ops.relu_moments import relu_moments
 from prune_engine.ops.select import kth, percentiles, select
@@ -33,6 +34,7 @@ __all__ = [
     "observe",
     "order",
     "percentiles",
+    "pick",
     "plan",
     "relu_moments",
     "select",

@@ -225,6 +225,14 @@ def _top(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]
         yield operators.top(values, NUM_SAMPLES // 3, backend=backend)
 
 
+def _pick(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    for size in (700, NUM_SAMPLES):  # one launch, and several
+        values = _scores()[:size].to(device)
+        for rule in ("top", "random", "proportional"):
+            key = {"seed": SEED, "epoch": 1, "step": size}
+            yield from operators.pick(values, size // 4, rule=rule, backend=backend, **key)
+
+
 def _layers(device: torch.device) -> list[Tensor]:
     """Activations above -1, so that neither a mean nor a tail of GELU loses digits."""
     return [(_scores() * scale - 1).to(device) for scale in (1.0, 0.5, 3.0)]
@@ -280,6 +288,7 @@ CASES: dict[str, Case] = {
     "audit": _audit,
     "select": _select,
     "top": _top,
+    "pick": _pick,
     "moments": _moments,
     "activation_std": _activation_std,
     "relu_moments": _relu_moments,

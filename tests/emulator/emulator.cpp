@@ -270,6 +270,29 @@ void emulated_select(int is_records, const void* values, int64_t num_samples, in
   }
 }
 
+void emulated_pick(const float* values, int64_t count, int64_t k, int rule, int64_t floor,
+                   int64_t seed, const int64_t* epoch, const int64_t* step, int64_t rank,
+                   int64_t site, int32_t* indices, float* weights, int64_t* eligible) {
+  // Not zero: what the kernels must write before they read is wrong until then.
+  cuda::PickState state;
+  std::memset(&state, 0xab, sizeof state);
+  std::vector<float> clean(static_cast<size_t>(count), -7777.0f);
+  std::vector<uint8_t> flags(static_cast<size_t>(count), 0xab);
+  const auto blocks = static_cast<size_t>(num_blocks(count, cuda::kPickBlock));
+  std::vector<int64_t> sums(blocks + 1, -7777), chosen(blocks + 1, -7777);
+  std::vector<uint32_t> counts(cuda::kSelectCounts, 0xabababab);
+  cuda::SelectState selected;
+  std::memset(&selected, 0xab, sizeof selected);
+  cuda::SelectArgs select = {};
+  select.values = clean.data();
+  select.num_samples = count;
+  select.counts = counts.data();
+  select.state = &selected;
+  cuda::launch_pick({values, count, k, rule, floor, seed, epoch, step, rank, site, indices, weights,
+                     eligible, &state, clean.data(), flags.data(), sums.data(), chosen.data()},
+                    select, nullptr);
+}
+
 void emulated_moments(int count, const void* const* x, const int64_t* numel, const int* type,
                       int64_t sample, double* rows) {
   const Measured tensors(count, x, numel, type);

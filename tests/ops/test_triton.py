@@ -25,7 +25,7 @@ TESTS = Path(__file__).resolve().parents[1]
 OPS = (
     *("observe", "mean_threshold", "plan", "compact", "order", "shuffle", "audit"),
     *("moments", "activation_std", "relu_moments", "gelu_moments"),
-    *("select", "top"),
+    *("select", "top", "pick"),
     *("cross_entropy_observe", "cross_entropy_grad"),
 )
 TIERS = {"short": "triton and not full", "full": "triton and full"}

@@ -14,6 +14,7 @@ from triton_parity import *  # noqa: F403 - its tests, here with DEVICE "cuda"
 from triton_parity import DEVICE, WEIGHTS
 from triton_parity_logits import *  # noqa: F403
 from triton_parity_moments import *  # noqa: F403 - the same
+from triton_parity_pick import *  # noqa: F403 - the same
 
 import prune_engine as pe
 from prune_engine import backends

@@ -73,6 +73,7 @@ same("shuffle", (torch.arange(50), 50, True, 7, 5))
 same("audit", (records, classes, 4))
 same("select", (records, [0, 3], [1, 0], 4))
 same("top", (records, 99))
+same("pick", (losses, 99, 2, 6554, 7, torch.tensor([5]), torch.tensor([3]), 1, 2))
 
 # What measures activations owes the reference closeness and not bits (SEMANTICS 3.9).
 def close(got, want):
@@ -107,7 +108,7 @@ def test_the_dispatcher_reaches_the_kernels_with_the_bits_of_the_reference():
     assert done.stdout.split() == [
         *("served", "activation_std", "audit", "compact", "cross_entropy_grad"),
         *("cross_entropy_observe", "gelu_moments", "mean_threshold"),
-        *("moments", "observe", "order", "plan", "relu_moments", "relu_moments_"),
+        *("moments", "observe", "order", "pick", "plan", "relu_moments", "relu_moments_"),
         *("select", "shuffle", "top"),
     ]
 

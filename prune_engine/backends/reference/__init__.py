@@ -47,6 +47,7 @@ from prune_engine.backends.reference.mean_threshold import mean_threshold
 from prune_engine.backends.reference.moments import moments
 from prune_engine.backends.reference.observe import observe
 from prune_engine.backends.reference.order import order
+from prune_engine.backends.reference.pick import pick
 from prune_engine.backends.reference.plan import plan
 from prune_engine.backends.reference.relu_moments import relu_moments, relu_moments_
 from prune_engine.backends.reference.select import select
@@ -70,6 +71,7 @@ __all__ = [
     "observe",
     "order",
     "philox4x32",
+    "pick",
     "plan",
     "relu_moments",
     "relu_moments_",

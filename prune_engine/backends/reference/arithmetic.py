@@ -164,7 +164,7 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
-def _word(value: int, device: torch.device) -> Tensor:
+def word_of(value: int, device: torch.device) -> Tensor:
     """Return the low 32 bits of an integer as an int64 scalar on the device."""
     return torch.full((), value & MASK32, dtype=torch.int64, device=device)
 
@@ -193,10 +193,10 @@ def keep_draw(indices: Tensor, seed: int, epoch: int) -> Tensor:
     words = philox4x32(
         group & MASK32,
         group >> 32,
-        _word(STREAM_KEEP, device),
-        _word(epoch, device),
-        _word(seed, device),
-        _word(seed >> 32, device),
+        word_of(STREAM_KEEP, device),
+        word_of(epoch, device),
+        word_of(seed, device),
+        word_of(seed >> 32, device),
     )
     lane = ((indices >> 1) & 3).unsqueeze(-1)
     word = torch.stack(words, dim=-1).gather(-1, lane).squeeze(-1)
@@ -257,7 +257,7 @@ def bijection(positions: Tensor, n: int, seed: int, epoch: int) -> Tensor:
         >>> bool(bijection(torch.tensor(123), 1000, seed=7, epoch=3) == whole[123])
         True
     """
-    return _walk(_feistel, positions, n, seed, epoch)
+    return permute(positions, n, _round_keys(n, seed, epoch, positions.device))
 
 
 def inverse_bijection(ranks: Tensor, n: int, seed: int, epoch: int) -> Tensor:
@@ -280,10 +280,15 @@ def inverse_bijection(ranks: Tensor, n: int, seed: int, epoch: int) -> Tensor:
         >>> bool((inverse_bijection(ranks, 1000, seed=7, epoch=3) == torch.arange(1000)).all())
         True
     """
-    return _walk(_invert_feistel, ranks, n, seed, epoch)
+    return _walk(_invert_feistel, ranks, n, _round_keys(n, seed, epoch, ranks.device))
 
 
-def _walk(network: Network, places: Tensor, n: int, seed: int, epoch: int) -> Tensor:
+def permute(positions: Tensor, n: int, keys: Tensor) -> Tensor:
+    """Apply the permutation of [0, n) that some int64 [rounds] round keys make."""
+    return _walk(_feistel, positions, n, keys)
+
+
+def _walk(network: Network, places: Tensor, n: int, keys: Tensor) -> Tensor:
     """Apply a permutation of the grid until it leads back below n."""
     outside = places[(places < 0) | (places >= n)]
     if outside.numel() > 0:
@@ -292,7 +297,6 @@ def _walk(network: Network, places: Tensor, n: int, seed: int, epoch: int) -> Te
     while 4**k < n:
         k += 1
     rows = -(-n // 2**k)
-    keys = _round_keys(n, seed, epoch, places.device)
     y = network(places, k, rows, keys)
     # Cycle walking: F permutes the whole grid, so following its cycle from a cell below n must
     # lead back below n, and two starts never meet.
@@ -306,12 +310,12 @@ def _round_keys(n: int, seed: int, epoch: int, device: torch.device) -> Tensor:
     # Few rounds are visibly unfair on small sets, where more of them cost nothing.
     rounds = ROUNDS_SMALL if n <= ROUNDS_LIMIT else ROUNDS_LARGE
     words = philox4x32(
-        _word(n, device),
-        _word(n >> 32, device),
+        word_of(n, device),
+        word_of(n >> 32, device),
         STREAM_ORDER + torch.arange(rounds // 4, device=device),
-        _word(epoch, device),
-        _word(seed, device),
-        _word(seed >> 32, device),
+        word_of(epoch, device),
+        word_of(seed, device),
+        word_of(seed >> 32, device),
     )
     return torch.stack(words, dim=-1).flatten()
 

@@ -30,6 +30,7 @@ try:
     from prune_engine.backends.triton.moments import moments
     from prune_engine.backends.triton.observe import observe
     from prune_engine.backends.triton.order import order
+    from prune_engine.backends.triton.pick import pick
     from prune_engine.backends.triton.plan import plan
     from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
     from prune_engine.backends.triton.select import select
@@ -52,6 +53,7 @@ __all__ = [
     "moments",
     "observe",
     "order",
+    "pick",
     "plan",
     "refusal",
     "relu_moments",
@@ -73,6 +75,7 @@ OPERATORS = {
     "moments": moments,
     "observe": observe,
     "order": order,
+    "pick": pick,
     "plan": plan,
     "relu_moments": relu_moments,
     "relu_moments_": relu_moments_,

@@ -191,15 +191,21 @@ def feistel(position, keys, bits, columns, ROUNDS: tl.constexpr):
 
 
 @triton.jit
+def two_rounds(row, column, key0, key1, mask, columns):
+    """An even and an odd round of the network, all uint32."""
+    # umulhi by 2^bits takes the top bits, and none where bits is 0.
+    row = wrapping_add(row, tl.umulhi(hash32(column, key0), mask + 1)) & mask
+    column = column + tl.umulhi(hash32(row, key1), columns)
+    return row, tl.where(column >= columns, column - columns, column)
+
+
+@triton.jit
 def network(row, column, keys, mask, columns, ROUNDS: tl.constexpr):
     """Permute cells given by row and column, all uint32: any n up to 2^62."""
     for r in tl.static_range(0, ROUNDS, 2):
-        # umulhi by 2^bits takes the top bits, and none where bits is 0.
-        shift = tl.umulhi(hash32(column, steady_value(keys[r]).to(tl.uint32)), mask + 1)
-        row = wrapping_add(row, shift) & mask
-        share = tl.umulhi(hash32(row, steady_value(keys[r + 1]).to(tl.uint32)), columns)
-        column = column + share
-        column = tl.where(column >= columns, column - columns, column)
+        key0 = steady_value(keys[r]).to(tl.uint32)
+        key1 = steady_value(keys[r + 1]).to(tl.uint32)
+        row, column = two_rounds(row, column, key0, key1, mask, columns)
     return row, column
 
 
