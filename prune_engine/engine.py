@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from prune_engine import ops
 from prune_engine.data.dataset import IndexedDataset
 from prune_engine.data.device_loader import Augment, DeviceLoader
 from prune_engine.data.sampler import PruneSampler, choose_align
@@ -22,6 +23,7 @@ from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
 from prune_engine.observation import Observer
+from prune_engine.ops.pick import FLOOR, PickRule
 from prune_engine.plain import plain
 from prune_engine.schedule import VirtualScheduler
 from prune_engine.sharding.buffer import ShardedBuffer
@@ -165,6 +167,69 @@ class PruneEngine(Observer):
             TypeError: it is no monitor, or the policy does not look at activations.
         """
         self._run.attach(monitor)
+
+    def pick(
+        self,
+        values: Tensor,
+        k: int,
+        *,
+        rule: PickRule = "proportional",
+        floor: float = FLOOR,
+        site: int = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose min(k, B) of the batch at hand, with weights that make its loss unbiased.
+
+        ``ops.pick`` with this run's seed, epoch, step and rank: systematic sampling (Madow 1949) in
+        a random order, in integers (SEMANTICS 3.11). ``(weights * losses[indices]).sum() / B`` is
+        unbiased for the batch's mean loss (but for ``"top"``). Until ``observe`` has recorded the
+        batch the step is the same, so a recomputed forward repeats its choice. Nothing waits for
+        the device.
+
+        Args:
+            values: [B] floating on the engine's device, such as the losses of a forward pass
+                without a gradient; nan and -inf are not eligible.
+            k: in 0..2^31-1, the same on every rank, so that their gradients average as those of
+                equal batches do.
+            rule: ``"top"``, ``"random"`` or ``"proportional"``.
+            floor: in 0..1, of ``"proportional"``: no size is below this share of the mean one. An
+                importance weight hurts where the value says nothing about the gradient: compare
+                with ``"random"`` before you believe in it.
+            site: in 0..2^27-1: tells several choices of one step apart.
+
+        Returns:
+            ``indices`` int32 [min(k, B)], positions within the batch, ascending; ``weights``
+            float32 [min(k, B)], 0 where fewer were eligible and others fill up; ``eligible`` int64
+            [1].
+
+        Raises:
+            TypeError: values are not a floating tensor, or a number is of the wrong kind.
+            ValueError: a number is out of range, the rule has no such name, or values are on
+                another device than the scores.
+
+        Example:
+            >>> from prune_engine import KeepAll
+            >>> engine = PruneEngine(4, KeepAll(), num_epochs=1)
+            >>> losses = torch.tensor([0.5, 4.0, 0.1, 0.4])
+            >>> indices, weights, _ = engine.pick(losses, 2)
+            >>> len(indices), bool((weights * losses[indices]).sum() >= 4.0)
+            (2, True)
+        """
+        run = self._run
+        device = self.buffer.device
+        if isinstance(values, Tensor) and values.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"values must be on {device}, got {values.device}")
+        return ops.pick(
+            values,
+            plain(k),
+            rule=plain(rule),
+            floor=plain(floor),
+            seed=run.seed,
+            epoch=self.buffer.epoch,
+            step=run.steps,
+            rank=ranks.world(run.process_group)[0],
+            site=plain(site),
+            backend=self.buffer.backend,
+        )
 
     # Data -------------------------------------------------------------------------------------
 

@@ -329,3 +329,79 @@ def test_one_graph_serves_every_step_with_the_bits_of_eager(compiler):
     assert counter.frame_count == 1
     assert len(seen) == 5
     torch._dynamo.reset()
+
+
+# The engine's choice -----------------------------------------------------------------------------
+
+
+def engine_of(**options: Any) -> pe.PruneEngine:
+    return pe.PruneEngine(64, pe.KeepAll(), num_epochs=3, seed=9, **options)
+
+
+def test_the_engine_supplies_seed_epoch_and_step(backend):
+    engine = engine_of(backend=backend)
+    values = torch.rand(16, generator=torch.Generator().manual_seed(0))
+    seen = []
+    for epoch in range(2):
+        for step in range(4):
+            got = engine.pick(values, 4, rule="random", site=1)
+            again = engine.pick(values, 4, rule="random", site=1)
+            key = {"seed": 9, "epoch": epoch, "step": 4 * epoch + step, "site": 1}
+            want = pe.ops.pick(values, 4, rule="random", backend=backend, **key)
+            assert all(map(torch.equal, got, want))
+            assert all(map(torch.equal, got, again)), "a recomputed forward repeats its choice"
+            seen.append(tuple(got[0].tolist()))
+            engine.observe(values, torch.arange(16 * step, 16 * step + 16))
+        engine.end_epoch()
+    assert len(set(seen)) > 6
+
+
+def test_the_engine_takes_plain_and_numpy_numbers_and_names_what_it_refuses():
+    engine, values = engine_of(), torch.arange(16.0)
+    want = engine.pick(values, 4, floor=0.25, site=2)
+    got = engine.pick(values, np.int64(4), floor=np.float32(0.25), site=np.int32(2))  # type: ignore[arg-type]
+    assert all(map(torch.equal, got, want))
+    with pytest.raises(ValueError, match="rule must be one of"):
+        engine.pick(values, 4, rule="best")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="values must be on cpu, got meta"):
+        engine.pick(values.to("meta"), 4)
+    with pytest.raises(TypeError, match="values must be a tensor"):
+        engine.pick([1.0], 1)  # type: ignore[arg-type]
+
+
+def test_two_graphs_serve_a_run_of_choices():
+    torch._dynamo.reset()
+    eager, compiled = engine_of(), engine_of()
+    counter = CompileCounterWithBackend("eager")
+
+    def step_of(engine: pe.PruneEngine) -> Any:
+        def step(x: torch.Tensor, indices: torch.Tensor) -> Any:
+            chosen, weights, _ = engine.pick(x.detach(), 4)
+            engine.observe(x.detach(), indices)
+            return (weights * x[chosen]).sum(), chosen
+
+        return step
+
+    whole, traced = (
+        step_of(eager),
+        torch.compile(step_of(compiled), fullgraph=True, backend=counter),
+    )
+    for number in range(4):
+        x = torch.rand(16, generator=torch.Generator().manual_seed(number))
+        indices = torch.arange(16 * number, 16 * number + 16)
+        assert all(map(torch.equal, traced(x, indices), whole(x, indices)))
+    assert counter.frame_count <= 2
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("place", range(2))
+def test_ranks_choose_as_many_and_others(monkeypatch, place):
+    from prune_engine.epoch import ranks
+
+    monkeypatch.setattr(ranks, "world", lambda group=None: (place, 2))
+    values = torch.ones(32)
+    got = engine_of().pick(values, 8, rule="random")[0]
+    want = pe.ops.pick(values, 8, rule="random", seed=9, epoch=0, step=0, rank=place)[0]
+    assert torch.equal(got, want)
+    other = pe.ops.pick(values, 8, rule="random", seed=9, epoch=0, step=0, rank=1 - place)[0]
+    assert len(other) == len(got) and not torch.equal(got, other)
