@@ -29,6 +29,7 @@ import bench_cross_entropy_observe
 import bench_memory
 import bench_observe
 import bench_order
+import bench_pick
 import bench_plan
 import bench_sampler
 import bench_select
@@ -49,9 +50,11 @@ ROUNDS = {
     "sampler": (15, 15),
     "select": (25, 9),
     "cross_entropy": (9, 9),
+    "pick": (15, 9),
 }
 LOGITS = ("cross_entropy", "cross_entropy_memory")  # a run of their own, for torch.compile is slow
-TABLES = (*(name for name in ROUNDS if name not in LOGITS), "memory")  # where none is asked for
+PICK = bench_pick.TABLE  # ... and so is this, for its N are batches
+TABLES = (*(name for name in ROUNDS if name not in (*LOGITS, PICK)), "memory")  # if none is named
 # These know no N, so they are runs of their own.
 ACTIVATIONS, STEP = bench_activation_std.TABLE, bench_training_step.TABLE
 ACTIVATION_ROUNDS, STEP_ROUNDS = 15, 15
@@ -119,6 +122,8 @@ def _jobs(names: Sequence[str], n: int) -> list[tuple[Any, Any]]:
                 jobs.append((module, make))
     if "select" in names:
         jobs.append((bench_select, lambda: bench_select.SelectData(n)))
+    if PICK in names:
+        jobs.append((bench_pick, lambda: bench_pick.PickData(n)))
     return jobs
 
 
@@ -244,7 +249,10 @@ def main(argv: Sequence[str]) -> int:
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--samples", type=int, nargs="+", default=list(data.SAMPLES))
     one.add_argument(
-        "--tables", nargs="+", choices=(*TABLES, *LOGITS, ACTIVATIONS, STEP), default=list(TABLES)
+        "--tables",
+        nargs="+",
+        choices=(*TABLES, *LOGITS, PICK, ACTIVATIONS, STEP),
+        default=list(TABLES),
     )
     one.add_argument("--rounds", type=int, help="for every table (default: 9 to 31, by table)")
     one.add_argument("--flush-mib", type=int, default=harness.default_flush_mib())
