@@ -140,7 +140,7 @@ def test_imports_point_downwards() -> None:
         ("prune_engine.engine", "from prune_engine import InfoBatch"),
         ("prune_engine.misplaced", "import torch"),
         ("prune_engine.epoch.run", "from prune_engine.policies import BPAS"),
-        ("prune_engine.epoch.run", "from ..policies.batches.memory import BatchMemory"),
+        ("prune_engine.epoch.run", "from ..policies.batches.stability_memory import BatchMemory"),
         ("prune_engine.epoch.score_buffer", "from prune_engine.sharding.layout import owned"),
         ("prune_engine.epoch.run", "from prune_engine.data.stream import Walk"),
         ("prune_engine.epoch.run", "from prune_engine import backends"),
