@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from prune_engine.bands import check_fraction
 from prune_engine.data.dataset import IndexedDataset
 from prune_engine.data.device_loader import Augment, DeviceLoader
-from prune_engine.data.sampler import PruneSampler, choose_align
+from prune_engine.data.sampler import PruneSampler, Resume
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
 from prune_engine.epoch.plan import EpochPlan
@@ -64,10 +65,12 @@ class PruneEngine:
     Args:
         dataset_or_num_samples: a sized data set, or N.
         policy: such as ``InfoBatch(prune_ratio=0.5, delta=0.875)``.
-        num_epochs: length of the run in epochs (``mode="epoch"``).
-        total_steps: length of the run in ``observe`` calls (``mode="steps"``).
-        mode: ``"epoch"``: an epoch is what the plan keeps. ``"steps"``: the sampler has a constant
-            length and pruning epochs flow through it, for frameworks that fix an epoch's length.
+        num_epochs: length of the run in (pruning) epochs.
+        mode: ``"epoch"``: an epoch is what the plan keeps. ``"flow"``: the sampler has the constant
+            length of the data set, for frameworks that fix an epoch's length, and ``num_epochs``
+            pruning epochs flow through it; ``done`` says when they are trained.
+        horizon: in [0, 1), with ``"flow"``: the share of a pruning epoch after which the next is
+            decided. A loader may draw no further ahead than the rest.
         seed: in 0..2^63-1; the library touches no global random state.
         device: where scores live and losses come from; default torch's default device.
         backend: ``"auto"`` or a name of ``backends.TABLE``.
@@ -99,8 +102,8 @@ class PruneEngine:
         policy: Policy,
         *,
         num_epochs: int | None = None,
-        total_steps: int | None = None,
-        mode: Literal["epoch", "steps"] = "epoch",
+        mode: Literal["epoch", "flow"] = "epoch",
+        horizon: float = 0.5,
         seed: int = 0,
         device: torch.device | str | None = None,
         backend: str = "auto",
@@ -111,19 +114,21 @@ class PruneEngine:
     ) -> None:
         self.num_samples = state.sample_count(dataset_or_num_samples)
         mode, on_nonfinite, coverage = plain(mode), plain(on_nonfinite), plain(coverage)
-        num_epochs, total_steps, seed = plain(num_epochs), plain(total_steps), plain(seed)
-        state.check_choice("mode", mode, ("epoch", "steps"))
+        num_epochs, horizon, seed = plain(num_epochs), plain(horizon), plain(seed)
+        if mode == "steps":  # pyright: ignore[reportUnnecessaryComparison]
+            raise ValueError(
+                "mode='steps' is no more: mode='flow' with num_epochs counts pruning epochs instead"
+            )
+        state.check_choice("mode", mode, ("epoch", "flow"))
+        check_fraction("horizon", horizon, zero=True, one=False)
         state.check_choice("on_nonfinite", on_nonfinite, ("skip", "raise"))
         state.check_choice("coverage", coverage, MODES)
         state.check_count("num_epochs", num_epochs)
-        state.check_count("total_steps", total_steps)
         if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"policy must be a Policy, such as InfoBatch(), got {policy!r}")
         state.check_seed(seed)
-        total = total_steps if mode == "steps" else num_epochs
-        length = "total_steps" if mode == "steps" else "num_epochs"
-        if total is None and (policy.needs_total or mode == "steps"):
-            raise ValueError(f"{length} must be given for {policy} in mode={mode!r}, got None")
+        if num_epochs is None and (policy.needs_total or mode == "flow"):
+            raise ValueError(f"num_epochs must be given for {policy} in mode={mode!r}, got None")
         self.buffer: ScoreBuffer
         if shard_scores:
             check_divisible(policy, mode)
@@ -142,7 +147,7 @@ class PruneEngine:
             policy,
             mode,
             num_epochs,
-            total_steps,
+            horizon,
             seed,
             process_group,
             on_nonfinite,
@@ -155,13 +160,15 @@ class PruneEngine:
         """Iterate over the epochs, ending each after the loop's body; continues a restored run.
 
         Returns:
-            The epoch numbers from the current one on, until everything is dropped for ever.
+            The epoch numbers from the current one on, until everything is dropped for ever; none
+            where the state of a run that was over was restored.
 
         Raises:
-            PruneEngineError: the run has no ``num_epochs``.
+            PruneEngineError: the run has no ``num_epochs``, or was trained to its end here.
         """
-        if self.num_epochs is None or self.mode == "steps":
+        if self.num_epochs is None or self.mode == "flow":
             raise PruneEngineError("epochs() needs num_epochs and mode='epoch'")
+        self._run.check_begun()
         while self.epoch < self.num_epochs and not self._run.exhausted:
             current = self.epoch
             yield current
@@ -220,7 +227,7 @@ class PruneEngine:
         denom: Tensor | float | None,
         reducer: Reducer | None,
     ) -> Tensor:
-        run, device = self._run, self.buffer.device
+        run, device, origin = self._run, self.buffer.device, indices
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
@@ -234,10 +241,10 @@ class PruneEngine:
             losses, score = reduced.losses, reduced.score
             if reduction == "mean" and denom is None:
                 denom = reduced.denom
-        if run.ahead or run.on_nonfinite == "raise":
+        if run.constant_length or run.on_nonfinite == "raise":
             check_batch(losses, indices, score, device)
-            if run.ahead:
-                run.arrive(losses.shape[0])
+            if run.constant_length:
+                run.arrive(origin, losses.shape[0])
             if run.on_nonfinite == "raise" and losses.is_cpu:
                 refuse_nonfinite(losses if score is None else score, indices)
         watcher = run.watcher
@@ -249,7 +256,7 @@ class PruneEngine:
             watcher.after_record(indices, losses.detach(), seen.detach(), NO_EXTRAS)
         if reducer is not None and (shared := reducer.share(weights)) is not weights:
             rescaled, weights = rescale(losses, shared), shared
-        run.consume(losses.shape[0])
+        run.trained(origin, losses.shape[0])
         # A reducer's sums are wide; they are rounded once, after the reduction.
         loss = reduce_losses(rescaled, weights, reduction, denom)
         return loss if reducer is None else loss.to(given.dtype)
@@ -300,13 +307,13 @@ class PruneEngine:
                 are recorded by then.
         """
         began = self._run.now()
-        run, device = self._run, self.buffer.device
+        run, device, origin = self._run, self.buffer.device, indices
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
-        if run.ahead:
+        if run.constant_length:
             check_labels(logits, targets, indices, class_weight, label_smoothing, device)
-            run.arrive(indices.shape[0])
+            run.arrive(origin, indices.shape[0])
         watcher = run.watcher
         if watcher is not None:
             watcher.before_record(indices)  # raises before anything is recorded
@@ -324,13 +331,17 @@ class PruneEngine:
             watcher.after_record(indices, rescaled.detach() / weights, found.detach(), extras)
         if run.on_nonfinite == "raise" and found.is_cpu:
             refuse_nonfinite(found, indices)
-        run.consume(indices.shape[0])
+        run.trained(origin, indices.shape[0])
         loss = reduce_losses(rescaled, weights, reduction, denom)
         run.add_seconds(began)
         return loss
 
-    def end_epoch(self) -> EpochReport:
+    def end_epoch(self, *, partial: bool = False) -> EpochReport:
         """End the epoch: merge ranks, audit, decide the next. The only collective.
+
+        Args:
+            partial: the epoch was broken off (an early stop, a limit of batches, an interruption):
+                what is missing is reported and no error; what should not have been seen is one.
 
         Returns:
             What the epoch did and the next will do; nothing has changed if this raises.
@@ -340,7 +351,33 @@ class PruneEngine:
             CoverageError: the samples seen are not the planned ones.
             NonFiniteLossError: with ``on_nonfinite="raise"``.
         """
-        return self._run.end_epoch()
+        return self._run.end_epoch(partial=partial)
+
+    def consume(self, size: int) -> None:
+        """Note that a batch was trained without a call of ``observe``, by a replayed CUDA graph.
+
+        A graph that captured ``observe`` records the scores of each batch it is replayed for, but
+        no code of the engine runs then: cursor, progress, schedule, coverage and resume move by
+        this call. Fill the graph's static indices before each replay.
+
+        Args:
+            size: B, of this rank.
+
+        Raises:
+            TypeError: size is no int.
+            ValueError: size is not at least 1.
+
+        Example:
+            >>> engine = PruneEngine(4, KeepAll(), num_epochs=1)
+            >>> batch = torch.tensor(list(engine.sampler()))
+            >>> _ = engine.buffer.observe(torch.ones(4), batch)  # as a replayed graph does
+            >>> engine.consume(4)
+            >>> engine.end_epoch().observed
+            4
+        """
+        size = plain(size)
+        state.check_count("size", size, needed=True)
+        self._run.consume(size)
 
     def attach(self, monitor: Monitor) -> None:
         """Let ``observe`` take each batch's activations from a monitor, for ``BPAS``.
@@ -369,24 +406,56 @@ class PruneEngine:
         """
         wrapped = dataset if isinstance(dataset, IndexedDataset) else IndexedDataset(dataset)
         if len(wrapped) != self.num_samples:
-            raise ValueError(f"dataset must have {self.num_samples} items, got {len(wrapped)}")
+            raise ValueError(
+                f"dataset must have {self.num_samples} items, got {len(wrapped)}: where it has "
+                f"changed, call engine.resize({len(wrapped)}) at the end of an epoch"
+            )
+        self._run.watch(wrapped)
         return wrapped
 
-    def sampler(self, shard: ranks.Shard = "auto", align: int | None = None) -> PruneSampler:
+    def sampler(
+        self,
+        shard: ranks.Shard = "auto",
+        align: int | None = None,
+        *,
+        batch_size: int | None = None,
+        accumulate: int = 1,
+        resume: Resume = "rest",
+    ) -> PruneSampler:
         """Return a sampler of this engine's order.
 
         Args:
             shard: ``"auto"`` (the rank of ``torch.distributed``; everything under Accelerate),
                 ``"none"`` or (rank, world size).
-            align: serve a multiple of this many positions over all ranks; default 1.
+            align: serve a multiple of this many positions over all ranks; default 1, or
+                ``batch_size * world size`` where that is given.
+            batch_size: per rank, of the loader that draws; the ranks are counted when it does.
+            accumulate: batches of an optimizer step: an epoch is a multiple of so many.
+            resume: what a pass over the rest of a restored epoch looks like: ``"rest"``, shorter;
+                ``"replay"``, of full length with placeholders that the framework skips;
+                ``"length"``, shorter, with the ``len`` of a full one.
 
         Returns:
             A sampler for ``DataLoader(sampler=...)``.
         """
-        return PruneSampler(self._run, shard=shard, align=1 if align is None else align)
+        return PruneSampler(
+            self._run,
+            shard=shard,
+            align=align,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            resume=resume,
+        )
 
     def loader(
-        self, dataset: Any, batch_size: int, *, align: int | None = None, **options: Any
+        self,
+        dataset: Any,
+        batch_size: int,
+        *,
+        align: int | None = None,
+        accumulate: int = 1,
+        resume: Resume = "rest",
+        **options: Any,
     ) -> DataLoader[Any]:
         """Return a ``DataLoader`` whose batches end with their indices.
 
@@ -395,6 +464,8 @@ class PruneEngine:
             batch_size: per rank; with fixed batches (``BPAS``) this rank's share or a part of it.
             align: default ``batch_size * world size``: every batch is full; with fixed batches the
                 world size, for the policy decides about an incomplete one.
+            accumulate: batches of an optimizer step: an epoch is a multiple of so many.
+            resume: see ``sampler``.
             options: for ``DataLoader``: workers, collate_fn, ...; ``generator``, which seeds its
                 workers, is by default one of this engine's seed and not the global one.
 
@@ -407,12 +478,12 @@ class PruneEngine:
         for name in ("sampler", "batch_sampler", "shuffle"):
             if options.get(name) is not None:
                 raise TypeError(f"{name} must not be given: the engine decides the order")
-        batch_size, align = plain(batch_size), plain(align)
+        batch_size = plain(batch_size)
         state.check_count("batch_size", batch_size, needed=True)
         options.setdefault("generator", torch.Generator().manual_seed(self.seed))
-        world = ranks.world(self._run.process_group)[1]
-        align = choose_align(self._run.fixed_batch, batch_size, world, align)
-        sampler = self.sampler(align=align)
+        sampler = self.sampler(
+            align=align, batch_size=batch_size, accumulate=accumulate, resume=resume
+        )
         return DataLoader(self.dataset(dataset), batch_size, sampler=sampler, **options)
 
     def device_loader(
@@ -424,7 +495,7 @@ class PruneEngine:
             data: tensors with N rows each, or a ``TensorDataset``; moved to the device once.
             batch_size: per rank.
             augment: ``(tensors, generator) -> tensors``, on the device.
-            options: ``shard`` and ``align`` of ``DeviceLoader``.
+            options: ``shard``, ``align`` and ``accumulate`` of ``DeviceLoader``.
 
         Returns:
             The loader; its batches are ``(*tensors, indices)``.
@@ -449,7 +520,7 @@ class PruneEngine:
         return self._run.policy
 
     @property
-    def mode(self) -> Literal["epoch", "steps"]:
+    def mode(self) -> Literal["epoch", "flow"]:
         """How epochs end."""
         return self._run.mode
 
@@ -490,8 +561,13 @@ class PruneEngine:
 
     @property
     def progress(self) -> float:
-        """The share of nominal work done, in [0, 1]: epochs (or steps) over the run's length."""
+        """The share of nominal work done, in [0, 1]: epochs over the run's length."""
         return self._run.progress
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is over: its epochs are trained, or everything is dropped for ever."""
+        return self._run.done
 
     def wrap_scheduler(self, scheduler: Any, total_steps: int) -> VirtualScheduler:
         """Make a learning-rate schedule follow the data instead of the count of steps.
@@ -503,7 +579,7 @@ class PruneEngine:
         Returns:
             An object to ``step()`` after each optimizer step (``schedule.VirtualScheduler``).
         """
-        if self._run.total is None:
+        if self._run.num_epochs is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
         return VirtualScheduler(scheduler, total_steps, lambda: self.progress)
 
