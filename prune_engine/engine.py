@@ -34,7 +34,7 @@ from prune_engine.ops.checks import (
 )
 from prune_engine.ops.weights import rescale
 from prune_engine.plain import plain
-from prune_engine.schedule import VirtualScheduler
+from prune_engine.schedule import ProgressOf, VirtualScheduler
 from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.run import ShardedRun, check_divisible
 
@@ -353,6 +353,36 @@ class PruneEngine:
         """
         return self._run.end_epoch(partial=partial)
 
+    def resize(self, num_samples: int) -> None:
+        """Follow a data set that has grown or shrunk at its end, between two epochs.
+
+        New samples are unseen, so every rule keeps them; the scores of the others and their exact
+        sum stay, and the epoch that begins is decided anew. With several ranks a collective. Make
+        the loaders of tensors (``device_loader``) and CUDA graphs anew; others go on.
+
+        Args:
+            num_samples: N from now on.
+
+        Raises:
+            TypeError: N is no int.
+            ValueError: N is out of range, or the policy's memory cannot follow (``BPAS``).
+            PruneEngineError: something of the epoch has been trained, ranks differ, or the mode or
+                divided scores do not allow it.
+
+        Example:
+            >>> from prune_engine import KeepAll
+            >>> engine = PruneEngine(2, KeepAll(), num_epochs=2)
+            >>> for index in engine.sampler():
+            ...     _ = engine.observe(torch.ones(1), torch.tensor([index]))
+            >>> _ = engine.end_epoch()
+            >>> engine.resize(3)
+            >>> engine.plan.num_kept, engine.scores().tolist()
+            (3, [1.0, 1.0, nan])
+        """
+        num_samples = state.sample_count(num_samples)
+        self._run.resize(num_samples)
+        self.num_samples = num_samples
+
     def consume(self, size: int) -> None:
         """Note that a batch was trained without a call of ``observe``, by a replayed CUDA graph.
 
@@ -368,6 +398,7 @@ class PruneEngine:
             ValueError: size is not at least 1.
 
         Example:
+            >>> from prune_engine import KeepAll
             >>> engine = PruneEngine(4, KeepAll(), num_epochs=1)
             >>> batch = torch.tensor(list(engine.sampler()))
             >>> _ = engine.buffer.observe(torch.ones(4), batch)  # as a replayed graph does
@@ -573,15 +604,21 @@ class PruneEngine:
         """Make a learning-rate schedule follow the data instead of the count of steps.
 
         Args:
-            scheduler: any scheduler made for ``total_steps``.
+            scheduler: any scheduler made for ``total_steps``, of torch or timm; one that waits for
+                a metric is stepped at epoch ends by yourself.
             total_steps: the nominal steps: full epochs times full batches.
 
         Returns:
-            An object to ``step()`` after each optimizer step (``schedule.VirtualScheduler``).
+            An ``LRScheduler`` to ``step()`` after each optimizer step
+            (``schedule.VirtualScheduler``).
+
+        Raises:
+            TypeError: the scheduler waits for a metric.
+            ValueError: the run has no length, or the scheduler was made for another one.
         """
         if self._run.num_epochs is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
-        return VirtualScheduler(scheduler, total_steps, lambda: self.progress)
+        return VirtualScheduler(scheduler, total_steps, ProgressOf(self))
 
     def scores(self) -> Tensor:
         """Return the last score of every sample, float32 [N], nan where never seen (a copy).

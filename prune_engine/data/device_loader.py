@@ -13,6 +13,7 @@ from prune_engine.data.sampler import PruneSampler
 from prune_engine.data.stream import Feed
 from prune_engine.epoch import ranks
 from prune_engine.epoch.state import check_count
+from prune_engine.errors import PruneEngineError
 from prune_engine.plain import plain
 
 Batch = tuple[Tensor, ...]
@@ -98,6 +99,11 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield ``(*tensors, indices)``: the rows of each tensor and int64 [B] where they are."""
+        if self.data[0].shape[0] != self._engine.num_samples:
+            raise PruneEngineError(
+                f"the data have {self.data[0].shape[0]} rows, the engine {self._engine.num_samples}"
+                " samples since resize(): make the loader anew"
+            )
         walk = self.sampler.walk()
         for plan, positions in walk.spans():
             batches = plan.batches(self.batch_size, positions, dtype=torch.int64)

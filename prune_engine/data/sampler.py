@@ -179,7 +179,7 @@ class PruneSampler(DistributedSampler[int]):
         serving = self._serving
         if serving is not None and serving.epoch == self.engine.epoch:
             return serving.start
-        return self.engine.cursor
+        return self.engine.pass_start
 
     @property
     def num_samples(self) -> int:  # type: ignore[override]

@@ -49,6 +49,11 @@ class Feed(Protocol):
         ...
 
     @property
+    def pass_start(self) -> int:
+        """The position at which the latest pass began, or a pass would begin now."""
+        ...
+
+    @property
     def done(self) -> bool:
         """Whether the run is over."""
         ...
@@ -128,6 +133,10 @@ class Walk:
         plan, start, left = self.plan, self.start, self.left
         while left > 0:
             stop = min(serve_count(plan.num_kept, self.align, self.size, start), start + left)
+            if stop == 0:
+                raise PruneEngineError(
+                    f"epoch {plan.epoch} keeps {plan.num_kept} samples, too few to go on with"
+                )
             if stop > start:
                 yield plan, range(start + self.rank, stop, self.size)
             left -= stop - start
@@ -136,10 +145,6 @@ class Walk:
                 if following is None:
                     return
                 plan = following
-                if not serve_count(plan.num_kept, self.align, self.size):
-                    raise PruneEngineError(
-                        f"epoch {plan.epoch} keeps {plan.num_kept} samples, too few to go on with"
-                    )
 
     def chunks(self, reader: Reader) -> Iterator[Iterator[int]]:
         """Yield the pass in lists of ints, and note how far it is.

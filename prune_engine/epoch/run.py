@@ -227,6 +227,32 @@ class EpochRun:
             self._plan_ahead()
         return report
 
+    def resize(self, num_samples: int) -> None:
+        """Follow a data set that changes (``PruneEngine.resize``)."""
+        if self.mode == "flow":
+            raise PruneEngineError("resize() needs mode='epoch', whose epochs end")
+        if self.cursor or self._counted > self._epoch_mark:
+            raise PruneEngineError(
+                f"resize() must be called at the end of an epoch, right after end_epoch(), got "
+                f"epoch {self.epoch} with {self.cursor} samples trained"
+            )
+        told = {
+            "caller": PURPOSES.index("resize"),
+            "num_samples": num_samples,
+            "epoch": self.epoch,
+        }
+        row = torch.tensor([*told.values()], device=self.buffer.device)
+        every = ranks.gather(row, self.process_group)
+        ranks.agree(told, [host_ints(each) for each in every])
+        if self.memory is not None:
+            self.memory.resize(num_samples)  # raises before anything has changed
+        self.buffer.resize(num_samples)
+        self.num_samples = num_samples
+        self._training = self._look = self._sealed = None
+        rule = self._rule(self.epoch)
+        self._plan = None
+        self._plan = self._decide(rule, self.epoch)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state (``PruneEngine.state_dict``)."""
         counters = self._meet("state_dict", self.cursor)
@@ -240,17 +266,6 @@ class EpochRun:
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state (``PruneEngine.load_state_dict``)."""
         self._restore(state.check(self, saved))
-        self._finish_restored()
-
-    def _finish_restored(self) -> None:
-        """End the restored epoch where it was trained to its end: nothing is left to serve."""
-        if self.mode == "flow" or not self._sealed or self.cursor < self._sealed:
-            return
-        try:
-            self.end_epoch()
-            self._enters = 0
-        except (PruneEngineError, IndexError):
-            self._trained = True  # the next pass says that the epoch must be ended, which says why
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Restore a state that was checked."""
@@ -298,6 +313,14 @@ class EpochRun:
     def constant_length(self) -> bool:
         """Whether pruning epochs flow through epochs of a constant length."""
         return self.mode == "flow"
+
+    @property
+    def pass_start(self) -> int:
+        """The position at which the latest pass began, or a pass would begin now."""
+        serving = self._training if self._look is None else self._look
+        if serving is None or serving.closed or serving.epoch != self.epoch:
+            return self.cursor
+        return serving.start
 
     def watch(self, dataset: Sized) -> None:
         """Look at a data set's length whenever a pass begins.
@@ -365,8 +388,7 @@ class EpochRun:
                 )
 
     def _check_served(self, cursor: int) -> None:
-        if self.num_epochs is not None and self.epoch >= self.num_epochs:
-            raise self._over()
+        self.check_begun()
         if (self._trained or self._counted > self._epoch_mark) and cursor >= self.served:
             raise PruneEngineError(
                 f"epoch {self.epoch} is trained to its end: call end_epoch() before the next pass "

@@ -233,6 +233,11 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
         for name, expected in identity(run).items()
         if saved.get(name) != expected
     ]
+    if saved.get("num_samples") != run.num_samples:
+        differences.append(
+            "where the data set has changed, make the engine for the state's number, restore, and "
+            f"call resize({run.num_samples})"
+        )
     for name, kind in (
         ("epoch", int),
         ("cursor", int),

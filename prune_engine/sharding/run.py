@@ -133,6 +133,13 @@ class ShardedRun(EpochRun):
             buffer["shards"] = {f"{rank}-of-{size}": shard}
         return state.save(self, buffer, host_floats(self.plan.threshold), [])
 
+    def resize(self, num_samples: int) -> None:
+        """Refuse: where the scores are divided, other samples are other ranks'."""
+        raise PruneEngineError(
+            f"resize() cannot divide the scores anew, got {num_samples}: make an engine without "
+            "shard_scores, or a new one"
+        )
+
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state from its parts; all ranks or none."""
         problem: StateMismatchError | None = None
@@ -149,7 +156,6 @@ class ShardedRun(EpochRun):
             self.process_group,
         )
         self._restore(whole)
-        self._finish_restored()
 
     @property
     def _one_table(self) -> bool:
