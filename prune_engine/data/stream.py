@@ -125,6 +125,7 @@ class Walk:
         self.align, self.size = serving.align, serving.shards
         self.plan, self.start, self.left = engine.plan, serving.start, left
         self.replay = replay
+        serving.replayed = replay > 0
         self.begun = False
 
     def spans(self) -> Iterator[tuple[EpochPlan, range]]:

@@ -195,11 +195,24 @@ class EpochRun:
 
     def consume(self, size: int) -> None:
         """Note that so many positions were trained on this rank (``PruneEngine.consume``)."""
+        serving = self._training
+        if serving is not None and serving.replayed:
+            self._check_skipped(serving)
         self._counted += size
         self._size = size
         self._steps += 1
         if self.mode == "flow":
             self._flow_on()
+
+    def _check_skipped(self, serving: Serving) -> None:
+        """Refuse a loop that trains on the placeholders of a replay."""
+        if not serving.drawn:
+            raise PruneEngineError(
+                "resume='replay' is for a framework that skips the batches that were trained "
+                f"before, {serving.start} positions of epoch {self.epoch}, but the loop observed "
+                "one of them: take resume='rest'"
+            )
+        serving.replayed = False
 
     def end_epoch(self, *, partial: bool = False) -> EpochReport:
         """End the epoch (``PruneEngine.end_epoch``)."""

@@ -34,6 +34,7 @@ class Serving:
         self.epoch, self.start = epoch, start
         self.align, self.shards, self.world = align, shards, world
         self.mark = mark
+        self.replayed = False  # it begins with placeholders, and nothing was observed of it yet
         self.out = 0  # positions over all shards that left in chunks
         self.chunk: Iterator[int] = iter(())  # the last one, of which some may be left
         self.owner: Callable[[], object] | None = None  # a weak reference to the iterator
