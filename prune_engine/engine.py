@@ -212,10 +212,13 @@ class PruneEngine:
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
         if torch.compiler.is_compiling():  # no clock runs while a step is being traced
-            return self._observe(losses, indices, score, reduction, denom, reducer)
-        began = time.perf_counter()
-        loss = self._observe(losses, indices, score, reduction, denom, reducer)
-        self._run.engine_seconds += time.perf_counter() - began
+            loss, size = self._observe(losses, indices, score, reduction, denom, reducer)
+            self._run.consume(size)
+            return loss
+        began, run = time.perf_counter(), self._run
+        loss, size = self._observe(losses, indices, score, reduction, denom, reducer)
+        run.trained(indices, size)
+        run.engine_seconds += time.perf_counter() - began
         return loss
 
     def _observe(
@@ -226,7 +229,7 @@ class PruneEngine:
         reduction: Reduction,
         denom: Tensor | float | None,
         reducer: Reducer | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, int]:
         run, device, origin = self._run, self.buffer.device, indices
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -241,9 +244,9 @@ class PruneEngine:
             losses, score = reduced.losses, reduced.score
             if reduction == "mean" and denom is None:
                 denom = reduced.denom
-        if run.constant_length or run.on_nonfinite == "raise":
+        if run.flows or run.on_nonfinite == "raise":
             check_batch(losses, indices, score, device)
-            if run.constant_length:
+            if run.flows:
                 run.arrive(origin, losses.shape[0])
             if run.on_nonfinite == "raise" and losses.is_cpu:
                 refuse_nonfinite(losses if score is None else score, indices)
@@ -256,10 +259,9 @@ class PruneEngine:
             watcher.after_record(indices, losses.detach(), seen.detach(), NO_EXTRAS)
         if reducer is not None and (shared := reducer.share(weights)) is not weights:
             rescaled, weights = rescale(losses, shared), shared
-        run.trained(origin, losses.shape[0])
         # A reducer's sums are wide; they are rounded once, after the reduction.
         loss = reduce_losses(rescaled, weights, reduction, denom)
-        return loss if reducer is None else loss.to(given.dtype)
+        return loss if reducer is None else loss.to(given.dtype), losses.shape[0]
 
     def cross_entropy_observe(
         self,
@@ -311,7 +313,7 @@ class PruneEngine:
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
-        if run.constant_length:
+        if run.flows:
             check_labels(logits, targets, indices, class_weight, label_smoothing, device)
             run.arrive(origin, indices.shape[0])
         watcher = run.watcher
@@ -331,7 +333,10 @@ class PruneEngine:
             watcher.after_record(indices, rescaled.detach() / weights, found.detach(), extras)
         if run.on_nonfinite == "raise" and found.is_cpu:
             refuse_nonfinite(found, indices)
-        run.trained(origin, indices.shape[0])
+        if torch.compiler.is_compiling():
+            run.consume(indices.shape[0])
+        else:
+            run.trained(origin, indices.shape[0])
         loss = reduce_losses(rescaled, weights, reduction, denom)
         run.add_seconds(began)
         return loss

@@ -70,6 +70,10 @@ class Feed(Protocol):
         """Begin to serve what is left of the epoch."""
         ...
 
+    def replays(self, serving: Serving) -> None:
+        """Take note that a pass begins with placeholders, which the loop must skip."""
+        ...
+
     def next_plan(self, plan: EpochPlan) -> EpochPlan | None:
         """Return the plan after another one; None after the last."""
         ...
@@ -125,7 +129,8 @@ class Walk:
         self.align, self.size = serving.align, serving.shards
         self.plan, self.start, self.left = engine.plan, serving.start, left
         self.replay = replay
-        serving.replayed = replay > 0
+        if replay:
+            engine.replays(serving)
         self.begun = False
 
     def spans(self) -> Iterator[tuple[EpochPlan, range]]:

@@ -91,6 +91,8 @@ class EpochRun:
         self._steps = 0
         self._last = LastBatch()
         self._size = 0  # of the last batch
+        self.flows = mode == "flow"
+        self._attentive = self.flows  # a batch may call for more than being counted
         self._counted = 0  # positions that this rank observed, each batch once
         self._enters = 0  # epochs that ended in this process
         self._offered = 0  # the same, of all ranks in the epoch, when they last met
@@ -189,24 +191,44 @@ class EpochRun:
             indices: [B], as the loop passed them.
             size: B.
         """
-        fresh = size if torch.compiler.is_compiling() else self._last.fresh(indices, size)
-        if fresh:
-            self.consume(fresh)
-
-    def consume(self, size: int) -> None:
-        """Note that so many positions were trained on this rank (``PruneEngine.consume``)."""
-        serving = self._training
-        if serving is not None and serving.replayed:
-            self._check_skipped(serving)
+        last = self._last
+        if indices._base is None and indices is not last.base:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            last.base, last.whole = indices, size  # a loader's next batch: nothing to find out
+            try:
+                last.version = indices._version
+            except RuntimeError:  # of inference mode, where none is counted
+                last.version = 0
+        else:
+            size = last.fresh(indices, size)
+            if not size:
+                return
         self._counted += size
         self._size = size
         self._steps += 1
+        if self._attentive:
+            self._look_on()
+
+    def consume(self, size: int) -> None:
+        """Note that so many positions were trained on this rank (``PruneEngine.consume``)."""
+        self._counted += size
+        self._size = size
+        self._steps += 1
+        if self._attentive:
+            self._look_on()
+
+    def _look_on(self) -> None:
+        """Do what a batch may call for: with a replay, and where epochs flow."""
+        serving = self._training
+        if serving is not None and serving.replayed:
+            self._check_skipped(serving)
+        self._attentive = self.mode == "flow"
         if self.mode == "flow":
             self._flow_on()
 
     def _check_skipped(self, serving: Serving) -> None:
         """Refuse a loop that trains on the placeholders of a replay."""
         if not serving.drawn:
+            self._counted, self._steps = self._counted - self._size, self._steps - 1
             raise PruneEngineError(
                 "resume='replay' is for a framework that skips the batches that were trained "
                 f"before, {serving.start} positions of epoch {self.epoch}, but the loop observed "
@@ -325,7 +347,7 @@ class EpochRun:
     @property
     def constant_length(self) -> bool:
         """Whether pruning epochs flow through epochs of a constant length."""
-        return self.mode == "flow"
+        return self.flows
 
     @property
     def pass_start(self) -> int:
@@ -379,6 +401,10 @@ class EpochRun:
         else:
             self._look = serving
         return serving
+
+    def replays(self, serving: Serving) -> None:
+        """Take note that a pass begins with placeholders, which the loop must skip."""
+        serving.replayed = self._attentive = True
 
     def check_begun(self) -> None:
         """Refuse to begin once more what was trained to its end in this process."""

@@ -82,8 +82,9 @@ class LastBatch:
     """
 
     def __init__(self) -> None:
-        self._base: Tensor | None = None  # held, so that no other tensor is taken for it
-        self._version = 0
+        self.base: Tensor | None = None  # held, so that no other tensor is taken for it
+        self.version = 0
+        self.whole = 0  # of the base, what was observed at once and is not yet noted below
         self._first = self._stop = 0  # of the base, what was observed
         self._gapped: set[tuple[int, int, int]] = set()  # pieces with gaps in them
         self._in_gapped = 0
@@ -98,28 +99,30 @@ class LastBatch:
         base: Any = indices._base
         if base is None:
             base = indices
-        try:
-            version = base._version
-        except RuntimeError:  # of inference mode, where none is counted
-            version = 0
-        if base is self._base and version == self._version:
-            return self._piece(indices, size)
-        self._base, self._version = base, version
-        if self._gapped:
+        if base is not self.base or self._written(base):
+            self._begin(base)
+        elif self.whole:
+            self._first, self._stop, self.whole = 0, self.whole, 0
             self._gapped.clear()
             self._in_gapped = 0
-        if base is indices:
-            self._first, self._stop = 0, size
-            return size
-        self._first = self._stop = 0
         return self._piece(indices, size)
+
+    def _begin(self, base: Any) -> None:
+        self.base, self.whole = base, 0
+        self.version = 0 if base.is_inference() else base._version
+        self._first = self._stop = self._in_gapped = 0
+        self._gapped.clear()
+
+    def _written(self, base: Any) -> bool:
+        """Say whether the tensor observed last was written to since."""
+        return not base.is_inference() and base._version != self.version
 
     def again(self, indices: Tensor) -> bool:
         """Say whether a batch is of the tensor that was observed last."""
         base: Any = indices._base
         if base is None:
             base = indices
-        return base is self._base and (base.is_inference() or base._version == self._version)
+        return base is self.base and not self._written(base)
 
     def _piece(self, indices: Tensor, size: int) -> int:
         """Count what of a piece of the last tensor was not observed before."""
@@ -134,10 +137,10 @@ class LastBatch:
         return self._stop - self._first - seen
 
     def _gapped_piece(self, piece: tuple[int, int, int]) -> int:
-        if piece in self._gapped or self._base is None:
+        if piece in self._gapped or self.base is None:
             return 0
         self._gapped.add(piece)
         counted = self._stop - self._first + self._in_gapped
-        added = max(0, min(piece[2], self._base.numel() - counted))
+        added = max(0, min(piece[2], self.base.numel() - counted))
         self._in_gapped += added
         return added
