@@ -212,12 +212,12 @@ class PruneEngine:
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
         if torch.compiler.is_compiling():  # no clock runs while a step is being traced
-            loss, size = self._observe(losses, indices, score, reduction, denom, reducer)
-            self._run.consume(size)
+            loss = self._observe(losses, indices, score, reduction, denom, reducer)
+            self._run.consume(indices.shape[0])
             return loss
         began, run = time.perf_counter(), self._run
-        loss, size = self._observe(losses, indices, score, reduction, denom, reducer)
-        run.trained(indices, size)
+        loss = self._observe(losses, indices, score, reduction, denom, reducer)
+        run.trained(indices, indices.shape[0])
         run.engine_seconds += time.perf_counter() - began
         return loss
 
@@ -229,7 +229,7 @@ class PruneEngine:
         reduction: Reduction,
         denom: Tensor | float | None,
         reducer: Reducer | None,
-    ) -> tuple[Tensor, int]:
+    ) -> Tensor:
         run, device, origin = self._run, self.buffer.device, indices
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -261,7 +261,7 @@ class PruneEngine:
             rescaled, weights = rescale(losses, shared), shared
         # A reducer's sums are wide; they are rounded once, after the reduction.
         loss = reduce_losses(rescaled, weights, reduction, denom)
-        return loss if reducer is None else loss.to(given.dtype), losses.shape[0]
+        return loss if reducer is None else loss.to(given.dtype)
 
     def cross_entropy_observe(
         self,

@@ -90,7 +90,6 @@ class EpochRun:
         self.epoch = 0
         self._steps = 0
         self._last = LastBatch()
-        self._size = 0  # of the last batch
         self.flows = mode == "flow"
         self._attentive = self.flows  # a batch may call for more than being counted
         self._counted = 0  # positions that this rank observed, each batch once
@@ -193,7 +192,11 @@ class EpochRun:
         """
         last = self._last
         if indices._base is None and indices is not last.base:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-            last.base, last.whole = indices, size  # a loader's next batch: nothing to find out
+            last.base, last.whole, last.size = (
+                indices,
+                size,
+                size,
+            )  # a loader's next batch: nothing to find out
             try:
                 last.version = indices._version
             except RuntimeError:  # of inference mode, where none is counted
@@ -203,15 +206,14 @@ class EpochRun:
             if not size:
                 return
         self._counted += size
-        self._size = size
         self._steps += 1
         if self._attentive:
             self._look_on()
 
     def consume(self, size: int) -> None:
         """Note that so many positions were trained on this rank (``PruneEngine.consume``)."""
+        self._last.size = size
         self._counted += size
-        self._size = size
         self._steps += 1
         if self._attentive:
             self._look_on()
@@ -228,7 +230,7 @@ class EpochRun:
     def _check_skipped(self, serving: Serving) -> None:
         """Refuse a loop that trains on the placeholders of a replay."""
         if not serving.drawn:
-            self._counted, self._steps = self._counted - self._size, self._steps - 1
+            self._counted, self._steps = self._counted - self._last.size, self._steps - 1
             raise PruneEngineError(
                 "resume='replay' is for a framework that skips the batches that were trained "
                 f"before, {serving.start} positions of epoch {self.epoch}, but the loop observed "
@@ -512,7 +514,7 @@ class EpochRun:
         last = self._last_trained(serving)
         if last < 0:
             return
-        unit = max(1, self._size) * world
+        unit = max(1, self._last.size) * world
         found = min(self.served, self._start + -(-(last + 1 - self._start) // unit) * unit)
         nonfinite = int(counters[1].item())
         if found > cursor or (cursor >= found + unit and not nonfinite):

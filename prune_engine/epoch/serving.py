@@ -85,6 +85,7 @@ class LastBatch:
         self.base: Tensor | None = None  # held, so that no other tensor is taken for it
         self.version = 0
         self.whole = 0  # of the base, what was observed at once and is not yet noted below
+        self.size = 0  # of what was observed last
         self._first = self._stop = 0  # of the base, what was observed
         self._gapped: set[tuple[int, int, int]] = set()  # pieces with gaps in them
         self._in_gapped = 0
@@ -105,7 +106,9 @@ class LastBatch:
             self._first, self._stop, self.whole = 0, self.whole, 0
             self._gapped.clear()
             self._in_gapped = 0
-        return self._piece(indices, size)
+        fresh = self._piece(indices, size)
+        self.size = fresh or self.size
+        return fresh
 
     def _begin(self, base: Any) -> None:
         self.base, self.whole = base, 0
