@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import prune_engine as pe
-from prune_engine.policies.batches.memory import StabilityMemory
+from prune_engine.policies.batches.stability_memory import StabilityMemory
 
 SIZE, SAMPLES, EPOCHS = 16, 200, 9
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, Protocol, cast
 
 from prune_engine.bands import MAX_SEED
@@ -19,7 +19,8 @@ from prune_engine.plain import plain
 Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
 
 STATE_VERSION = 2
-REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
+# Figures with a default came later: states of before have none.
+REPORT_FIELDS = tuple(field.name for field in fields(EpochReport) if field.default is MISSING)
 PLAN_FIELDS = ("epoch", *PLAN_TENSORS)
 
 
@@ -31,7 +32,7 @@ class Run(Protocol):
     seed: int
     mode: Any
     num_epochs: int | None
-    total_steps: int | None
+    horizon: float
     epoch: int
     history: History
     buffer: ScoreBuffer
@@ -40,6 +41,11 @@ class Run(Protocol):
     @property
     def cursor(self) -> int:
         """Positions consumed in the current epoch."""
+        ...
+
+    @property
+    def served(self) -> int:
+        """Positions of the current epoch that are served."""
         ...
 
     @property
@@ -92,7 +98,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         ValueError: another.
 
     Example:
-        >>> check_choice("mode", "epoch", ("epoch", "steps"))
+        >>> check_choice("mode", "epoch", ("epoch", "flow"))
     """
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
@@ -156,7 +162,7 @@ def identity(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "mode": run.mode,
         "num_epochs": run.num_epochs,
-        "total_steps": run.total_steps,
+        "horizon": run.horizon if run.mode == "flow" else None,
     }
 
 
@@ -184,7 +190,7 @@ def save(
         run: the engine.
         buffer: the buffer's state.
         threshold: the current plan's thresholds.
-        ahead: the plans made ahead (``mode="steps"``).
+        ahead: the plans made ahead (``mode="flow"``).
 
     Returns:
         A new dictionary that ``torch.load(..., weights_only=True)`` can read back.
@@ -193,6 +199,7 @@ def save(
         **identity(run),
         "epoch": run.epoch,
         "cursor": run.cursor,
+        "served": run.served,
         "steps": run.steps,
         "threshold": tuple(threshold),
         "history": tuple(run.history.state()),
@@ -216,11 +223,21 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
         StateMismatchError: it lists every difference.
     """
     saved = single(saved)
+    if saved.get("mode") == "steps":
+        raise StateMismatchError(
+            "the state is of mode='steps', which is no more: mode='flow' counts pruning epochs "
+            "instead of steps, and cannot go on where such a run was"
+        )
     differences = [
         f"{name}: expected {expected!r}, got {saved.get(name)!r}"
         for name, expected in identity(run).items()
         if saved.get(name) != expected
     ]
+    if saved.get("num_samples") != run.num_samples:
+        differences.append(
+            "where the data set has changed, make the engine for the state's number, restore, and "
+            f"call resize({run.num_samples})"
+        )
     for name, kind in (
         ("epoch", int),
         ("cursor", int),

@@ -6,9 +6,9 @@ from prune_engine.epoch.policy import Extras, Monitor, Policy, PolicyMemory, Pro
 from prune_engine.ops.rule import Arrangement, Rule, Selection
 from prune_engine.policies.bandit import UCB, EpsilonGreedy
 from prune_engine.policies.baseline import KeepAll, RandomSubset
-from prune_engine.policies.batches.base import RandomBatches
 from prune_engine.policies.batches.bpas import BPAS
 from prune_engine.policies.batches.monitor import ActivationMonitor
+from prune_engine.policies.batches.random_batches import RandomBatches
 from prune_engine.policies.budget import Budget
 from prune_engine.policies.infobatch import InfoBatch
 from prune_engine.policies.quantile import InfoBatchQuantile

@@ -19,7 +19,7 @@ STATE_NAMES = (
     "seed",
     "mode",
     "num_epochs",
-    "total_steps",
+    "horizon",
     "epoch",
     "cursor",
     "steps",

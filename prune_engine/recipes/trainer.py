@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prune_engine.data.device_loader import Batch, DeviceLoader
-from prune_engine.engine import PruneEngine
+from prune_engine.engine import PruneEngine, ScoreName
 from prune_engine.epoch.ranks import world
 from prune_engine.losses.reduce import cross_entropy
 from prune_engine.losses.scores import SCORES
-from prune_engine.observation import ScoreName
 from prune_engine.plain import store_plain
 from prune_engine.policies.batches.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks

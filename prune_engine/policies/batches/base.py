@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies over fixed batches: who is alive, and the control that drops batches at random."""
+"""What policies over fixed batches share: the rule, and the memory of which batches are alive."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from prune_engine.bands import check_fraction
-from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
-from prune_engine.plain import store_plain
-from prune_engine.policies.batches.pacing import planned_count
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
-    from torch import Tensor
+from prune_engine import ops
+from prune_engine.bands import weight_table
+from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, RunFacts
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import Selection
+from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches, KeptBatches
 
-    from prune_engine.epoch.score_buffer import ScoreBuffer
-    from prune_engine.ops.rule import Selection
-    from prune_engine.policies.batches.fixed import FixedBatches
-    from prune_engine.policies.batches.memory import BatchMemory
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+RANKS = MEMBERS - 1  # the order's epoch word of the random control's ranking
 
 
 class BatchPolicy(Policy):
@@ -43,8 +45,6 @@ class BatchPolicy(Policy):
         Returns:
             The batches.
         """
-        from prune_engine.policies.batches.fixed import FixedBatches
-
         return FixedBatches(
             buffer.num_samples,
             self.batch_size,
@@ -64,8 +64,6 @@ class BatchPolicy(Policy):
         Returns:
             The fixed batches, all alive.
         """
-        from prune_engine.policies.batches.memory import BatchMemory
-
         return BatchMemory(self, self.deal(buffer, seed))
 
     @abstractmethod
@@ -96,8 +94,6 @@ class BatchPolicy(Policy):
         Raises:
             TypeError: the memory is not that of fixed batches.
         """
-        from prune_engine.policies.batches.memory import BatchMemory
-
         return BatchMemory.of(memory).select()
 
 
@@ -126,86 +122,167 @@ def check_batches(batch_size: object, min_batches: object, **flags: object) -> N
             raise TypeError(f"{name} must be a bool, got {value!r}")
 
 
-@dataclass(frozen=True)
-class RandomBatches(BatchPolicy):
-    """Drop fixed batches for ever, at random: the control beside every claim of ``BPAS``.
-
-    The batches that stay in an epoch stay in all before it, as under B-PAS; which ones is a keyed
-    bijection of the seed. ``kept`` repeats the counts of a run of B-PAS: equal saving, epoch by
-    epoch.
+class BatchMemory(PolicyMemory):
+    """The fixed batches of a run and which of them are alive.
 
     Args:
-        batch_size: B, over all ranks.
-        target_dsi: the share of the data that the run saves, in [0, 1), unless ``kept`` is given.
-        kept: batches in each epoch; the last number holds for those that follow.
-        shuffle_batches: serve the batches in another order every epoch.
-        drop_last: leave an incomplete last batch out of the run; else it is served last.
-        min_batches: so many stay at least with ``target_dsi``.
-
-    Raises:
-        TypeError: a parameter is of the wrong type.
-        ValueError: a parameter is out of range.
+        policy: decides, once per epoch, who is alive.
+        batches: all of them.
 
     Example:
-        >>> RandomBatches(64, kept=(10, 10, 8)).needs_total
-        False
+        >>> from prune_engine import RandomBatches
+        >>> fixed = FixedBatches(7, 3, False, 0, torch.device("cpu"), "auto")
+        >>> BatchMemory(RandomBatches(3), fixed).arrangement().num_batches
+        3
     """
 
-    batch_size: int = 128
-    target_dsi: float = 0.4
-    _: KW_ONLY
-    kept: tuple[int, ...] = ()
-    shuffle_batches: bool = False
-    drop_last: bool = False
-    min_batches: int = 0
+    def __init__(self, policy: BatchPolicy, batches: FixedBatches) -> None:
+        self.policy = policy
+        self.batches = batches
+        self.total: int | None = None  # epochs of the run
+        self.process_group: Any = None
+        self.alive = torch.ones(batches.num_batches, dtype=torch.bool, device=batches.device)
+        self.delta: Tensor | None = None  # what the report calls the threshold
+        self.counts: list[int] = []  # batches kept in each epoch, the current one's last
+        self._kept: KeptBatches | None = None  # of ``alive``, listed when first asked for
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kept", tuple(self.kept))
-        store_plain(self)
-        check_batches(
-            self.batch_size,
-            self.min_batches,
-            shuffle_batches=self.shuffle_batches,
-            drop_last=self.drop_last,
-        )
-        check_fraction("target_dsi", self.target_dsi, zero=True, one=False)
-        counts: tuple[Any, ...] = self.kept
-        if any(isinstance(count, bool) or not isinstance(count, int) for count in counts):
-            raise TypeError(f"kept must be ints, got {self.kept!r}")
-        if any(after > before for before, after in zip(self.kept, self.kept[1:], strict=False)):
-            raise ValueError(f"kept must not grow, for what is dropped stays so, got {self.kept}")
-        if self.kept and self.kept[-1] < 0:
-            raise ValueError(f"kept must be at least 0, got {self.kept[-1]}")
-
-    @property
-    def needs_total(self) -> bool:
-        """True unless the counts are given."""
-        return not self.kept
-
-    def decide(self, memory: BatchMemory, epoch: int) -> tuple[Tensor, None]:
-        """Keep the first so many batches of a random ranking.
+    @classmethod
+    def of(cls, memory: object) -> Self:
+        """Return the run's memory as what a policy over batches made it.
 
         Args:
-            memory: the run's; not changed.
-            epoch: the epoch to decide.
+            memory: what the run passed to ``rule``.
 
         Returns:
-            Who is alive; no threshold.
-        """
-        return memory.drawn(self._count(memory, epoch)), None
+            The same object.
 
-    def _count(self, memory: BatchMemory, epoch: int) -> int:
-        everything = memory.batches.num_batches
-        if self.kept:
-            return min(everything, self.kept[min(epoch, len(self.kept) - 1)])
-        if epoch < 2 or memory.total is None:
-            return everything
-        return planned_count(
-            everything,
-            epoch,
-            sum(memory.counts),
-            memory.counts[-1],
-            memory.total,
-            self.target_dsi,
-            max(1, self.min_batches),  # a budget is spent to the last epoch
+        Raises:
+            TypeError: another, or none: a rule over batches is not a function of scores alone.
+        """
+        if not isinstance(memory, cls):
+            raise TypeError(f"memory must be a {cls.__name__}, got {type(memory).__name__}")
+        return memory
+
+    def begin_run(self, run: RunFacts) -> None:
+        """Take note of the run, and decide its first epoch.
+
+        Args:
+            run: its length and its process group.
+        """
+        self.total, self.process_group = run.total, run.process_group
+        self._settle(0)
+
+    def drawn(self, count: int) -> Tensor:
+        """Return the first so many batches of a random ranking, the same one in every epoch.
+
+        Args:
+            count: in 0..num_batches.
+
+        Returns:
+            bool [num_batches].
+        """
+        fixed = self.batches
+        ranking = ops.order(
+            torch.arange(fixed.num_batches, dtype=torch.int32, device=fixed.device),
+            range(fixed.num_batches),
+            seed=fixed.seed,
+            epoch=RANKS,
+            backend=fixed.backend,
         )
+        chosen = torch.zeros_like(self.alive)
+        chosen[ranking[:count].to(torch.int64)] = True
+        return chosen
+
+    def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
+        """Decide the next epoch.
+
+        Args:
+            buffer: not used.
+            epoch: the epoch that ended.
+        """
+        self._settle(epoch + 1)
+
+    def _settle(self, epoch: int) -> None:
+        """Make the policy's decision of an epoch the current one, and count its batches."""
+        self.alive, self.delta = self.policy.decide(self, epoch)
+        self._kept = None
+        self.counts = [*self.counts[:epoch], self.arrangement().num_batches]
+
+    def arrangement(self) -> KeptBatches:
+        """Return the batches of the current epoch; this reads their number from the device."""
+        if self._kept is None:
+            self._kept = self.batches.keep(self.alive, self.policy.shuffle_batches)
+        return self._kept
+
+    def nominal(self) -> int:
+        """Return how many samples are in a batch at all."""
+        return self.batches.dealt
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every batch has been dropped for ever."""
+        return self.batches.num_batches > 0 and self.arrangement().num_batches == 0
+
+    def select(self) -> Selection:
+        """Return the decision of the current epoch: weight 1 for the samples of living batches."""
+        delta = self.delta
+        thresholds = torch.empty(0) if delta is None else delta.to(torch.float32).reshape(1)
+        return Selection(
+            self.batches.classes(self.alive),
+            weight_table(),
+            thresholds,
+            arrangement=self.arrangement(),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of everything as tensors on the cpu and lists."""
+        return {"alive": self.alive.to("cpu", copy=True), "counts": list(self.counts)}
+
+    def state_problems(self, state: Mapping[str, Any]) -> list[str]:
+        """List what does not fit in a state.
+
+        Args:
+            state: what ``state_dict`` should have returned.
+
+        Returns:
+            One phrase per difference.
+        """
+        problems = tensor_problems(state, {"alive": self.alive})
+        if not isinstance(state.get("counts"), list):
+            problems.append(f"counts: expected list, got {type(state.get('counts')).__name__}")
+        return problems
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state in which ``state_problems`` found nothing.
+
+        Args:
+            state: what ``state_dict`` returned.
+        """
+        self.alive = state["alive"].to(self.alive.device, copy=True)
+        self._kept = None
+        self.counts = list(state["counts"])
+
+
+def tensor_problems(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
+    """List the tensors of a state that are missing or of another shape or dtype.
+
+    Args:
+        state: what was saved.
+        expected: tensors by name.
+
+    Returns:
+        One phrase per difference.
+
+    Example:
+        >>> tensor_problems({}, {"alive": torch.zeros(2)})
+        ['alive: expected torch.float32 (2,), got NoneType']
+    """
+    problems: list[str] = []
+    for name, have in expected.items():
+        came = state.get(name)
+        want = f"expected {have.dtype} {tuple(have.shape)}"
+        if not isinstance(came, Tensor):
+            problems.append(f"{name}: {want}, got {type(came).__name__}")
+        elif came.shape != have.shape or came.dtype != have.dtype:
+            problems.append(f"{name}: {want}, got {came.dtype} {tuple(came.shape)}")
+    return problems

@@ -4,18 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from prune_engine.bands import check_fraction
+from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.plain import store_plain
-from prune_engine.policies.batches.base import BatchPolicy, check_batches
+from prune_engine.policies.batches import stability
+from prune_engine.policies.batches.base import BatchMemory, BatchPolicy, check_batches
 from prune_engine.policies.batches.pacing import delta_at, planned_count
-
-if TYPE_CHECKING:  # they bring torch, and host.py uses this package's arithmetic without torch
-    from torch import Tensor
-
-    from prune_engine.epoch.score_buffer import ScoreBuffer
-    from prune_engine.policies.batches.memory import BatchMemory, StabilityMemory
+from prune_engine.policies.batches.stability_memory import StabilityMemory
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,6 @@ class BPAS(BatchPolicy):
         Returns:
             The fixed batches, all alive, without any X.
         """
-        from prune_engine.policies.batches.memory import StabilityMemory
-
         return StabilityMemory(self, self.deal(buffer, seed), unbiased=self.unbiased)
 
     def decide(self, memory: BatchMemory, epoch: int) -> tuple[Tensor, Tensor | None]:
@@ -113,9 +109,6 @@ class BPAS(BatchPolicy):
         Returns:
             Who is alive, and delta.
         """
-        from prune_engine.policies.batches import stability
-        from prune_engine.policies.batches.memory import StabilityMemory
-
         stable = StabilityMemory.of(memory)
         if epoch < 2 or stable.total is None:
             return stable.alive, stable.delta
@@ -134,8 +127,6 @@ class BPAS(BatchPolicy):
         return alive, delta
 
     def _delta(self, done: int, total: int, change: Tensor, memory: StabilityMemory) -> Tensor:
-        from prune_engine.policies.batches import stability
-
         if self.target_dsi is None:
             value = delta_at(done, total, self.delta_start, self.delta_end)
             return change.new_tensor(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What policies over fixed batches remember: who is alive, and the activations of B-PAS."""
+"""What B-PAS remembers: the activations of every batch, this epoch's and those before it."""
 
 from __future__ import annotations
 
@@ -10,187 +10,19 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import weight_table
 from prune_engine.epoch import ranks
-from prune_engine.epoch.policy import Extras, Monitor, PolicyMemory, RunFacts
+from prune_engine.epoch.policy import Extras, Monitor
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
-from prune_engine.ops.rule import Selection
 from prune_engine.ops.to_host import host_ints
-from prune_engine.policies.batches.base import BatchPolicy
-from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches, KeptBatches
+from prune_engine.policies.batches.base import BatchMemory, BatchPolicy, tensor_problems
+from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches
 from prune_engine.policies.batches.stability import statistic
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 RANKS = MEMBERS - 1  # the order's epoch word of the random control's ranking
-
-
-class BatchMemory(PolicyMemory):
-    """The fixed batches of a run and which of them are alive.
-
-    Args:
-        policy: decides, once per epoch, who is alive.
-        batches: all of them.
-
-    Example:
-        >>> from prune_engine import RandomBatches
-        >>> fixed = FixedBatches(7, 3, False, 0, torch.device("cpu"), "auto")
-        >>> BatchMemory(RandomBatches(3), fixed).arrangement().num_batches
-        3
-    """
-
-    def __init__(self, policy: BatchPolicy, batches: FixedBatches) -> None:
-        self.policy = policy
-        self.batches = batches
-        self.total: int | None = None  # epochs of the run
-        self.process_group: Any = None
-        self.alive = torch.ones(batches.num_batches, dtype=torch.bool, device=batches.device)
-        self.delta: Tensor | None = None  # what the report calls the threshold
-        self.counts: list[int] = []  # batches kept in each epoch, the current one's last
-        self._kept: KeptBatches | None = None  # of ``alive``, listed when first asked for
-
-    @classmethod
-    def of(cls, memory: object) -> Self:
-        """Return the run's memory as what a policy over batches made it.
-
-        Args:
-            memory: what the run passed to ``rule``.
-
-        Returns:
-            The same object.
-
-        Raises:
-            TypeError: another, or none: a rule over batches is not a function of scores alone.
-        """
-        if not isinstance(memory, cls):
-            raise TypeError(f"memory must be a {cls.__name__}, got {type(memory).__name__}")
-        return memory
-
-    def begin_run(self, run: RunFacts) -> None:
-        """Take note of the run, and decide its first epoch.
-
-        Args:
-            run: its length and its process group.
-        """
-        self.total, self.process_group = run.total, run.process_group
-        self._settle(0)
-
-    def drawn(self, count: int) -> Tensor:
-        """Return the first so many batches of a random ranking, the same one in every epoch.
-
-        Args:
-            count: in 0..num_batches.
-
-        Returns:
-            bool [num_batches].
-        """
-        fixed = self.batches
-        ranking = ops.order(
-            torch.arange(fixed.num_batches, dtype=torch.int32, device=fixed.device),
-            range(fixed.num_batches),
-            seed=fixed.seed,
-            epoch=RANKS,
-            backend=fixed.backend,
-        )
-        chosen = torch.zeros_like(self.alive)
-        chosen[ranking[:count].to(torch.int64)] = True
-        return chosen
-
-    def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
-        """Decide the next epoch.
-
-        Args:
-            buffer: not used.
-            epoch: the epoch that ended.
-        """
-        self._settle(epoch + 1)
-
-    def _settle(self, epoch: int) -> None:
-        """Make the policy's decision of an epoch the current one, and count its batches."""
-        self.alive, self.delta = self.policy.decide(self, epoch)
-        self._kept = None
-        self.counts = [*self.counts[:epoch], self.arrangement().num_batches]
-
-    def arrangement(self) -> KeptBatches:
-        """Return the batches of the current epoch; this reads their number from the device."""
-        if self._kept is None:
-            self._kept = self.batches.keep(self.alive, self.policy.shuffle_batches)
-        return self._kept
-
-    def nominal(self) -> int:
-        """Return how many samples are in a batch at all."""
-        return self.batches.dealt
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every batch has been dropped for ever."""
-        return self.batches.num_batches > 0 and self.arrangement().num_batches == 0
-
-    def select(self) -> Selection:
-        """Return the decision of the current epoch: weight 1 for the samples of living batches."""
-        delta = self.delta
-        thresholds = torch.empty(0) if delta is None else delta.to(torch.float32).reshape(1)
-        return Selection(
-            self.batches.classes(self.alive),
-            weight_table(),
-            thresholds,
-            arrangement=self.arrangement(),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return copies of everything as tensors on the cpu and lists."""
-        return {"alive": self.alive.to("cpu", copy=True), "counts": list(self.counts)}
-
-    def state_problems(self, state: Mapping[str, Any]) -> list[str]:
-        """List what does not fit in a state.
-
-        Args:
-            state: what ``state_dict`` should have returned.
-
-        Returns:
-            One phrase per difference.
-        """
-        problems = tensor_problems(state, {"alive": self.alive})
-        if not isinstance(state.get("counts"), list):
-            problems.append(f"counts: expected list, got {type(state.get('counts')).__name__}")
-        return problems
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state in which ``state_problems`` found nothing.
-
-        Args:
-            state: what ``state_dict`` returned.
-        """
-        self.alive = state["alive"].to(self.alive.device, copy=True)
-        self._kept = None
-        self.counts = list(state["counts"])
-
-
-def tensor_problems(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
-    """List the tensors of a state that are missing or of another shape or dtype.
-
-    Args:
-        state: what was saved.
-        expected: tensors by name.
-
-    Returns:
-        One phrase per difference.
-
-    Example:
-        >>> tensor_problems({}, {"alive": torch.zeros(2)})
-        ['alive: expected torch.float32 (2,), got NoneType']
-    """
-    problems: list[str] = []
-    for name, have in expected.items():
-        came = state.get(name)
-        want = f"expected {have.dtype} {tuple(have.shape)}"
-        if not isinstance(came, Tensor):
-            problems.append(f"{name}: {want}, got {type(came).__name__}")
-        elif came.shape != have.shape or came.dtype != have.dtype:
-            problems.append(f"{name}: {want}, got {came.dtype} {tuple(came.shape)}")
-    return problems
 
 
 class StabilityMemory(BatchMemory):
