@@ -41,6 +41,7 @@ from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.run import ShardedRun, check_divisible
 
 Reduction = Literal["mean", "sum", "none", "weighted_mean"]
+Picked = tuple[Tensor, Tensor, Tensor]
 ScoreName = Literal["loss", "el2n", "margin", "least_confidence", "entropy", "forgetting"]
 
 
@@ -186,6 +187,7 @@ class PruneEngine:
         reduction: Reduction = "mean",
         denom: Tensor | float | None = None,
         reducer: Reducer | None = None,
+        picked: Picked | None = None,
     ) -> Tensor:
         """Record a batch's losses and return the loss to call ``backward`` on.
 
@@ -202,6 +204,12 @@ class PruneEngine:
             denom: divide the weighted sum by this (a token count) instead of B.
             reducer: makes one loss and one score per sample of losses per token (``Tokens``) or
                 pixel (``Pixels``), of mixed pairs (``MixedPairs``), of a scalar (``BatchScalar``).
+            picked: what ``pick`` returned, where a step trains some of its batch: ``losses`` are
+                then those of the picked [k], in their order and without its weights, which are
+                applied here, while ``indices`` and ``score`` are of the whole batch [B]; ``mean``
+                still divides by B. All of the batch counts as observed. Without a score the picked
+                record their losses and the others keep their last scores; whoever never had one
+                counts as not finite.
 
         Returns:
             A scalar, or [B] in the order of the batch for ``"none"``; in the dtype of ``losses``.
@@ -209,16 +217,17 @@ class PruneEngine:
         Raises:
             TypeError: a dtype does not fit.
             ValueError: a shape or device does not fit, the loss is a scalar, or both a score and a
-                reducer are given.
+                reducer are given; picked goes with a reducer or with batches whose samples stay
+                together.
             IndexError: an index is out of range (on a device it is raised by ``end_epoch``).
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
         if torch.compiler.is_compiling():  # no clock runs while a step is being traced
-            loss = self._observe(losses, indices, score, reduction, denom, reducer)
+            loss = self._observe(losses, indices, score, reduction, denom, reducer, picked)
             self._run.consume(indices.shape[0])
             return loss
         began, run = time.perf_counter(), self._run
-        loss = self._observe(losses, indices, score, reduction, denom, reducer)
+        loss = self._observe(losses, indices, score, reduction, denom, reducer, picked)
         run.trained(indices, indices.shape[0])
         run.engine_seconds += time.perf_counter() - began
         return loss
@@ -231,11 +240,16 @@ class PruneEngine:
         reduction: Reduction,
         denom: Tensor | float | None,
         reducer: Reducer | None,
+        picked: Picked | None,
     ) -> Tensor:
-        run, device, origin = self._run, self.buffer.device, indices
+        device, origin = self.buffer.device, indices
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
+        if picked is not None:
+            if reducer is not None:
+                raise ValueError("picked must not be given with a reducer")
+            return self._observe_picked(losses, indices, origin, score, reduction, denom, picked)
         given = losses
         if reducer is not None:
             if score is not None:
@@ -246,6 +260,48 @@ class PruneEngine:
             losses, score = reduced.losses, reduced.score
             if reduction == "mean" and denom is None:
                 denom = reduced.denom
+        rescaled, weights = self._record(losses, indices, origin, score)
+        if reducer is not None and (shared := reducer.share(weights)) is not weights:
+            rescaled, weights = rescale(losses, shared), shared
+        # A reducer's sums are wide; they are rounded once, after the reduction.
+        loss = reduce_losses(rescaled, weights, reduction, denom)
+        return loss if reducer is None else loss.to(given.dtype)
+
+    def _observe_picked(
+        self,
+        losses: Tensor,
+        indices: Tensor,
+        origin: Tensor,
+        score: Tensor | None,
+        reduction: Reduction,
+        denom: Tensor | float | None,
+        picked: Picked,
+    ) -> Tensor:
+        """Record the whole batch and weigh the losses of those that were picked from it."""
+        if self._run.fixed_batch is not None:
+            raise ValueError("picked must not be given where a batch's samples stay together")
+        chosen, shares, _ = picked
+        device, size = self.buffer.device, indices.shape[0]
+        check_vector("losses", losses, LOSS_DTYPES, size=chosen.shape[0], device=device)
+        check_vector("picked[0]", chosen, INDEX_DTYPES, device=device)
+        check_vector("picked[1]", shares, (torch.float32,), size=chosen.shape[0], device=device)
+        places = chosen.to(torch.int64)
+        if score is None:
+            seen = losses.detach().to(torch.float32)
+            score = self.buffer.last_scores(indices).index_copy(0, places, seen)
+        _, weights = self._record(score.detach(), indices, origin, None)
+        weights = weights[places] * shares
+        # A loss that fills up has the weight 0, and may be nan.
+        rescaled = torch.where(shares > 0, rescale(losses, weights), 0)
+        if reduction == "mean" and denom is None:
+            denom = max(size, 1)
+        return reduce_losses(rescaled, weights, reduction, denom)
+
+    def _record(
+        self, losses: Tensor, indices: Tensor, origin: Tensor, score: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Record a batch, and return its rescaled losses and its weights."""
+        run, device = self._run, self.buffer.device
         if run.flows or run.on_nonfinite == "raise":
             check_batch(losses, indices, score, device)
             if run.flows:
@@ -259,11 +315,7 @@ class PruneEngine:
         if watcher is not None:
             seen = losses if score is None else score
             watcher.after_record(indices, losses.detach(), seen.detach(), NO_EXTRAS)
-        if reducer is not None and (shared := reducer.share(weights)) is not weights:
-            rescaled, weights = rescale(losses, shared), shared
-        # A reducer's sums are wide; they are rounded once, after the reduction.
-        loss = reduce_losses(rescaled, weights, reduction, denom)
-        return loss if reducer is None else loss.to(given.dtype)
+        return rescaled, weights
 
     def cross_entropy_observe(
         self,

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step that trains some of its batch: all of it counts, and the loss is that of the picked."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from _assertions import assert_bitwise
+
+import prune_engine as pe
+
+SIZE = 16
+
+
+def engine_of(policy: pe.policies.Policy | None = None, **options: object) -> pe.PruneEngine:
+    policy = pe.KeepAll() if policy is None else policy
+    return pe.PruneEngine(64, policy, num_epochs=4, seed=9, **options)
+
+
+def losses_of(epoch: int, size: int = 64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(epoch)
+    return torch.rand(size, generator=generator) + 0.1
+
+
+def test_the_loss_is_that_of_the_picked_and_its_gradient_unbiased_weights():
+    engine, x = engine_of(), losses_of(0)[:SIZE].requires_grad_()
+    picked = engine.pick(x, 4)
+    losses = 2 * x[picked[0]]
+    loss = engine.observe(losses, torch.arange(SIZE), picked=picked, score=x)
+    assert loss.item() == pytest.approx((picked[1] * losses).sum().item() / SIZE)
+    loss.backward()
+    want = torch.zeros(SIZE).index_copy(0, picked[0].long(), picked[1] * 2 / SIZE)
+    torch.testing.assert_close(x.grad, want)
+    assert_bitwise(engine.scores()[:SIZE], x.detach(), "all of the batch is scored")
+
+
+def test_classes_weigh_as_in_any_step():
+    engine = engine_of(pe.InfoBatch(prune_ratio=0.5, delta=1.0))
+    for start in range(0, 64, SIZE):
+        engine.observe(losses_of(0)[start : start + SIZE], torch.arange(start, start + SIZE))
+    engine.end_epoch()
+    indices = engine.plan.indices[:8].long()
+    values = losses_of(1)[indices]
+    picked = engine.pick(values, 3)
+    got = engine.observe(values[picked[0]], indices, picked=picked, score=values, reduction="none")
+    weight = engine.plan.weights[indices][picked[0]]
+    assert set(engine.plan.weights.tolist()) == {0.0, 1.0, 2.0}
+    assert_bitwise(got, values[picked[0]] * (weight * picked[1]), "weighed twice")
+
+
+@pytest.mark.parametrize("scored", [True, False], ids=["scored", "not scored"])
+def test_an_epoch_of_picks_is_covered_and_scores_what_was_seen(scored):
+    engine = engine_of(coverage="raise")
+    for epoch in range(3):
+        before, seen = engine.scores(), torch.zeros(64, dtype=torch.bool)
+        for start in range(0, 64, SIZE):
+            indices = torch.arange(start, start + SIZE)
+            values = losses_of(epoch)[indices]
+            picked = engine.pick(values, 4)
+            seen[indices[picked[0]]] = True
+            engine.observe(
+                values[picked[0]], indices, picked=picked, score=values if scored else None
+            )
+        assert engine.cursor == 64
+        assert engine.steps == 4 * (epoch + 1)
+        everyone = seen | scored
+        want = torch.where(everyone, losses_of(epoch), before)
+        assert_bitwise(engine.scores(), want, "scores")
+        report = engine.end_epoch()
+        assert (report.observed, report.missing, report.extra) == (64, report.nonfinite, 0)
+        assert report.nonfinite == int(want.isnan().sum())
+
+
+def test_control_without_it_the_rest_is_missing():
+    engine = engine_of(coverage="raise")
+    values = losses_of(0)
+    picked = engine.pick(values, 16)
+    engine.observe(values[picked[0]], picked[0])
+    with pytest.raises(pe.CoverageError):
+        engine.end_epoch()
+
+
+def test_what_fills_up_weighs_nothing_even_where_its_loss_is_nan():
+    engine = engine_of()
+    values = torch.tensor([math.nan, 1.0, math.nan, 3.0])
+    picked = engine.pick(values, 3)
+    assert picked[1].tolist() == [0.0, 1.0, 1.0]
+    loss = engine.observe(values[picked[0]], torch.arange(4), picked=picked, score=values)
+    assert loss.item() == 1.0
+
+
+def test_an_empty_batch_has_the_loss_0():
+    engine, none = engine_of(), torch.zeros(0)
+    picked = engine.pick(none, 3)
+    assert engine.observe(none, none.long(), picked=picked).item() == 0.0
+
+
+def test_it_names_what_it_refuses():
+    engine, values, indices = engine_of(), losses_of(0)[:SIZE], torch.arange(SIZE)
+    picked = engine.pick(values, 4)
+    with pytest.raises(ValueError, match="losses must be a vector of 4 elements"):
+        engine.observe(values, indices, picked=picked)
+    with pytest.raises(ValueError, match="picked must not be given with a reducer"):
+        reducer = pe.losses.BatchScalar()
+        engine.observe(values[:4], indices, picked=picked, reducer=reducer)
+    fixed = engine_of(pe.RandomBatches(SIZE))
+    with pytest.raises(ValueError, match="picked must not be given where"):
+        fixed.observe(values[:4], indices, picked=picked)
+    assert engine.cursor == fixed.cursor == 0, "nothing was recorded"
