@@ -11,28 +11,32 @@ constexpr int64_t kMaxGrid = 528;  // four blocks on each of the 132 multiproces
 // Grid: blocks of 512 threads, 16 samples a thread and stride. counts [1 or ranks][2048] is zero
 // before. Equal keys meet on one address of shared memory, which serialises a warp's additions: all
 // equal costs a few times the read, and nothing else gets worse.
-template <typename Sample, int kLevel>
+// The first digit has a kernel of its own, for it is the same for all ranks; the two others share
+// one.
+template <typename Sample, bool kFirst>
 __global__ void __launch_bounds__(kSelectThreads)
-    digit_kernel(const Sample* __restrict__ values, int64_t num_samples, bool vector,
+    digit_kernel(const Sample* __restrict__ values, int64_t num_samples, bool vector, int later,
                  const SelectState* __restrict__ state, int num_ranks,
                  uint32_t* __restrict__ counts) {
-  constexpr int kRows = kLevel == 0 ? 1 : kMaxRanks;
+  constexpr int kRows = kFirst ? 1 : kMaxRanks;
   __shared__ uint32_t bins[kRows * kBins];
   __shared__ uint32_t above[kMaxRanks];
-  const int rows = kLevel == 0 ? 1 : num_ranks;
+  const int level = kFirst ? 0 : later, rows = kFirst ? 1 : num_ranks;
+  const int shift = digit_shift<false>(level), shift_above = digit_shift<false>(level - 1);
+  const uint32_t mask = digit_of<false>(0xffffffffu, level);
   for (int i = static_cast<int>(threadIdx.x); i < rows * kBins; i += kSelectThreads) bins[i] = 0;
-  if (kLevel > 0 && static_cast<int>(threadIdx.x) < num_ranks) {
-    above[threadIdx.x] = above_digit<false>(state->key[threadIdx.x], kLevel);
+  if (!kFirst && static_cast<int>(threadIdx.x) < num_ranks) {
+    above[threadIdx.x] = above_digit<false>(state->key[threadIdx.x], level);
   }
   __syncthreads();
   visit_seen(values, num_samples, vector, [&](uint32_t, uint32_t key) {
-    const uint32_t digit = digit_of<false>(key, kLevel);
-    if constexpr (kLevel == 0) {
+    const uint32_t digit = (key >> shift) & mask;
+    if constexpr (kFirst) {
       atomicAdd(bins + digit, 1u);
     } else {
 #pragma unroll 1  // one rank mostly, five at most
       for (int r = 0; r < rows; ++r) {
-        if (above_digit<false>(key, kLevel) == above[r]) atomicAdd(bins + r * kBins + digit, 1u);
+        if (key >> shift_above == above[r]) atomicAdd(bins + r * kBins + digit, 1u);
       }
     }
   });
@@ -77,14 +81,14 @@ __global__ void __launch_bounds__(kPickThreads)
   if (level == kLevels - 1 && out != nullptr) out[r] = key_to_float(key);
 }
 
-template <typename Sample, int kLevel>
-cudaError_t take_digit(const SelectArgs& args, cudaStream_t stream) {
-  uint32_t* counts = args.counts + kLevel * kMaxRanks * kBins;
+template <typename Sample, bool kFirst>
+cudaError_t take_digit(const SelectArgs& args, int level, cudaStream_t stream) {
+  uint32_t* counts = args.counts + level * kMaxRanks * kBins;
   const auto* values = static_cast<const Sample*>(args.values);
   const unsigned grid = grid_of(args.num_samples, kSelectTile, kMaxGrid);
   if (grid > 0) {
-    digit_kernel<Sample, kLevel><<<grid, kSelectThreads, 0, stream>>>(
-        values, args.num_samples, select_vector(args), args.state, args.num_ranks, counts);
+    digit_kernel<Sample, kFirst><<<grid, kSelectThreads, 0, stream>>>(
+        values, args.num_samples, select_vector(args), level, args.state, args.num_ranks, counts);
     const cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess) return error;
   }
@@ -92,15 +96,16 @@ cudaError_t take_digit(const SelectArgs& args, cudaStream_t stream) {
   for (int r = 0; r < args.num_ranks; ++r) ranks.rank[r] = args.rank[r];
   ranks.den = args.den;
   pick_kernel<<<static_cast<unsigned>(args.num_ranks), kPickThreads, 0, stream>>>(
-      counts, ranks, kLevel, args.state, args.out);
+      counts, ranks, level, args.state, args.out);
   return cudaGetLastError();
 }
 
 template <typename Sample>
 cudaError_t take_digits(const SelectArgs& args, cudaStream_t stream) {
-  cudaError_t error = take_digit<Sample, 0>(args, stream);
-  if (error == cudaSuccess) error = take_digit<Sample, 1>(args, stream);
-  if (error == cudaSuccess) error = take_digit<Sample, 2>(args, stream);
+  cudaError_t error = take_digit<Sample, true>(args, 0, stream);
+  for (int level = 1; level < kLevels && error == cudaSuccess; ++level) {
+    error = take_digit<Sample, false>(args, level, stream);
+  }
   return error;
 }
 
