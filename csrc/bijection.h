@@ -118,14 +118,18 @@ PE_HD uint64_t invert_feistel(const Bijection& pi, uint64_t y) {
 }
 
 PE_HD uint64_t apply_bijection(const Bijection& pi, uint64_t position) {
-  uint64_t y = feistel(pi, position);
-  while (y >= pi.n) y = feistel(pi, y);  // ends: the network is a bijection and position < n
+  uint64_t y = position;
+  do {
+    y = feistel(pi, y);
+  } while (y >= pi.n);  // ends: the network is a bijection and position < n
   return y;
 }
 
 PE_HD uint64_t invert_bijection(const Bijection& pi, uint64_t rank) {
-  uint64_t y = invert_feistel(pi, rank);
-  while (y >= pi.n) y = invert_feistel(pi, y);
+  uint64_t y = rank;
+  do {
+    y = invert_feistel(pi, y);
+  } while (y >= pi.n);
   return y;
 }
 
