@@ -287,7 +287,7 @@ def test_run_writes_a_file_that_becomes_tables(
 ) -> None:
     out = tmp_path / "run.json"
     asked = ["--samples", "3000", "--rounds", "1", "--flush-mib", "0"]
-    timed = ["--tables", "plan", "order", "observe", "sampler", "select"]
+    timed = ["--tables", "plan", "order", "observe", "sampler", "select", "pick"]
     assert bench.compare.main(["run", "--out", str(out), *asked, *timed]) == 0
     assert bench.compare.main(["table", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -300,6 +300,7 @@ def test_run_writes_a_file_that_becomes_tables(
         "observe",
         "sampler",
         "select",
+        "pick",
     ]
     assert all(len(r["wall_ns"]) == 1 for s in sections for r in s["rows"])
 
