@@ -508,7 +508,7 @@ class EpochRun:
         not finite, which are not recorded.
         """
         serving = self._training
-        if serving is None or serving.epoch != self.epoch or not self._one_table:
+        if serving is None or not self._current(serving) or not self._one_table:
             return
         cursor, world = self.cursor, serving.world
         last = self._last_trained(serving)
@@ -522,7 +522,7 @@ class EpochRun:
 
     def _last_trained(self, serving: Serving) -> int:
         """Return the last position of the epoch whose sample is recorded, or -1."""
-        stop = min(self.served, serving.start + serving.drawn)
+        stop = min(self.served, self._start + (serving.limit - self._from) * serving.world)
         floor = (self.epoch + 1) << 32
         while stop > self._start:
             first = max(self._start, stop - SCAN)
