@@ -12,7 +12,9 @@ from torch import Tensor
 from prune_engine.data.sampler import PruneSampler, choose_align
 from prune_engine.data.stream import Feed
 from prune_engine.epoch import ranks
+from prune_engine.epoch.plan import EpochPlan
 from prune_engine.epoch.state import check_count
+from prune_engine.lasting import lasting
 from prune_engine.plain import plain
 
 Batch = tuple[Tensor, ...]
@@ -70,7 +72,7 @@ class DeviceLoader:
         self.augment = augment
         self.device = engine.plan.kept.device
         columns = check_columns(data, engine.num_samples)
-        self.data: Batch = tuple(column.to(self.device) for column in columns)
+        self.data: Batch = lasting(_moved)(columns, self.device)
         self._generator = None if augment is None else torch.Generator(self.device)
         _ = self.sampler  # refuses a shard or an align that does not fit
 
@@ -100,11 +102,19 @@ class DeviceLoader:
                 self._engine.add_seconds(began)
                 if indices is None:
                     break
-                rows = tuple(column.index_select(0, indices) for column in self.data)
-                if self.augment is not None and self._generator is not None:
-                    self._generator.manual_seed(batch_seed(plan.seed, plan.epoch, next(starts)))
-                    rows = _tensors(self.augment(rows, self._generator))
-                yield (*rows, indices)
+                yield (*self._rows(indices, plan, next(starts)), indices)
+
+    @lasting
+    def _rows(self, indices: Tensor, plan: EpochPlan, position: int) -> Batch:
+        rows = tuple(column.index_select(0, indices) for column in self.data)
+        if self.augment is None or self._generator is None:
+            return rows
+        self._generator.manual_seed(batch_seed(plan.seed, plan.epoch, position))
+        return _tensors(self.augment(rows, self._generator))
+
+
+def _moved(columns: Batch, device: torch.device) -> Batch:
+    return tuple(column.to(device) for column in columns)
 
 
 def _tensors(made: object) -> Batch:

@@ -32,6 +32,7 @@ from prune_engine.epoch.policy import (
 from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
 from prune_engine.errors import NonFiniteLossError, PruneEngineError
+from prune_engine.lasting import lasting
 from prune_engine.ops.rule import Rule, Selection
 from prune_engine.ops.to_host import host_floats
 
@@ -60,6 +61,7 @@ class EpochRun:
         (3, 0, 0)
     """
 
+    @lasting
     def __init__(
         self,
         buffer: ScoreBuffer,
@@ -148,6 +150,7 @@ class EpochRun:
         self._local += size
         self._steps += 1
 
+    @lasting
     def end_epoch(self) -> EpochReport:
         """End the epoch (``PruneEngine.end_epoch``)."""
         if self.mode == "steps":
@@ -164,6 +167,7 @@ class EpochRun:
         self.add_seconds(began)
         return self._enter(upcoming, draft)
 
+    @lasting
     def state_dict(self) -> dict[str, Any]:
         """Return the state (``PruneEngine.state_dict``)."""
         counters = self._meet("state_dict", self.cursor)
@@ -173,6 +177,7 @@ class EpochRun:
         thresholds = host_floats(self.plan.threshold)
         return state.save(self, buffer, thresholds, [dump_plan(plan) for plan in self.ahead])
 
+    @lasting
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state (``PruneEngine.load_state_dict``)."""
         self._restore(state.check(self, saved))
@@ -248,6 +253,7 @@ class EpochRun:
             )
         return self.plan, self._start
 
+    @lasting
     def next_plan(self, plan: EpochPlan) -> EpochPlan:
         """Return the plan after another one, made ahead (``mode="steps"``).
 
@@ -337,6 +343,7 @@ class EpochRun:
         self.history.append(report)
         return report
 
+    @lasting
     def arrive(self, size: int) -> None:
         """Make the plan that a batch was drawn from the current one (``mode="steps"``)."""
         left = self.served - self.cursor

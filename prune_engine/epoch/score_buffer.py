@@ -14,6 +14,7 @@ from torch import Tensor
 from prune_engine import backends, ops
 from prune_engine.bands import INT64_MAX, MAX_SAMPLES, NUM_CLASSES
 from prune_engine.errors import StateMismatchError
+from prune_engine.lasting import lasting
 from prune_engine.ops.checks import ObserveState
 from prune_engine.ops.cross_entropy_observe import cross_entropy_state
 from prune_engine.ops.observe import observe_state
@@ -110,6 +111,7 @@ class ScoreBuffer:
         ([2.0, nan, 4.0], 3.0)
     """
 
+    @lasting
     def __init__(
         self,
         num_samples: int,
@@ -319,6 +321,7 @@ class ScoreBuffer:
         total = (high << 32) + low
         return total / seen / 2**40 if seen else float("nan")
 
+    @lasting
     def state_dict(self) -> dict[str, Any]:
         """Return copies of everything as tensors on the cpu."""
         return {

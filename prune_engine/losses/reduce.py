@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prune_engine.errors import NonFiniteLossError
+from prune_engine.lasting import saveable
 from prune_engine.plain import plain
 
 REDUCTIONS = ("mean", "sum", "none", "weighted_mean")
@@ -96,7 +97,7 @@ def reduce_losses(
         return rescaled.mean(dtype=wide).to(rescaled.dtype)
     total = rescaled.sum(dtype=wide)
     if denom is not None:
-        total = total / (denom.reshape(()) if isinstance(denom, Tensor) else denom)
+        total = total / (saveable(denom).reshape(()) if isinstance(denom, Tensor) else denom)
     elif reduction == "weighted_mean":
         weight = weights.sum()
         # All weights 0 (or none): the sum is 0 already, and must not become nan.

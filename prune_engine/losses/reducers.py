@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prune_engine.lasting import saveable
 from prune_engine.losses.reduce import wide_dtype
 from prune_engine.plain import plain, store_plain
 
@@ -86,6 +87,7 @@ def _averaged(
         raise ValueError(
             f"mask must be bool {tuple(losses.shape)}, got {mask.dtype} {tuple(mask.shape)}"
         )
+    mask = None if mask is None else saveable(mask)
 
     def sums(values: Tensor) -> Tensor:
         if values.shape != losses.shape:
@@ -97,7 +99,8 @@ def _averaged(
 
     total = sums(losses)
     for weight, values in auxiliary:
-        total = total + weight * sums(values)
+        factor = saveable(weight) if isinstance(weight, Tensor) else weight
+        total = total + factor * sums(values)
     if mask is None:
         each = losses[0].numel() if size else 0
         count = torch.full((size,), each, dtype=torch.int64, device=losses.device)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends
+from prune_engine.lasting import saveable
 from prune_engine.losses.scores import score_kind
 from prune_engine.ops.checks import (
     ObserveState,
@@ -156,9 +157,9 @@ def cross_entropy_state(
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
     logits, indices = logits.contiguous(), indices.contiguous()
-    targets = targets.to(torch.int64).contiguous()
+    targets = saveable(targets.to(torch.int64).contiguous())
     if class_weight is not None:
-        class_weight = class_weight.detach().to(torch.float32).contiguous()
+        class_weight = saveable(class_weight.detach().to(torch.float32).contiguous())
     label_smoothing = float(label_smoothing)
     labels = (class_weight, label_smoothing, ignore_index)
     try:

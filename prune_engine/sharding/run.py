@@ -16,6 +16,7 @@ from prune_engine.epoch.report import EpochReport
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import Audit
 from prune_engine.errors import PruneEngineError, StateMismatchError
+from prune_engine.lasting import lasting
 from prune_engine.ops.rule import Rule, Selection
 from prune_engine.ops.to_host import host_floats
 from prune_engine.sharding.buffer import ShardedBuffer
@@ -118,6 +119,7 @@ class ShardedRun(EpochRun):
             )
         return super().begin_pass(align, shards)
 
+    @lasting
     def state_dict(self) -> dict[str, Any]:
         """Return this rank's part of the state (``PruneEngine.state_dict``); alone, all of it."""
         counters = self._meet("state_dict", self.cursor)
@@ -132,6 +134,7 @@ class ShardedRun(EpochRun):
             buffer["shards"] = {f"{rank}-of-{size}": shard}
         return state.save(self, buffer, host_floats(self.plan.threshold), [])
 
+    @lasting
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state from its parts; all ranks or none."""
         problem: StateMismatchError | None = None

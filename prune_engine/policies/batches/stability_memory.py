@@ -14,6 +14,7 @@ from prune_engine.epoch import ranks
 from prune_engine.epoch.policy import Extras, Monitor
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
+from prune_engine.lasting import lasting
 from prune_engine.ops.to_host import host_ints
 from prune_engine.policies.batches.base import BatchMemory, BatchPolicy, tensor_problems
 from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches
@@ -117,6 +118,7 @@ class StabilityMemory(BatchMemory):
             )
         return parts
 
+    @lasting
     def commit(self, parts: Tensor, indices: Tensor) -> None:
         """Put a forward pass's moments into its batch's place; the host does not wait.
 
