@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -505,7 +506,7 @@ class PruneEngine:
         """
         if self._run.total is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
-        return VirtualScheduler(scheduler, total_steps, lambda: self.progress)
+        return VirtualScheduler(scheduler, total_steps, partial(getattr, self, "progress"))
 
     def scores(self) -> Tensor:
         """Return the last score of every sample, float32 [N], nan where never seen (a copy).

@@ -113,6 +113,10 @@ class PruneSampler(DistributedSampler[int]):
         self.drop_last = True
         self.reader: Reader | None = None  # of the plan's device, from the first iteration on
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle without the reader, which is of one process."""
+        return {**vars(self), "reader": None}
+
     @property
     def rank(self) -> int:  # type: ignore[override]
         """The share that is served."""

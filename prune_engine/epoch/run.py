@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.epoch import ranks, state
+from prune_engine.epoch.copies import reduce_run
 from prune_engine.epoch.coverage import enforce_coverage
 from prune_engine.epoch.plan import (
     EpochPlan,
@@ -181,6 +182,10 @@ class EpochRun:
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state (``PruneEngine.load_state_dict``)."""
         self._restore(state.check(self, saved))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as arguments and state (``copies``)."""
+        return reduce_run(self)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Restore a state that was checked."""

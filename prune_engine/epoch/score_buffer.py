@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prune_engine import backends, ops
 from prune_engine.bands import INT64_MAX, MAX_SAMPLES, NUM_CLASSES
+from prune_engine.epoch.copies import pack, unpack
 from prune_engine.errors import StateMismatchError
 from prune_engine.lasting import lasting
 from prune_engine.ops.checks import ObserveState
@@ -355,6 +356,10 @@ class ScoreBuffer:
             problems.append(f"epoch: expected an int, got {type(state.get('epoch')).__name__}")
         return problems
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as arguments and state: no kernels, and no memory that is shared."""
+        return _revive, (self.num_samples, self.device, self.backend, pack(self.state_dict()))
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned; all or nothing.
 
@@ -371,3 +376,10 @@ class ScoreBuffer:
             getattr(self, name).copy_(state[name])
         self.epoch.fill_(int(state["epoch"]))
         self.refresh_sum()
+
+
+def _revive(num_samples: int, device: torch.device, backend: str, saved: bytes) -> ScoreBuffer:
+    """Make a buffer again that was copied or pickled."""
+    buffer = ScoreBuffer(num_samples, device=device, backend=backend)
+    buffer.load_state_dict(unpack(saved))
+    return buffer
