@@ -125,7 +125,7 @@ def _read_state(file: Path, buffer: ScoreBuffer) -> tuple[Saved, dict[str, Any]]
     loaded = read_file(file)
     content = cast(dict[str, Any], loaded) if isinstance(loaded, dict) else {}
     if content.get("format") == FORMAT and isinstance(content.get("engine"), dict):
-        return content["engine"], content["extra"]
+        return content["engine"], parts.extra_of(file, content)
     if isinstance(content.get("buffer"), dict):
         return content, {}
     return parts.read_set(file, content, buffer)

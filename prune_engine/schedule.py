@@ -79,6 +79,14 @@ class VirtualScheduler:
 
         Args:
             state: what ``state_dict`` returned.
+
+        Raises:
+            ValueError: it is no such state; nothing has changed then.
         """
+        if not isinstance(state, dict) or "scheduler" not in state:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError("state must be what state_dict() returned, got no 'scheduler' in it")
+        taken = state.get("taken")
+        if isinstance(taken, bool) or not isinstance(taken, int) or taken < 0:
+            raise ValueError(f"state: taken: expected an int of at least 0, got {taken!r}")
         self.scheduler.load_state_dict(state["scheduler"])
-        self._taken = int(state["taken"])
+        self._taken = taken

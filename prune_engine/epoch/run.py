@@ -189,13 +189,13 @@ class EpochRun:
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Restore a state that was checked."""
+        if self.memory is not None:
+            state.restore_memory(self.memory, saved)
         self.buffer.load_state_dict(saved["buffer"])
         self.history = History.from_state(saved["history"])
         self._begin_epoch(int(saved["epoch"]))
         self._steps = int(saved["steps"])
         self.seek(int(saved["cursor"]))
-        if self.memory is not None:
-            self.memory.load_state_dict(saved["memory"])
         if ranks.world(self.process_group)[0] == 0:  # they are of all ranks together
             self.buffer.counters.copy_(saved["buffer"]["counters"])
         thresholds = torch.tensor(saved["threshold"], dtype=torch.float32)
