@@ -233,6 +233,9 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
         for name, expected in identity(run).items()
         if fits.differs(saved.get(name), expected)
     ]
+    differences += [
+        f"{name}: missing" for name in ("num_epochs", "total_steps", "memory") if name not in saved
+    ]
     for name, kind in KINDS.items():
         came: Any = saved.get(name)
         if not isinstance(came, kind) or isinstance(came, bool):

@@ -15,6 +15,7 @@ from prune_engine.bands import weight_table
 from prune_engine.epoch.fits import int_problems, tensor_problems
 from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, RunFacts
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.errors import StateMismatchError
 from prune_engine.ops.rule import Selection
 from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches, KeptBatches
 
@@ -201,6 +202,11 @@ class BatchMemory(PolicyMemory):
             buffer: not used.
             epoch: the epoch that ended.
         """
+        if len(self.counts) != epoch + 1:  # only a state that was edited has other numbers
+            raise StateMismatchError(
+                f"memory.counts: expected {epoch + 1} numbers at the end of epoch {epoch}, got "
+                f"{len(self.counts)}: the state that was loaded is of another epoch"
+            )
         self._settle(epoch + 1)
 
     def _settle(self, epoch: int) -> None:
