@@ -86,6 +86,7 @@ def cross_entropy_observe(
         >>> round(losses.item(), 4), round(buffer.scores[3].item(), 4)
         (0.6931, 0.6931)
     """
+    epoch = plain(epoch)
     if isinstance(epoch, int):
         check_seed_epoch(0, epoch)
         epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)

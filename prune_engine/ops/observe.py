@@ -19,6 +19,7 @@ from prune_engine.ops.checks import (
     raise_index_error,
 )
 from prune_engine.ops.weights import rescale
+from prune_engine.plain import plain
 
 
 def observe(
@@ -75,6 +76,7 @@ def observe(
         >>> rescaled.tolist(), state["score_sum"][2].item()
         ([1.0, 3.0], 2)
     """
+    epoch = plain(epoch)
     if isinstance(epoch, int):
         check_seed_epoch(0, epoch)
         epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
