@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from prune_engine.bands import MAX_EPOCH, MAX_INDEX, MAX_SAMPLES, MAX_SEED, NUM_CLASSES, PLAN_BLOCK
 from prune_engine.plain import plain
@@ -375,3 +376,10 @@ def check_sample(sample: object) -> int:
     if sample < 1:
         raise ValueError(f"sample must be at least 1, got {sample}")
     return check_int("sample", sample, 1, MAX_SAMPLES)
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Tell whether forward-mode differentiation (``torch.func.jvp``) goes through a tensor."""
+    if torch.compiler.is_compiling():  # a level of it is never open in a graph
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None  # pyright: ignore[reportUnknownMemberType]

@@ -14,6 +14,7 @@ from prune_engine.ops.checks import (
     check_labels,
     check_seed_epoch,
     check_state,
+    has_tangent,
     raise_index_error,
 )
 from prune_engine.ops.cross_entropy_grad import cross_entropy_loss
@@ -157,6 +158,11 @@ def cross_entropy_state(
     ignore_index = plain(ignore_index)
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
+    if has_tangent(logits):
+        raise ValueError(
+            "logits must have no forward-mode tangent, whose product with the loss is not made "
+            "here: use observe() with the losses of F.cross_entropy"
+        )
     logits, indices = logits.contiguous(), indices.contiguous()
     targets = saveable(targets.to(torch.int64).contiguous())
     if class_weight is not None:
