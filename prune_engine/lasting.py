@@ -34,7 +34,8 @@ def lasting(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def outside(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.is_inference_mode_enabled():
+        # What is compiled cannot ask, and is made anew where the mode differs.
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
             return function(*args, **kwargs)
         with torch.inference_mode(False), torch.no_grad():
             return function(*args, **kwargs)
@@ -57,6 +58,8 @@ def saveable(tensor: Tensor) -> Tensor:
         >>> saveable(targets).is_inference()
         False
     """
+    if torch.compiler.is_compiling():
+        return tensor
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         return tensor.clone()
     return tensor

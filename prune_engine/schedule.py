@@ -24,7 +24,7 @@ class VirtualScheduler:
         progress: returns the share of nominal work done, in [0, 1].
 
     Raises:
-        TypeError: total_steps is no int.
+        TypeError: total_steps is no int, or there is no scheduler.
         ValueError: total_steps is not at least 1.
 
     Example:
@@ -45,6 +45,8 @@ class VirtualScheduler:
             raise TypeError(f"total_steps must be an int of at least 1, got {total_steps!r}")
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        if scheduler is None or isinstance(scheduler, type):
+            raise TypeError(f"scheduler must be an object with step(), got {scheduler!r}")
         self.scheduler = scheduler
         self.total_steps = total_steps
         self._progress = progress

@@ -121,6 +121,9 @@ def _tensors(made: object) -> Batch:
     """Refuse what an augmentation must not return: one tensor would be served row by row."""
     if not isinstance(made, tuple | list):
         raise TypeError(f"augment must return a sequence of tensors, got {type(made).__name__}")
+    for entry in cast("list[object]", made):
+        if not isinstance(entry, Tensor):
+            raise TypeError(f"augment must return tensors, got a {type(entry).__name__} in it")
     return tuple(cast("list[Tensor]", made))
 
 

@@ -154,6 +154,9 @@ class PruneSampler(DistributedSampler[int]):
         Raises:
             PruneEngineError: it is ahead: ``end_epoch`` was not called (edge case 11).
         """
+        epoch = plain(epoch)
+        if isinstance(epoch, bool) or not isinstance(epoch, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"epoch must be an int, got {epoch!r}")
         if not self.engine.constant_length and epoch > self.engine.epoch:
             raise PruneEngineError(
                 f"set_epoch got {epoch}, but the engine is in epoch {self.engine.epoch}: call "

@@ -139,8 +139,10 @@ class EpochRun:
 
     def attach(self, monitor: Monitor) -> None:
         """Take a batch's activations from a monitor (``PruneEngine.attach``)."""
-        if self.memory is not None and not callable(getattr(monitor, "take", None)):
-            raise TypeError(f"monitor must have take(), got {type(monitor).__name__}")
+        made = not isinstance(monitor, type)
+        if self.memory is not None and not (made and callable(getattr(monitor, "take", None))):
+            got = type(monitor).__name__ if made else f"the class {monitor!r}"
+            raise TypeError(f"monitor must have take(), got {got}")
         if self.memory is None or not self.memory.attach(monitor):
             raise TypeError(
                 f"policy must be one that looks at activations, such as BPAS, got {self.policy}"

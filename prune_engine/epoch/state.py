@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from prune_engine.bands import MAX_EPOCH, MAX_SEED
 from prune_engine.epoch import fits
@@ -84,12 +85,22 @@ def sample_count(source: Any) -> int:
         if source < 0:
             raise ValueError(f"dataset_or_num_samples must be at least 0, got {source}")
         return source
+    wanted = "dataset_or_num_samples must be a sized data set or an int, got"
+    if isinstance(source, type):
+        raise TypeError(f"{wanted} the class {source.__name__}: make an object of it")
+    if isinstance(source, str | bytes):
+        raise TypeError(f"{wanted} {source!r}")
+    if isinstance(source, DataLoader):
+        raise TypeError(f"{wanted} a DataLoader, whose length counts batches: pass its dataset")
     if not hasattr(source, "__len__"):
         raise TypeError(
-            "dataset_or_num_samples must be a sized data set or an int, got "
-            f"{type(source).__name__}; samples of an iterable data set have no stable index"
+            f"{wanted} {type(source).__name__}; samples of an iterable data set have no "
+            "stable index"
         )
-    return len(source)
+    try:
+        return len(source)
+    except TypeError as error:
+        raise TypeError(f"{wanted} {source!r}, which has no length ({error})") from error
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -108,6 +119,21 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is no bool: a word such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+
+
+def check_group(group: object) -> None:
+    """Refuse what no process group can be, also where there is no group yet to ask."""
+    kind = type(group)
+    if kind.__module__ in ("builtins", "numpy", "torch") and kind not in (type(None), object):
+        raise TypeError(
+            f"process_group must be a group of torch.distributed or None, got {kind.__name__}"
+        )
 
 
 def check_count(name: str, value: object, *, needed: bool = False) -> None:

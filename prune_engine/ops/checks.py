@@ -60,6 +60,8 @@ def check_vector(
         raise TypeError(f"{name} must be {words}, got {tensor.dtype}")
     if device is not None and tensor.device != device:
         raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got layout {tensor.layout}")
     if changed and not tensor.is_contiguous():
         raise ValueError(
             f"{name} must be contiguous, for it is changed in place, got strides {tensor.stride()}"
@@ -239,11 +241,14 @@ def check_labels(
         raise TypeError(f"logits must be {words}, got {logits.dtype}")
     if logits.device != device:
         raise ValueError(f"logits must be on {device}, got {logits.device}")
+    if logits.layout != torch.strided:
+        raise TypeError(f"logits must be dense, got layout {logits.layout}")
     size, num_classes = logits.shape
     check_vector("targets", targets, INDEX_DTYPES, size=size, device=device)
     check_vector("indices", indices, INDEX_DTYPES, size=size, device=device)
     if class_weight is not None:
         check_vector("class_weight", class_weight, LOSS_DTYPES, size=num_classes, device=device)
+    label_smoothing = plain(label_smoothing)
     if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"label_smoothing must be a number in 0..1, got {label_smoothing!r}")
     if not 0 <= label_smoothing <= 1:

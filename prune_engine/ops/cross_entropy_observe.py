@@ -11,6 +11,7 @@ from prune_engine.lasting import saveable
 from prune_engine.losses.scores import score_kind
 from prune_engine.ops.checks import (
     ObserveState,
+    check_int,
     check_labels,
     check_seed_epoch,
     check_state,
@@ -155,9 +156,8 @@ def cross_entropy_state(
     """
     kind = score_kind(score)
     check_labels(logits, targets, indices, class_weight, label_smoothing, state[0].device)
-    ignore_index = plain(ignore_index)
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
+    words = "-2^63..2^63-1"
+    ignore_index = check_int("ignore_index", ignore_index, -(2**63), 2**63 - 1, words)
     if has_tangent(logits):
         raise ValueError(
             "logits must have no forward-mode tangent, whose product with the loss is not made "
@@ -167,7 +167,7 @@ def cross_entropy_state(
     targets = saveable(targets.to(torch.int64).contiguous())
     if class_weight is not None:
         class_weight = saveable(class_weight.detach().to(torch.float32).contiguous())
-    label_smoothing = float(label_smoothing)
+    label_smoothing = float(plain(label_smoothing))
     labels = (class_weight, label_smoothing, ignore_index)
     try:
         rescaled, weights, found, stats = kernels.cross_entropy_observe(

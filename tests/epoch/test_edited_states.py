@@ -272,6 +272,8 @@ def test_a_scheduler_is_not_half_loaded(state: Any) -> None:
     class Inner:
         loaded: Any = None
 
+        def step(self) -> None: ...
+
         def load_state_dict(self, state: Any) -> None:
             self.loaded = state
 

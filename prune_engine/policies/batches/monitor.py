@@ -102,7 +102,9 @@ class ActivationMonitor:
     ) -> None:
         if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-        sample, backend = check_sample(sample), plain(backend)
+        sample, backend, fuse = check_sample(sample), plain(backend), plain(fuse)
+        if not isinstance(fuse, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"fuse must be a bool, got {fuse!r}")
         self.sample = sample
         self.backend = backend
         self._model = model
@@ -267,7 +269,7 @@ def _choose(model: nn.Module, layers: Layers, preset: str | None) -> dict[str, n
     """Return the modules to watch by their names; a module with two names has the first."""
     if layers is not None and preset is not None:
         raise ValueError(f"preset must not be given together with layers, got {preset!r}")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and not (isinstance(preset, str) and preset in PRESETS):  # pyright: ignore[reportUnnecessaryIsInstance]
         words = " or ".join(map(repr, PRESETS))
         raise ValueError(f"preset must be {words}, got {preset!r}")
     if layers is None:
@@ -307,6 +309,10 @@ def _fits(layers: Any, name: str, module: nn.Module) -> bool:
             raise ValueError(f"layers must be a pattern, got {layers!r}: {error}") from error
     if isinstance(module, FusedActivation):  # another monitor's, seen as what it stands for
         module = module.stands_for
+    if isinstance(layers, tuple):
+        kinds = cast("tuple[object, ...]", layers)
+        if wrong := [kind for kind in kinds if not isinstance(kind, type)]:
+            raise TypeError(f"layers must be module types where it is a tuple, got {wrong[0]!r}")
     if isinstance(layers, type | tuple):
         return isinstance(module, layers)
     if callable(layers):
