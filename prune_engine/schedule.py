@@ -4,42 +4,80 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
+
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
 from prune_engine.plain import plain
 
 
-class VirtualScheduler:
+class HasProgress(Protocol):
+    """Whoever knows how much of the nominal work is done; an engine."""
+
+    @property
+    def progress(self) -> float:
+        """In [0, 1]."""
+        ...
+
+
+class ProgressOf:
+    """Reads the progress of an engine; not a lambda, so that a scheduler can be copied and pickled.
+
+    Args:
+        source: the engine.
+    """
+
+    def __init__(self, source: HasProgress) -> None:
+        self.source = source
+
+    def __call__(self) -> float:
+        """Return its progress."""
+        return self.source.progress
+
+
+class VirtualScheduler(LRScheduler):
     """Step any scheduler by the progress through the data, not by the count of real steps.
 
     A pruned run takes fewer steps than planned, and how many is not known before it ends. After
     each real step the wrapped scheduler has been stepped ``round(progress * total_steps)`` times,
     so a run with 663 real steps of 1,000 nominal ones passes through the same curve and ends
-    exactly at its end. Warm-up shrinks in real steps along with everything else.
+    exactly at its end. Warm-up shrinks in real steps along with everything else. To a framework it
+    is the scheduler of the optimizer: an ``LRScheduler`` with its ``optimizer``, ``base_lrs``,
+    ``last_epoch`` (the nominal step it is at) and state.
 
     Args:
-        scheduler: any object with ``step``, ``state_dict`` and ``load_state_dict``.
+        scheduler: a scheduler of torch, or a chain of them; one of timm's, which is told the
+            nominal step (``step_update``, or ``step`` where it counts epochs); or any object with
+            ``step``, ``state_dict`` and ``load_state_dict``.
         total_steps: nominal steps: full epochs times full batches. (``OneCycleLR`` has that many
             values, the first before any step, so its last step is left out.)
         progress: returns the share of nominal work done, in [0, 1].
 
     Raises:
-        TypeError: total_steps is no int, or there is no scheduler.
-        ValueError: total_steps is not at least 1.
+        TypeError: total_steps is no int, or there is no scheduler, or one that waits for a metric.
+        ValueError: total_steps is not at least 1, or is not what the scheduler was made for.
 
     Example:
-        >>> class Count:
-        ...     taken = 0
-        ...     def step(self): self.taken += 1
-        >>> inner = Count()
-        >>> done = iter([0.25, 0.5, 1.0])
+        >>> import torch
+        >>> done, optimizer = iter([0.25, 0.5, 1.0]), torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> inner = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=10)
         >>> scheduler = VirtualScheduler(inner, 10, lambda: next(done))
+        >>> optimizer.step()
         >>> for _ in range(3): scheduler.step()
-        >>> inner.taken
-        10
+        >>> scheduler.last_epoch, scheduler.get_last_lr()
+        (10, [0.0])
     """
 
-    def __init__(self, scheduler: Any, total_steps: int, progress: Callable[[], float]) -> None:
+    # LRScheduler.__init__ takes the first step and writes the optimizer's initial rates, which the
+    # wrapped scheduler has done; what it would set is set here.
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self, scheduler: Any, total_steps: int, progress: Callable[[], float]
+    ) -> None:
         total_steps = plain(total_steps)
         if isinstance(total_steps, bool) or not isinstance(total_steps, int):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"total_steps must be an int of at least 1, got {total_steps!r}")
@@ -47,48 +85,108 @@ class VirtualScheduler:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         if scheduler is None or isinstance(scheduler, type):
             raise TypeError(f"scheduler must be an object with step(), got {scheduler!r}")
+        _refuse(scheduler, total_steps)
         self.scheduler = scheduler
         self.total_steps = total_steps
         self._progress = progress
         self._taken = 0
+        self.optimizer = getattr(scheduler, "optimizer", None)  # type: ignore[assignment]
+        self.base_lrs = list(getattr(scheduler, "base_lrs", None) or self._rates())
+        self._step_count = 1
 
     @property
     def taken(self) -> int:
         """How often the wrapped scheduler has been stepped."""
         return self._taken
 
-    def step(self) -> None:
-        """Bring the wrapped scheduler to where the data is. Call it after each optimizer step."""
+    @property
+    def last_epoch(self) -> int:  # type: ignore[override]
+        """The nominal step that the wrapped scheduler is at."""
+        return self._taken
+
+    def step(self, epoch: int | None = None) -> None:
+        """Bring the wrapped scheduler to where the data is. Call it after each optimizer step.
+
+        Args:
+            epoch: not used: what a framework counts is not the work done.
+        """
         target = round(min(1.0, self._progress()) * self.total_steps)
         # OneCycleLR raises past its last value; it has total_steps values, the first at its start.
         limit = getattr(self.scheduler, "total_steps", None)
         if limit is not None:
             target = min(target, int(limit) - 1)
+        self._step_count += 1
+        if hasattr(self.scheduler, "step_update"):
+            self._update(target)
+            return
         while self._taken < target:
             self.scheduler.step()
             self._taken += 1
 
-    def get_last_lr(self) -> list[float]:
+    def _update(self, target: int) -> None:
+        """Tell a scheduler of timm's where it is: it computes its rates from that."""
+        if target <= self._taken:
+            return
+        if getattr(self.scheduler, "t_in_epochs", False):
+            self.scheduler.step(target)
+        else:
+            self.scheduler.step_update(target)
+        self._taken = target
+
+    def _rates(self) -> list[float]:
+        groups = cast("list[dict[str, Any]]", getattr(self.optimizer, "param_groups", ()))
+        return [group["lr"] for group in groups]
+
+    def get_last_lr(self) -> list[Any]:
         """Return the wrapped scheduler's last learning rates."""
-        return list(self.scheduler.get_last_lr())
+        if hasattr(self.scheduler, "get_last_lr"):
+            return list(self.scheduler.get_last_lr())
+        return self._rates()
+
+    def get_lr(self) -> list[Any]:
+        """Return the same: no rate is computed here."""
+        return self.get_last_lr()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of both."""
+        """Return the state of both; the engine has its own."""
         return {"taken": self._taken, "scheduler": self.scheduler.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of both.
 
         Args:
-            state: what ``state_dict`` returned.
+            state_dict: what ``state_dict`` returned.
 
         Raises:
-            ValueError: it is no such state; nothing has changed then.
+            ValueError: it is no such state.
         """
-        if not isinstance(state, dict) or "scheduler" not in state:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError("state must be what state_dict() returned, got no 'scheduler' in it")
-        taken = state.get("taken")
-        if isinstance(taken, bool) or not isinstance(taken, int) or taken < 0:
-            raise ValueError(f"state: taken: expected an int of at least 0, got {taken!r}")
-        self.scheduler.load_state_dict(state["scheduler"])
+        if not isinstance(state_dict, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"state_dict must be a dict, got {type(state_dict).__name__}")
+        taken: Any = state_dict.get("taken")
+        count = isinstance(taken, int) and not isinstance(taken, bool) and taken >= 0
+        if not count or "scheduler" not in state_dict:
+            raise ValueError(
+                "state_dict must be that of a wrapped scheduler, with taken and scheduler, got "
+                f"{sorted(map(str, state_dict))}"
+            )
+        self.scheduler.load_state_dict(state_dict["scheduler"])
         self._taken = taken
+
+
+def _refuse(scheduler: Any, total_steps: int) -> None:
+    """Refuse what no progress can step, or what was made for another number of steps."""
+    inner = getattr(scheduler, "lr_scheduler", scheduler)  # timm's of a plateau has torch's inside
+    if isinstance(inner, ReduceLROnPlateau):
+        raise TypeError(
+            "scheduler must not wait for a metric, got ReduceLROnPlateau, which counts evaluations "
+            "and not steps: step it yourself at the end of each epoch"
+        )
+    if isinstance(scheduler, VirtualScheduler):
+        raise TypeError("scheduler must be the one to wrap, got one that is wrapped already")
+    for kind, name in ((OneCycleLR, "total_steps"), (CosineAnnealingLR, "T_max")):
+        made_for = getattr(scheduler, name, None)
+        if type(scheduler) is kind and made_for != total_steps:
+            raise ValueError(
+                f"total_steps must be what the scheduler was made for, got {total_steps} and "
+                f"{kind.__name__}({name}={made_for})"
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import torch
 from _runs import batches, figures, losses_at
 
 import prune_engine as pe
+from prune_engine import files as disk
 from prune_engine.epoch import ranks, state_file
 
 
@@ -36,6 +38,7 @@ class Job:
         align: of the sampler; with 1 the last batches are short.
         sick: every so many samples' losses are nan in each epoch; 0 for none.
         divided: the scores, among the ranks.
+        habits: steps observe twice or are tried again, an epoch is broken off, samples are added.
     """
 
     n: int = 240
@@ -45,6 +48,7 @@ class Job:
     align: int = 24
     sick: int = 0
     divided: bool = False
+    habits: bool = False
 
 
 # Three blocks of 4096, the last one short: with four ranks one of them owns nothing.
@@ -67,34 +71,68 @@ def train(job: Job, file: Path, tick: Callable[[str], None]) -> Outcome:
     ``times_trained`` stands for the model: it is saved with the engine, and goes back with it.
     """
     rank, size = ranks.world()
+    more = job.n + 2 * job.global_batch if job.habits else job.n
     engine = pe.PruneEngine(
-        job.n,
+        saved_samples(file) if job.habits and file.exists() else job.n,
         pe.InfoBatch(0.5, delta=1.0),
         num_epochs=job.num_epochs,
         seed=5,
         shard_scores=job.divided,
     )
-    trained = torch.zeros(job.num_epochs, job.n, dtype=torch.int64)
+    trained = torch.zeros(job.num_epochs, more, dtype=torch.int64)
     if file.exists():
         loaded = pe.load_state(engine, file)["trained"]
         trained = loaded if rank == 0 else trained  # it is of all ranks together
     for epoch in engine.epochs():
+        if job.habits and epoch == 2 and engine.num_samples == job.n:
+            engine.resize(more)
+        if job.habits and epoch == 1 and engine.cursor >= 3 * job.global_batch:
+            engine.end_epoch(partial=True)
+            continue
         sampler = engine.sampler(align=job.align)
         for batch in batches(sampler, job.global_batch // size):
             losses = losses_at(batch, epoch)
             if job.sick:
                 losses[(torch.tensor(batch) + epoch) % job.sick == 0] = torch.nan
-            engine.observe(losses, torch.tensor(batch))
+            indices = torch.tensor(batch)
+            engine.observe(losses, indices)
+            if job.habits:
+                observe_again(engine, losses, indices)
             trained[epoch, batch] += 1
             tick("step")
             if engine.steps % job.every == 0:
                 pe.save_state(engine, file, extra={"trained": total(trained)})
+            if job.habits and epoch == 1 and engine.cursor >= 3 * job.global_batch:
+                engine.end_epoch(partial=True)
+                break
     records, order = engine.buffer.records, engine.plan.indices
     if job.divided:  # each rank has a part of both
         own, share = engine.buffer.owned, range(rank, engine.plan.num_kept, size)
         records = total(torch.zeros(job.n, dtype=torch.int64).index_add_(0, among(own), records))
         order = total(torch.zeros(engine.plan.num_kept).long().index_add_(0, among(share), order))
-    return Outcome(total(trained).tolist(), figures(engine), records.tolist(), order.tolist())
+    rows = [re.sub("'(observed|repeated|nonfinite)': [0-9]+", "", row) for row in figures(engine)]
+    shown = rows if job.habits else figures(engine)  # ranks look at other batches again
+    return Outcome(total(trained).tolist(), shown, records.tolist(), order.tolist())
+
+
+def saved_samples(file: Path) -> int:
+    """Return for how many samples an engine must be made that takes up a run."""
+    return torch.load(file, weights_only=True)["engine"]["num_samples"]
+
+
+def observe_again(engine: pe.PruneEngine, losses: torch.Tensor, indices: torch.Tensor) -> None:
+    """Observe a batch once more, as steps do that look twice or are tried again."""
+    half = len(indices) // 2
+    match (engine.epoch + int(indices[0])) % 4:
+        case 0:
+            engine.observe(losses, indices)  # a second look, at the same tensor
+        case 1:
+            for part in (slice(half), slice(half, None)):  # it did not fit: in two halves
+                engine.observe(losses[part], indices[part])
+        case 2 if ranks.world()[1] == 1:
+            engine.observe(losses, indices.clone())  # moved anew; nothing is drawn ahead here
+        case _:
+            pass
 
 
 def among(numbers: range) -> torch.Tensor:
@@ -155,7 +193,8 @@ def ticking(tick: Callable[[str], None], durable: bool) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(state_file, "torch", Shim(torch, save=save)))
         files = Shim(os, fsync=fsync, replace=rename)
-        stack.enter_context(mock.patch.object(state_file, "os", files))
+        for module in (state_file, disk):
+            stack.enter_context(mock.patch.object(module, "os", files))
         for name in ("_gather", "_all_reduce_max", "gather", "swap"):
             collective = around(getattr(ranks, name))
             stack.enter_context(mock.patch.object(ranks, name, collective))

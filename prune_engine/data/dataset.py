@@ -12,6 +12,34 @@ from typing import Any, cast
 from torch.utils.data import Dataset, IterableDataset
 
 INDEX_KEY = "sample_index"
+# What a data set of Hugging Face's or torchdata's kind has, and returns another one by.
+ANOTHER_DATA_SET = frozenset(
+    (
+        "map",
+        "filter",
+        "select",
+        "shuffle",
+        "sort",
+        "take",
+        "skip",
+        "shard",
+        "train_test_split",
+        "flatten_indices",
+        "batch",
+        "repeat",
+        "to_iterable_dataset",
+        "with_format",
+        "with_transform",
+        "remove_columns",
+        "rename_column",
+        "rename_columns",
+        "select_columns",
+        "add_column",
+        "add_item",
+        "cast",
+        "cast_column",
+    )
+)
 
 
 class IndexedDataset(Dataset[Any]):
@@ -74,7 +102,20 @@ class IndexedDataset(Dataset[Any]):
         # Private names and names asked for before __init__ ran (unpickling) must not recurse.
         if name.startswith("_") or "dataset" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name in ANOTHER_DATA_SET:
+            raise AttributeError(
+                f"{name} of an indexed data set would return one without its positions: wrap last, "
+                f"engine.dataset(dataset.{name}(...))"
+            )
         return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Forward attributes that the data set has (``transform``) to it, as reading does."""
+        inner = self.__dict__.get("dataset")
+        if name != "dataset" and not name.startswith("_") and hasattr(inner, name):
+            setattr(inner, name, value)
+        else:
+            super().__setattr__(name, value)
 
 
 def attach_index(item: Any, index: int) -> Any:

@@ -9,11 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from prune_engine.data.sampler import PruneSampler, choose_align
+from prune_engine.data.sampler import PruneSampler
 from prune_engine.data.stream import Feed
 from prune_engine.epoch import ranks
 from prune_engine.epoch.plan import EpochPlan
 from prune_engine.epoch.state import check_count
+from prune_engine.errors import PruneEngineError
 from prune_engine.lasting import lasting
 from prune_engine.plain import plain
 
@@ -26,7 +27,7 @@ class DeviceLoader:
 
     A batch is a gather from each tensor. The samples and their order are those of
     ``engine.loader``: same shards, same tail, same cursor after a resume, and an exact ``len``;
-    ``mode="steps"`` flows from one pruning epoch into the next as there.
+    ``mode="flow"`` flows from one pruning epoch into the next as there.
 
     Args:
         engine: what an engine passes (``PruneEngine.device_loader``).
@@ -38,6 +39,7 @@ class DeviceLoader:
         shard: ``"auto"`` (the rank of ``torch.distributed``), ``"none"`` or (rank, world size).
         align: serve a multiple of this many positions over all ranks; default ``batch_size *
             world size``: every batch is full. With fixed batches (``BPAS``) the world size.
+        accumulate: batches of an optimizer step: an epoch is a multiple of so many.
 
     Raises:
         TypeError: data are not tensors, or augment cannot be called or returns something else.
@@ -60,32 +62,38 @@ class DeviceLoader:
         augment: Augment | None = None,
         shard: ranks.Shard = "auto",
         align: int | None = None,
+        accumulate: int = 1,
     ) -> None:
-        batch_size, shard, align = plain(batch_size), plain(shard), plain(align)
+        batch_size, shard = plain(batch_size), plain(shard)
         check_count("batch_size", batch_size, needed=True)
         if augment is not None and not callable(augment):
             raise TypeError(f"augment must be callable, got {type(augment).__name__}")
         self._engine = engine
         self._shard: ranks.Shard = shard
-        self._align = align
         self.batch_size = batch_size
         self.augment = augment
         self.device = engine.plan.kept.device
         columns = check_columns(data, engine.num_samples)
         self.data: Batch = lasting(_moved)(columns, self.device)
         self._generator = None if augment is None else torch.Generator(self.device)
-        _ = self.sampler  # refuses a shard or an align that does not fit
+        self._sampler = PruneSampler(
+            engine,
+            shard=self._shares(),
+            align=align,
+            batch_size=batch_size,
+            accumulate=accumulate,
+        )
 
     @property
     def sampler(self) -> PruneSampler:
         """The sampler that decides what is served."""
+        self._sampler.shard = self._shares()
+        return self._sampler
+
+    def _shares(self) -> ranks.Shard:
         # Nobody deals these batches out once more, as Accelerate does with a DataLoader's, so the
         # rank is always that of the process group; asked for late, as every sampler does.
-        group = self._engine.process_group
-        shard = ranks.world(group) if self._shard == "auto" else self._shard
-        size = ranks.resolve_shard(shard, group)[1]
-        align = choose_align(self._engine.fixed_batch, self.batch_size, size, self._align)
-        return PruneSampler(self._engine, shard=shard, align=align)
+        return ranks.world(self._engine.process_group) if self._shard == "auto" else self._shard
 
     def __len__(self) -> int:
         """Return how many batches iterating now would yield."""
@@ -93,7 +101,13 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield ``(*tensors, indices)``: the rows of each tensor and int64 [B] where they are."""
-        for plan, positions in self.sampler.spans():
+        if self.data[0].shape[0] != self._engine.num_samples:
+            raise PruneEngineError(
+                f"the data have {self.data[0].shape[0]} rows, the engine {self._engine.num_samples}"
+                " samples since resize(): make the loader anew"
+            )
+        walk = self.sampler.walk()
+        for plan, positions in walk.spans():
             batches = plan.batches(self.batch_size, positions, dtype=torch.int64)
             stream, starts = iter(batches), iter(positions[:: self.batch_size])
             while True:
@@ -102,6 +116,7 @@ class DeviceLoader:
                 self._engine.add_seconds(began)
                 if indices is None:
                     break
+                walk.serving.hand_out(iter(()), indices.shape[0])
                 yield (*self._rows(indices, plan, next(starts)), indices)
 
     @lasting

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data.distributed import DistributedSampler
 
@@ -12,6 +13,9 @@ from prune_engine.data.prefetch import Reader, reader_for
 from prune_engine.data.stream import Feed, Pass, Walk, check_position
 from prune_engine.epoch.plan import EpochPlan, serve_count
 from prune_engine.epoch.ranks import Shard, resolve_shard
+from prune_engine.epoch.ranks import world as world_of
+from prune_engine.epoch.serving import Serving
+from prune_engine.epoch.state import check_choice, check_count
 from prune_engine.errors import PruneEngineError
 from prune_engine.plain import plain
 
@@ -36,6 +40,10 @@ def check_fixed(batch: int, align: int, size: int) -> None:
         )
     if batch % size:
         raise ValueError(f"batch_size must be a multiple of the {size} ranks, got {batch}")
+
+
+RESUMES = ("rest", "replay", "length")
+Resume = Literal["rest", "replay", "length"]
 
 
 def choose_align(fixed: int | None, batch_size: int, size: int, align: int | None) -> int:
@@ -71,20 +79,28 @@ class PruneSampler(DistributedSampler[int]):
     """Serve the engine's order: rank q of W takes positions q, q + W, ...
 
     A ``DistributedSampler`` by type, because frameworks leave that type alone and call its
-    ``set_epoch``; rank and world are found when it is iterated, not when it is made. A pass serves
-    what of the epoch has not been observed when it begins: an epoch that was broken off, or
-    restored from a state, goes on where training stopped. Until something is observed, iterating
-    may be repeated and gives the same.
+    ``set_epoch``; rank, world and what an epoch is a multiple of are found when it is iterated, not
+    when it is made. A pass serves what of the epoch has not been observed when it begins: an epoch
+    that was broken off, or restored from a state, goes on where training stopped. Until something
+    is observed, iterating may be repeated and gives the same; later, a second pass is a look at
+    what is left, and moves nothing.
 
     Args:
         engine: the engine.
         shard: ``"auto"``, ``"none"`` or (rank, world size).
-        align: serve a multiple of this many positions (over all ranks).
+        align: serve a multiple of this many positions (over all ranks); default 1, or
+            ``batch_size * world size`` where that is given.
+        batch_size: per rank, of the loader that draws.
+        accumulate: batches of an optimizer step: an epoch is a multiple of so many.
+        resume: what a pass over the rest of a restored epoch looks like. ``"rest"``: it is that
+            much shorter. ``"replay"``: it is of full length, and begins with placeholders for what
+            was trained, which the framework skips. ``"length"``: ``len`` is that of the full epoch,
+            the rest is served: for a framework that goes on counting.
 
     Raises:
-        TypeError: align is no int.
-        ValueError: align is not at least 1 or would cut a fixed batch, the shard is not valid, or
-            its ranks cannot share a fixed batch equally.
+        TypeError: a number is no int.
+        ValueError: a number is not at least 1 or would cut a fixed batch, the shard is not valid,
+            its ranks cannot share a fixed batch equally, or resume is another word.
 
     Example:
         >>> import prune_engine as pe
@@ -96,22 +112,49 @@ class PruneSampler(DistributedSampler[int]):
     # DistributedSampler.__init__ fixes sizes and demands a process group: neither fits, so it is
     # not called; its public attributes are properties here.
     def __init__(  # pyright: ignore[reportMissingSuperCall]
-        self, engine: Feed, *, shard: Shard = "auto", align: int = 1
+        self,
+        engine: Feed,
+        *,
+        shard: Shard = "auto",
+        align: int | None = None,
+        batch_size: int | None = None,
+        accumulate: int = 1,
+        resume: Resume = "rest",
     ) -> None:
-        shard, align = plain(shard), plain(align)
-        if isinstance(align, bool) or not isinstance(align, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"align must be an int of at least 1, got {align!r}")
-        if align < 1:
-            raise ValueError(f"align must be at least 1, got {align}")
-        _, size = resolve_shard(shard, engine.process_group)
-        if engine.fixed_batch is not None:
-            check_fixed(engine.fixed_batch, align, size)
+        shard, align, resume = plain(shard), plain(align), plain(resume)
+        batch_size, accumulate = plain(batch_size), plain(accumulate)
+        check_count("align", align)
+        check_count("batch_size", batch_size)
+        check_count("accumulate", accumulate, needed=True)
+        check_choice("resume", resume, RESUMES)
+        _ = resolve_shard(shard, engine.process_group)
         self.engine = engine
         self.shard: Shard = shard
-        self.align = align
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.resume: Resume = resume
         self.shuffle = True
         self.drop_last = True
         self.reader: Reader | None = None  # of the plan's device, from the first iteration on
+        self._given_align = align
+        self._serving: Serving | None = None  # the latest pass over this sampler
+        self._check_fixed()
+
+    @property
+    def align(self) -> int:
+        """What an epoch's length is a multiple of, over all ranks."""
+        fixed = self.engine.fixed_batch
+        # Where a framework deals out the batches of one share, they are still those of all ranks.
+        world = max(self.num_replicas, world_of(self.engine.process_group)[1])
+        if self.batch_size is None:
+            align = 1 if self._given_align is None else self._given_align
+        else:
+            align = choose_align(fixed, self.batch_size, world, self._given_align)
+        return align * self.accumulate
+
+    def _check_fixed(self) -> None:
+        if self.engine.fixed_batch is not None:
+            check_fixed(self.engine.fixed_batch, self.align, self.num_replicas)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle without the reader, which is of one process."""
@@ -132,8 +175,15 @@ class PruneSampler(DistributedSampler[int]):
         """Positions served in this epoch over all ranks."""
         if self.engine.constant_length:
             return serve_count(self.engine.num_samples, self.align, self.num_replicas)
-        start = self.engine.pass_start
-        return serve_count(self.engine.plan.num_kept, self.align, self.num_replicas, start)
+        return serve_count(self.engine.plan.num_kept, self.align, self.num_replicas, self._begins)
+
+    @property
+    def _begins(self) -> int:
+        """The position at which the pass begins whose length is asked for."""
+        serving = self._serving
+        if serving is not None and serving.epoch == self.engine.epoch:
+            return serving.start
+        return self.engine.pass_start
 
     @property
     def num_samples(self) -> int:  # type: ignore[override]
@@ -167,41 +217,59 @@ class PruneSampler(DistributedSampler[int]):
         """Return how many indices the pass yields; it stays the same while the pass lasts."""
         if self.engine.constant_length:
             return self.num_samples
-        return max(0, self.total_size - self.engine.pass_start) // self.num_replicas
+        length = max(0, self.total_size - self._begins) // self.num_replicas
+        if self.resume == "rest":
+            return length
+        return length + self._trained_before() // self.num_replicas
+
+    def _trained_before(self) -> int:
+        """Count the positions that were trained before the pass, by the run that was restored."""
+        return self._begins
 
     def __iter__(self) -> Iterator[int]:
         """Yield this rank's share of what is left of the epoch, in its order, as ints.
 
         Raises:
-            PruneEngineError: nothing is left, for ``end_epoch`` was not called.
+            PruneEngineError: nothing is left, for ``end_epoch`` was not called; or the run is over.
         """
         if self.reader is None:
             self.reader = reader_for(self.engine.plan.kept.device)
-        return Pass.over(self._walk(), self.reader)
+        walk = self._walk()
+        stream = Pass.over(walk, self.reader)
+        walk.serving.owner = weakref.ref(stream)
+        return stream
 
     def spans(self) -> Iterator[tuple[EpochPlan, range]]:
         """Return which positions iterating now serves, and of which plans.
 
         Returns:
-            (plan, positions of this rank), in order; one pair, but where ``mode="steps"`` flows
-            from one plan into the next: that one is made when it is asked for.
+            (plan, positions of this rank), in order; one pair, but where ``mode="flow"`` flows
+            from one plan into the next: that one is asked for when it is needed.
 
         Raises:
             PruneEngineError: nothing is left, for ``end_epoch`` was not called; or an epoch keeps
-                too few samples to go on with (``mode="steps"``).
+                too few samples to go on with (``mode="flow"``).
         """
-        return self._walk().spans()
+        return self.walk().spans()
+
+    def walk(self) -> Walk:
+        """Begin a pass, and return what is served in it."""
+        return self._walk()
 
     def _walk(self) -> Walk:
         rank, size = resolve_shard(self.shard, self.engine.process_group)
-        if self.engine.fixed_batch is not None:  # the ranks may have come after the sampler
-            check_fixed(self.engine.fixed_batch, self.align, size)
-        plan, start = self.engine.begin_pass(self.align, size)
-        if self.engine.constant_length:
-            left = self.total_size
-        else:
-            left = serve_count(plan.num_kept, self.align, size, start) - start
-        return Walk(self.engine, self.align, plan, start, rank, size, left)
+        self._check_fixed()  # the ranks may have come after the sampler
+        align = self.align
+        serving = self.engine.begin_pass(align, size)
+        self._serving = serving
+        if not self.engine.constant_length:
+            left = serve_count(self.engine.plan.num_kept, align, size, serving.start)
+            replay = serving.start if self.resume == "replay" else 0
+            return Walk(self.engine, serving, rank, left - serving.start, replay)
+        length = 0 if self.engine.done else self.total_size
+        done = 0 if self.resume == "rest" else self.engine.flowed(length)
+        replay = done if self.resume == "replay" else 0
+        return Walk(self.engine, serving, rank, length - done, replay)
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the consumed cursor: what was trained, not what was drawn."""

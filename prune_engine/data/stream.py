@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sized
+from itertools import chain, repeat
 from operator import length_hint
 from typing import Any, Protocol
 
 from prune_engine.data.prefetch import Pending, Reader
 from prune_engine.epoch.plan import CHUNK, EpochPlan, serve_count
+from prune_engine.epoch.serving import Serving
 from prune_engine.errors import PruneEngineError
+from prune_engine.ops.to_host import host_ints
 
 
 class Feed(Protocol):
@@ -42,16 +44,38 @@ class Feed(Protocol):
         ...
 
     @property
+    def served(self) -> int:
+        """Positions of this epoch that are served over all ranks."""
+        ...
+
+    @property
     def pass_start(self) -> int:
-        """The position at which the latest pass over the epoch began."""
+        """The position at which the latest pass began, or a pass would begin now."""
         ...
 
-    def begin_pass(self, align: int, shards: int) -> tuple[EpochPlan, int]:
-        """Begin to serve what is left; return the plan and the position to start at."""
+    @property
+    def done(self) -> bool:
+        """Whether the run is over."""
         ...
 
-    def next_plan(self, plan: EpochPlan) -> EpochPlan:
-        """Return the plan after another one."""
+    def flowed(self, length: int) -> int:
+        """Return how much of a constant length was trained before the run was restored."""
+        ...
+
+    def watch(self, dataset: Sized) -> None:
+        """Look at a data set's length whenever a pass begins."""
+        ...
+
+    def begin_pass(self, align: int, shards: int) -> Serving:
+        """Begin to serve what is left of the epoch."""
+        ...
+
+    def replays(self, serving: Serving) -> None:
+        """Take note that a pass begins with placeholders, which the loop must skip."""
+        ...
+
+    def next_plan(self, plan: EpochPlan) -> EpochPlan | None:
+        """Return the plan after another one; None after the last."""
         ...
 
     def now(self) -> float:
@@ -91,27 +115,22 @@ class Walk:
 
     Args:
         engine: makes the plans.
-        align: serve a multiple of this many positions of a plan.
-        plan: to draw from first.
-        start: position of the epoch to start at.
+        serving: the pass.
         rank: the share.
-        size: number of shares.
         left: positions to serve over all ranks.
+        replay: of positions that were trained before, this many are drawn once more, for a
+            framework to throw away; over all ranks.
     """
 
     def __init__(
-        self,
-        engine: Feed,
-        align: int,
-        plan: EpochPlan,
-        start: int,
-        rank: int,
-        size: int,
-        left: int,
+        self, engine: Feed, serving: Serving, rank: int, left: int, replay: int = 0
     ) -> None:
-        self.engine, self.align, self.rank, self.size = engine, align, rank, size
-        self.plan, self.start, self.left = plan, start, left
-        self.chunk: Iterator[int] = iter(())
+        self.engine, self.serving, self.rank = engine, serving, rank
+        self.align, self.size = serving.align, serving.shards
+        self.plan, self.start, self.left = engine.plan, serving.start, left
+        self.replay = replay
+        if replay:
+            engine.replays(serving)
         self.begun = False
 
     def spans(self) -> Iterator[tuple[EpochPlan, range]]:
@@ -120,15 +139,18 @@ class Walk:
         plan, start, left = self.plan, self.start, self.left
         while left > 0:
             stop = min(serve_count(plan.num_kept, self.align, self.size, start), start + left)
+            if stop == 0:
+                raise PruneEngineError(
+                    f"epoch {plan.epoch} keeps {plan.num_kept} samples, too few to go on with"
+                )
             if stop > start:
                 yield plan, range(start + self.rank, stop, self.size)
             left -= stop - start
             if left > 0:
-                plan, start = self.engine.next_plan(plan), 0
-                if not serve_count(plan.num_kept, self.align, self.size):
-                    raise PruneEngineError(
-                        f"epoch {plan.epoch} keeps {plan.num_kept} samples, too few to go on with"
-                    )
+                following, start = self.engine.next_plan(plan), 0
+                if following is None:
+                    return
+                plan = following
 
     def chunks(self, reader: Reader) -> Iterator[Iterator[int]]:
         """Yield the pass in lists of ints, and note how far it is.
@@ -136,13 +158,24 @@ class Walk:
         Args:
             reader: brings them to the host.
         """
+        if self.replay:
+            yield from self._replayed()
         for plan, positions in self.spans():
             self.plan, self.start = plan, positions.start - self.rank
             for samples in self._lists(reader, plan, positions):
                 self.start += len(samples) * self.size
                 self.left -= len(samples) * self.size
-                self.chunk = iter(samples)
-                yield self.chunk
+                chunk = iter(samples)
+                self.serving.hand_out(chunk, len(samples))
+                yield chunk
+
+    def _replayed(self) -> Iterator[Iterator[int]]:
+        """Yield places for what was trained before: some sample of the pass, again and again."""
+        count, self.replay = self.replay // self.size, 0
+        mine = self.start - self.size + self.rank  # the last position that this rank trained
+        if count and mine >= 0:
+            sample = host_ints(self.plan.order(range(mine, mine + 1)))[0]
+            yield repeat(sample, count)
 
     def _lists(self, reader: Reader, plan: EpochPlan, positions: range) -> Iterator[list[int]]:
         began = self.engine.now()
@@ -164,7 +197,7 @@ class Walk:
 
     def state(self) -> dict[str, int]:
         """Return where the pass is: what was drawn, over all ranks."""
-        waiting = length_hint(self.chunk) * self.size
+        waiting = length_hint(self.serving.chunk) * self.size
         return {
             "epoch": self.plan.epoch,
             "position": self.start - waiting,
@@ -174,9 +207,10 @@ class Walk:
     def seek(self, state: Mapping[str, Any]) -> None:
         """Start where another pass was.
 
-        1. That pass was over: so is this one. 2. It was of an epoch that the engine has ended: what
-        the engine has left is right. (With a constant length it is not: a loader that snapshots
-        every few steps throws the batches since then away, and they are of that epoch.)
+        1. That pass was over and its epoch is not: so is this one. 2. It was of an epoch that the
+        engine has ended: what the engine has left is right. (With a constant length it is not: a
+        loader that snapshots every few steps throws the batches since then away, and they are of
+        that epoch.)
 
         Args:
             state: of its walk.
@@ -189,10 +223,13 @@ class Walk:
             raise PruneEngineError("a pass that has begun cannot be moved: make a new one")
         check_position(state, ("epoch", "position", "left"))
         epoch, left = state["epoch"], state["left"]
-        if left == 0:
+        if left == 0 and (epoch >= self.plan.epoch or self.engine.constant_length):
             self.left = 0
         elif epoch == self.plan.epoch:
+            # What is in flight was drawn before, and will be trained as if it had been drawn here.
+            self.serving.out += max(0, state["position"] - self.start)
             self.start, self.left = state["position"], left
+            self.replay = 0
         elif epoch > self.plan.epoch or self.engine.constant_length:
             raise ValueError(
                 f"the pass must be of the engine's epoch {self.plan.epoch}, got {epoch}: restore "

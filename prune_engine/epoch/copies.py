@@ -12,8 +12,7 @@ import torch
 from prune_engine.epoch import ranks
 from prune_engine.errors import PruneEngineError
 
-# Where a run is within an epoch, which its state leaves for the next pass to find.
-PLACE = ("_start", "_local", "_trained", "_align", "_shards", "engine_seconds", "_seconds_before")
+PLACE = ("engine_seconds", "_seconds_before")  # what no state has
 
 
 def refuse_to_copy(what: str) -> PruneEngineError:
@@ -61,7 +60,7 @@ def reduce_run(run: Any) -> tuple[Any, ...]:
         run.policy,
         run.mode,
         run.num_epochs,
-        run.total_steps,
+        run.horizon,
         run.seed,
         None,
         run.on_nonfinite,

@@ -121,6 +121,20 @@ class PolicyMemory(ABC):
         """
         return False
 
+    def resize(self, num_samples: int) -> None:
+        """Follow a data set that grows or shrinks at its end (``PruneEngine.resize``).
+
+        Args:
+            num_samples: N from the current epoch on.
+
+        Raises:
+            ValueError: this memory cannot.
+        """
+        raise ValueError(
+            f"a {type(self).__name__} cannot follow a data set that changes, got {num_samples} "
+            "samples: make a new engine"
+        )
+
     # Once per batch ---------------------------------------------------------------------------
 
     def before_record(self, indices: Tensor) -> None:  # noqa: B027

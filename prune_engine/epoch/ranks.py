@@ -25,7 +25,6 @@ Shard = Literal["auto", "none"] | tuple[int, int]
 
 BLOCK = 1 << 22  # samples exchanged at a time: it bounds what an exchange allocates
 KEY_MASK = 0xFFFFFFFF
-COUNTERS = 4
 
 
 def world(group: Any = None) -> tuple[int, int]:
@@ -163,13 +162,13 @@ def exchange(
 
     Args:
         records: [N] int64, changed; all ranks' agreed when the epoch began.
-        counters: [4] int64, not changed.
+        counters: [K] int64, not changed; the last is a minimum, the others are sums.
         epoch: the running epoch, whose records may differ.
         facts: what must be the same on every rank.
         group: the data-parallel group.
 
     Returns:
-        [4] int64: the sums of the counters, and the minimum of the last; the argument itself where
+        [K] int64: the sums of the counters, and the minimum of the last; the argument itself where
         there is one rank.
 
     Raises:
@@ -190,15 +189,15 @@ def exchange(
     rows = [host_ints(row) for row in table]
     agree(facts, [row[: len(facts)] for row in rows])
     for at, block in enumerate(blocks):
-        counts = [row[len(facts) + COUNTERS + at] for row in rows]
+        counts = [row[len(facts) + len(counters) + at] for row in rows]
         if not max(counts):
             continue
         if pairs_are_fewer_bytes(counts, block.shape[0]):
             _exchange_pairs(block, counts, floor, group)
         else:
             _all_reduce_max(block, group)
-    every = table[:, len(facts) : len(facts) + COUNTERS]
-    return torch.cat([every[:, :3].sum(dim=0), every[:, 3:].amin(dim=0)])
+    every = table[:, len(facts) : len(facts) + len(counters)]
+    return torch.cat([every[:, :-1].sum(dim=0), every[:, -1:].amin(dim=0)])
 
 
 def swap(sent: Tensor, out: list[int], into: list[int], group: Any = None) -> Tensor:

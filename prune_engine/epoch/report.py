@@ -32,6 +32,10 @@ class EpochReport:
         dsi: data saving so far, 1 - samples_trained / nominal_trained.
         engine_seconds: host seconds spent inside the engine in this epoch.
         ended_early: nothing is left for the next epoch or any after it.
+        repeated: observations of samples that had been observed before, where they cannot be told
+            from padding or from ranks that train the same.
+        partial: the epoch was broken off: ``served`` is what was trained, and ``nominal_trained``
+            has grown by the same share of an epoch.
 
     Example:
         >>> sorted(f.name for f in fields(EpochReport))[:2]
@@ -57,6 +61,8 @@ class EpochReport:
     dsi: float
     engine_seconds: float = field(compare=False)  # the one figure that no resume can repeat
     ended_early: bool = False
+    repeated: int = 0
+    partial: bool = False
 
     @property
     def saved_fraction(self) -> float:
@@ -154,4 +160,5 @@ class History(Sequence[EpochReport]):
             A new history.
         """
         names = [f.name for f in fields(EpochReport)]
-        return History([EpochReport(*(row[name] for name in names)) for row in state])
+        rows = [{name: row[name] for name in names if name in row} for row in state]
+        return History([EpochReport(**row) for row in rows])

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sized
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.copies import reduce_run
-from prune_engine.epoch.coverage import enforce_coverage
+from prune_engine.epoch.coverage import enforce_coverage, repeats
 from prune_engine.epoch.plan import (
     EpochPlan,
     dump_plan,
@@ -32,13 +33,15 @@ from prune_engine.epoch.policy import (
 )
 from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
+from prune_engine.epoch.serving import LastBatch, Serving
 from prune_engine.errors import NonFiniteLossError, PruneEngineError
 from prune_engine.lasting import lasting
 from prune_engine.ops.rule import Rule, Selection
-from prune_engine.ops.to_host import host_floats
+from prune_engine.ops.to_host import host_floats, host_ints
 
 # Why ranks meet: all of them for the same reason, which is told as a number.
-PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe")
+PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe", "resize")
+SCAN = 1 << 20  # positions that are searched at a time for what was trained last
 
 
 class EpochRun:
@@ -47,9 +50,9 @@ class EpochRun:
     Args:
         buffer: the scores.
         policy: decides each epoch.
-        mode: ``"epoch"`` or ``"steps"``.
-        num_epochs: length of the run in epochs, or None.
-        total_steps: length of the run in steps, or None.
+        mode: ``"epoch"`` or ``"flow"``.
+        num_epochs: length of the run in pruning epochs, or None.
+        horizon: with ``"flow"``, the share of an epoch after which the next one is decided.
         seed: in 0..2^63-1.
         process_group: the data-parallel group; default all ranks.
         on_nonfinite: ``"skip"`` or ``"raise"``.
@@ -57,7 +60,7 @@ class EpochRun:
 
     Example:
         >>> from prune_engine import KeepAll
-        >>> run = EpochRun(ScoreBuffer(3), KeepAll(), "epoch", 2, None, 0, None, "skip", "raise")
+        >>> run = EpochRun(ScoreBuffer(3), KeepAll(), "epoch", 2, 0.5, 0, None, "skip", "raise")
         >>> run.plan.num_kept, run.epoch, run.cursor
         (3, 0, 0)
     """
@@ -67,9 +70,9 @@ class EpochRun:
         self,
         buffer: ScoreBuffer,
         policy: Policy,
-        mode: Literal["epoch", "steps"],
+        mode: Literal["epoch", "flow"],
         num_epochs: int | None,
-        total_steps: int | None,
+        horizon: float,
         seed: int,
         process_group: Any,
         on_nonfinite: Literal["skip", "raise"],
@@ -77,10 +80,10 @@ class EpochRun:
     ) -> None:
         self.buffer = buffer
         self.policy = policy
-        self.mode: Literal["epoch", "steps"] = mode
+        self.mode: Literal["epoch", "flow"] = mode
         self.num_samples = buffer.num_samples
         self.num_epochs = num_epochs
-        self.total_steps = total_steps
+        self.horizon = horizon
         self.seed = seed
         self.process_group = process_group
         self.on_nonfinite: Literal["skip", "raise"] = on_nonfinite
@@ -88,11 +91,22 @@ class EpochRun:
         self.history = History()
         self.engine_seconds = 0.0
         self.epoch = 0
-        self.total = total_steps if mode == "steps" else num_epochs
         self._steps = 0
-        self._align = self._shards = 1
+        self._last = LastBatch()
+        self._size = 0  # of the last batch
+        self.flows = mode == "flow"
+        self._attentive = self.flows  # a batch may call for more than being counted
+        self._counted = 0  # positions that this rank observed, each batch once
+        self._enters = 0  # epochs that ended in this process
+        self._offered = 0  # the same, of all ranks in the epoch, when they last met
+        self._overlap = 0  # samples of the epoch that several ranks recorded
+        self._shared_records = 0  # samples of the epoch that all ranks know to be recorded
+        self._start = self._from = 0  # a position of the epoch, and what was counted there
+        self._training: Serving | None = None
+        self._look: Serving | None = None  # the latest pass, where another one is being trained
+        self._data: list[weakref.ref[Any]] = []  # what must have N items
         self.ahead: list[EpochPlan] = []
-        self.memory = begin_memory(policy, buffer, seed, RunFacts(self.total, process_group))
+        self.memory = begin_memory(policy, buffer, seed, RunFacts(num_epochs, process_group))
         self.watcher = watcher_of(self.memory)  # None: a step calls no hook
         self._begin_epoch(0)
         began = self.now()
@@ -110,22 +124,49 @@ class EpochRun:
     @property
     def cursor(self) -> int:
         """Positions of this epoch consumed so far over all ranks: what was trained."""
-        return self._start + self._local * ranks.world(self.process_group)[1]
+        return self._start + self._local() * ranks.world(self.process_group)[1]
+
+    def _local(self) -> int:
+        """Count what this rank has trained since ``_start``: never more than was drawn."""
+        counted = self._counted - self._from
+        serving = self._training
+        if serving is None or not self._current(serving):
+            return counted
+        limit = serving.limit - self._from
+        if counted <= limit:
+            return counted
+        look = self._look
+        if look is not None and self._current(look) and counted <= look.limit - self._from:
+            self._training, self._look = look, None  # the other pass was broken off
+            return counted
+        return max(0, limit)
+
+    def _current(self, serving: Serving) -> bool:
+        """Say whether a pass serves the current epoch."""
+        return self.mode == "flow" or serving.epoch == self.epoch
 
     @property
     def served(self) -> int:
         """Positions of this epoch that are served over all ranks; the rest is the dropped tail."""
-        return serve_count(self.plan.num_kept, self._align, self._shards, self._start)
+        serving, kept = self._training, self.plan.num_kept
+        if serving is None:
+            return kept if self._sealed is None else self._sealed
+        start = serving.start if serving.epoch == self.epoch else 0
+        return serve_count(kept, serving.align, serving.shards, start)
 
     @property
     def progress(self) -> float:
-        """The share of nominal work done, in [0, 1]: epochs (or steps) over the run's length."""
-        if self.total is None:
+        """The share of nominal work done, in [0, 1]: epochs over the run's length."""
+        if self.num_epochs is None:
             raise PruneEngineError("progress needs num_epochs, which was not given")
-        if self.mode == "steps":
-            return min(1.0, self._steps / self.total)
-        within = min(1.0, self.cursor / self.served) if self.served else 0.0
-        return min(1.0, (self.epoch + within) / self.total)
+        served = self.served
+        within = min(1.0, self.cursor / served) if served else 0.0
+        return min(1.0, (self.epoch + within) / self.num_epochs)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is over: its epochs are trained, or everything is dropped for ever."""
+        return self.exhausted or (self.num_epochs is not None and self.epoch >= self.num_epochs)
 
     @property
     def fixed_batch(self) -> int | None:
@@ -148,32 +189,117 @@ class EpochRun:
                 f"policy must be one that looks at activations, such as BPAS, got {self.policy}"
             )
 
-    def consume(self, size: int) -> None:
-        """Note that a batch was observed."""
-        self._local += size
+    def trained(self, indices: Tensor, size: int) -> None:
+        """Note that a batch was observed, for the first time or again.
+
+        Args:
+            indices: [B], as the loop passed them.
+            size: B.
+        """
+        last = self._last
+        if indices._base is None and indices is not last.base:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            last.base, last.whole = indices, size  # a loader's next batch: nothing to find out
+            try:
+                last.version = indices._version
+            except RuntimeError:  # of inference mode, where none is counted
+                last.version = 0
+        else:
+            size = last.fresh(indices, size)
+            if not size:
+                return
+        self._counted += size
+        self._size = size
         self._steps += 1
+        if self._attentive:
+            self._look_on()
+
+    def consume(self, size: int) -> None:
+        """Note that so many positions were trained on this rank (``PruneEngine.consume``)."""
+        self._counted += size
+        self._size = size
+        self._steps += 1
+        if self._attentive:
+            self._look_on()
+
+    def _look_on(self) -> None:
+        """Do what a batch may call for: with a replay, and where epochs flow."""
+        serving = self._training
+        if serving is not None and serving.replayed:
+            self._check_skipped(serving)
+        self._attentive = self.mode == "flow"
+        if self.mode == "flow":
+            self._flow_on()
+
+    def _check_skipped(self, serving: Serving) -> None:
+        """Refuse a loop that trains on the placeholders of a replay."""
+        if not serving.drawn:
+            self._counted, self._steps = self._counted - self._size, self._steps - 1
+            raise PruneEngineError(
+                "resume='replay' is for a framework that skips the batches that were trained "
+                f"before, {serving.start} positions of epoch {self.epoch}, but the loop observed "
+                "one of them: take resume='rest'"
+            )
+        serving.replayed = False
 
     @lasting
-    def end_epoch(self) -> EpochReport:
+    def end_epoch(self, *, partial: bool = False) -> EpochReport:
         """End the epoch (``PruneEngine.end_epoch``)."""
-        if self.mode == "steps":
-            raise PruneEngineError("end_epoch() is for mode='epoch'; the sampler ends epochs here")
+        if self.mode == "flow" and not partial and self.cursor < self.served:
+            raise PruneEngineError(
+                "in mode='flow' epochs end by themselves; end_epoch(partial=True) reports one that "
+                "was broken off"
+            )
         began = self.now()
-        draft = self._report(self._meet("end_epoch"))
-        enforce_coverage(draft, self.coverage)
+        draft = self._report(self._meet("end_epoch"), partial=partial)
+        enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
         self._remember()
-        # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
         upcoming = self.epoch + 1
-        rule = self._rule(upcoming)
-        self._plan = None
-        self._plan = self._decide(rule, upcoming)
+        if self.ahead:
+            self._plan = self.ahead.pop(0)
+            self._activate(self._plan)
+        else:
+            # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
+            rule = self._rule(upcoming)
+            self._plan = None
+            self._plan = self._decide(rule, upcoming)
         self.add_seconds(began)
-        return self._enter(upcoming, draft)
+        report = self._enter(upcoming, draft)
+        if self.mode == "flow":
+            self._plan_ahead()
+        return report
+
+    @lasting
+    def resize(self, num_samples: int) -> None:
+        """Follow a data set that changes (``PruneEngine.resize``)."""
+        if self.mode == "flow":
+            raise PruneEngineError("resize() needs mode='epoch', whose epochs end")
+        if self.cursor or self._counted > self._epoch_mark:
+            raise PruneEngineError(
+                f"resize() must be called at the end of an epoch, right after end_epoch(), got "
+                f"epoch {self.epoch} with {self.cursor} samples trained"
+            )
+        told = {
+            "caller": PURPOSES.index("resize"),
+            "num_samples": num_samples,
+            "epoch": self.epoch,
+        }
+        row = torch.tensor([*told.values()], device=self.buffer.device)
+        every = ranks.gather(row, self.process_group)
+        ranks.agree(told, [host_ints(each) for each in every])
+        if self.memory is not None:
+            self.memory.resize(num_samples)  # raises before anything has changed
+        self.buffer.resize(num_samples)
+        self.num_samples = num_samples
+        self._training = self._look = self._sealed = None
+        rule = self._rule(self.epoch)
+        self._plan = None
+        self._plan = self._decide(rule, self.epoch)
 
     @lasting
     def state_dict(self) -> dict[str, Any]:
         """Return the state (``PruneEngine.state_dict``)."""
         counters = self._meet("state_dict", self.cursor)
+        self._settle(counters)
         self._refresh_sum()
         buffer = self.buffer.state_dict()
         buffer["counters"] = counters.to("cpu", copy=True)
@@ -195,9 +321,14 @@ class EpochRun:
             state.restore_memory(self.memory, saved)
         self.buffer.load_state_dict(saved["buffer"])
         self.history = History.from_state(saved["history"])
+        self._training = self._look = None
+        self._enters = 0
         self._begin_epoch(int(saved["epoch"]))
         self._steps = int(saved["steps"])
         self.seek(int(saved["cursor"]))
+        self._sealed = saved.get("served")  # a state of before has none
+        if self._one_table and not ranks.alone(self.process_group):
+            self._shared_records = self._count_records()
         if ranks.world(self.process_group)[0] == 0:  # they are of all ranks together
             self.buffer.counters.copy_(saved["buffer"]["counters"])
         thresholds = torch.tensor(saved["threshold"], dtype=torch.float32)
@@ -229,63 +360,216 @@ class EpochRun:
     @property
     def constant_length(self) -> bool:
         """Whether pruning epochs flow through epochs of a constant length."""
-        return self.mode == "steps"
+        return self.flows
 
     @property
     def pass_start(self) -> int:
-        """The position at which the latest pass over the epoch began."""
-        return self._start
+        """The position at which the latest pass began, or a pass would begin now."""
+        serving = self._training if self._look is None else self._look
+        if serving is None or serving.closed or serving.epoch != self.epoch:
+            return self.cursor
+        return serving.start
 
-    def begin_pass(self, align: int, shards: int) -> tuple[EpochPlan, int]:
+    def watch(self, dataset: Sized) -> None:
+        """Look at a data set's length whenever a pass begins.
+
+        Args:
+            dataset: of N items; not kept alive.
+        """
+        self._data = [each for each in self._data if each() is not None]
+        if all(each() is not dataset for each in self._data):
+            self._data.append(weakref.ref(dataset))
+
+    def begin_pass(self, align: int, shards: int) -> Serving:
         """Begin to serve what of the epoch has not been trained yet.
+
+        A pass that begins while another one is being trained is a look: it changes nothing.
 
         Args:
             align: serve a multiple of this many positions.
             shards: ranks that share them.
 
         Returns:
-            The plan to draw from and the position to start at.
+            The pass; it draws from ``plan``.
 
         Raises:
             PruneEngineError: all of it was trained in this process: ``end_epoch`` was forgotten
-                (edge case 11), and a pass without a batch would not say so.
+                (edge case 11), and a pass without a batch would not say so; the run is over; or a
+                data set no longer has N items.
         """
-        trained = self._trained or self._local > 0
-        self._start, self._local = self.cursor, 0
-        self._align, self._shards, self._trained = align, shards, trained
-        if trained and self.mode == "epoch" and self._start >= self.served:
+        self._check_data()
+        cursor = self.cursor
+        if self.mode == "epoch":
+            self._check_served(cursor)
+        world = ranks.world(self.process_group)[1]
+        serving = Serving(self.epoch, cursor, align, shards, world, self._counted)
+        current = self._training
+        if current is None or current.closed or not self._current(current):
+            idle = True
+        else:
+            idle = self._counted == current.mark
+        if idle:
+            self._start, self._from = cursor, self._counted
+            self._training, self._look, self._sealed = serving, None, None
+        else:
+            self._look = serving
+        return serving
+
+    def replays(self, serving: Serving) -> None:
+        """Take note that a pass begins with placeholders, which the loop must skip."""
+        serving.replayed = self._attentive = True
+
+    def check_begun(self) -> None:
+        """Refuse to begin once more what was trained to its end in this process."""
+        if self._enters and self.num_epochs is not None and self.epoch >= self.num_epochs:
+            raise self._over()
+
+    def _over(self) -> PruneEngineError:
+        return PruneEngineError(
+            f"the run is over: all its num_epochs={self.num_epochs} epochs were trained. An engine "
+            "is for one training on one data set: make a new one for another run, fold or model"
+        )
+
+    def _check_data(self) -> None:
+        for each in self._data:
+            dataset = each()
+            if dataset is not None and len(dataset) != self.num_samples:
+                raise PruneEngineError(
+                    f"the data set has {len(dataset)} items, the engine {self.num_samples}: call "
+                    f"engine.resize({len(dataset)}) at the end of an epoch"
+                )
+
+    def _check_served(self, cursor: int) -> None:
+        self.check_begun()
+        if (self._trained or self._counted > self._epoch_mark) and cursor >= self.served:
             raise PruneEngineError(
                 f"epoch {self.epoch} is trained to its end: call end_epoch() before the next pass "
                 "over the sampler, and iterate the data set itself to evaluate on it"
             )
-        return self.plan, self._start
 
-    @lasting
-    def next_plan(self, plan: EpochPlan) -> EpochPlan:
-        """Return the plan after another one, made ahead (``mode="steps"``).
-
-        The loader runs ahead of training, so the last batches of the epoch have not been observed:
-        their samples are decided by their scores of before.
+    def flowed(self, length: int) -> int:
+        """Return how much of an epoch of constant length was trained before a restart.
 
         Args:
-            plan: what has been drawn to its end; workers may be several short epochs ahead.
+            length: of the framework's epoch, over all ranks.
 
         Returns:
-            The next plan; it becomes current when training has consumed those before it.
+            Positions over all ranks; 0 once something was observed.
         """
+        if not length or self._counted > self._epoch_mark:
+            return 0
+        return (self.history.samples_trained + self.cursor) % length
+
+    def next_plan(self, plan: EpochPlan) -> EpochPlan | None:
+        """Return the plan after another one (``mode="flow"``).
+
+        It was decided when ``horizon`` of the epoch before had been trained: by the scores of then,
+        whatever a loader has drawn ahead.
+
+        Args:
+            plan: what has been drawn to its end.
+
+        Returns:
+            The next plan; it becomes current when training has consumed those before it. None
+            after the last.
+
+        Raises:
+            PruneEngineError: it is asked for before it is decided.
+        """
+        if self.num_epochs is not None and plan.epoch + 1 >= self.num_epochs:
+            return None
         at = max(0, plan.epoch - self.epoch)
-        if at == len(self.ahead):
+        if at >= len(self.ahead):
+            raise PruneEngineError(
+                f"the loader runs too far ahead: it has drawn epoch {plan.epoch} to its end when "
+                f"{self.cursor} of {self.served} samples of epoch {self.epoch} were trained, and "
+                f"the next one is decided at horizon={self.horizon} of an epoch: take fewer "
+                "workers, a smaller prefetch_factor or a smaller horizon"
+            )
+        return self.ahead[at]
+
+    @lasting
+    def _flow_on(self) -> None:
+        """Decide the next epoch at the horizon; after the last batch of the run, end that."""
+        cursor, served = self.cursor, self.served
+        if not self.ahead and cursor >= self.horizon * served:
+            self._plan_ahead(force=True)
+        if cursor >= served and self.num_epochs is not None and self.epoch + 1 == self.num_epochs:
+            draft = self._report(self._meet("observe"))
+            enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
+            self._remember()
+            self._enter(self.epoch + 1, draft)
+
+    @lasting
+    def _plan_ahead(self, *, force: bool = False) -> None:
+        """Decide the epoch after the current one, if there is one."""
+        upcoming = self.epoch + 1
+        if self.ahead or (self.num_epochs is not None and upcoming >= self.num_epochs):
+            return
+        if force or self.horizon == 0.0:
             began = self.now()
             self._meet("next_plan")
             self._refresh_sum()
-            upcoming = plan.epoch + 1
             self.ahead.append(self._decide(self._rule(upcoming), upcoming, ahead=True))
             self.add_seconds(began)
-        return self.ahead[at]
+
+    def _settle(self, counters: Tensor) -> None:
+        """Correct the cursor by what is recorded, before it is saved.
+
+        The count of observed positions lags behind where a step was skipped, and runs ahead where
+        a batch was observed again from another tensor. The records tell, but for losses that were
+        not finite, which are not recorded.
+        """
+        serving = self._training
+        if serving is None or serving.epoch != self.epoch or not self._one_table:
+            return
+        cursor, world = self.cursor, serving.world
+        last = self._last_trained(serving)
+        if last < 0:
+            return
+        unit = max(1, self._size) * world
+        found = min(self.served, self._start + -(-(last + 1 - self._start) // unit) * unit)
+        nonfinite = int(counters[1].item())
+        if found > cursor or (cursor >= found + unit and not nonfinite):
+            self._move(found)
+
+    def _last_trained(self, serving: Serving) -> int:
+        """Return the last position of the epoch whose sample is recorded, or -1."""
+        stop = min(self.served, serving.start + serving.drawn)
+        floor = (self.epoch + 1) << 32
+        while stop > self._start:
+            first = max(self._start, stop - SCAN)
+            samples = self.plan.order(range(first, stop)).to(torch.int64)
+            seen = torch.nonzero(self.buffer.records[samples] >= floor)
+            if seen.numel():
+                return first + int(seen[-1].item())
+            stop = first
+        return -1
+
+    @property
+    def _one_table(self) -> bool:
+        """Whether this rank holds every sample's record."""
+        return True
+
+    def _move(self, cursor: int) -> None:
+        """Set the cursor within a pass that goes on."""
+        excess = (
+            self._counted
+            - self._from
+            - (cursor - self._start) // ranks.world(self.process_group)[1]
+        )
+        self._from += excess
+        for serving in (self._training, self._look):
+            if serving is not None:
+                serving.mark += excess
 
     def seek(self, cursor: int) -> None:
         """Continue the epoch at a consumed cursor."""
-        self._start, self._local, self._trained = cursor, 0, False
+        self._start, self._from, self._trained = cursor, self._counted, False
+        self._base, self._epoch_mark = cursor, self._counted
+        self._sealed: int | None = None
+        if self.mode == "epoch":
+            self._training = self._look = None
 
     @property
     def steps(self) -> int:
@@ -293,8 +577,7 @@ class EpochRun:
         return self._steps
 
     def _rule(self, epoch: int) -> Rule | Selection:
-        done = self._steps if self.mode == "steps" else epoch
-        progress = Progress(epoch, done, self.total, self.seed)
+        progress = Progress(epoch, epoch, self.num_epochs, self.seed)
         if self.memory is None:
             rule = self.policy.rule(self.buffer, progress)
         else:
@@ -306,9 +589,9 @@ class EpochRun:
     def _check_arranged(self) -> None:
         """Refuse an arrangement that a state could not bring back."""
         name = type(self.policy).__name__
-        if self.mode == "steps":
+        if self.mode == "flow":
             # Plans are made ahead there, before the last batches are known, and saved as classes.
-            raise ValueError(f"mode must be 'epoch' for {name}, got 'steps'")
+            raise ValueError(f"mode must be 'epoch' for {name}, got 'flow'")
         if self.memory is None or self.memory.arrangement() is None:
             got = "no memory" if self.memory is None else "None"
             raise ValueError(
@@ -332,7 +615,12 @@ class EpochRun:
         return float(threshold[0].item()) if threshold.numel() else float("nan")
 
     def _begin_epoch(self, epoch: int) -> None:
+        over = self._counted - self._from - self._local()
+        for serving in (self._training, self._look):
+            if serving is not None:
+                serving.mark += over  # what was counted too much is not of the new epoch
         self.epoch = epoch
+        self._overlap = self._shared_records = 0
         self.seek(0)
         self._seconds_before = self.engine_seconds
         self.buffer.reset_counters()
@@ -347,13 +635,18 @@ class EpochRun:
             ended_early=self.exhausted,
         )
         self._begin_epoch(epoch)
+        self._enters += 1
         self.history.append(report)
         return report
 
     @lasting
-    def arrive(self, size: int) -> None:
-        """Make the plan that a batch was drawn from the current one (``mode="steps"``)."""
+    def arrive(self, indices: Tensor, size: int) -> None:
+        """Make the plan that a batch was drawn from the current one (``mode="flow"``)."""
+        if self._last.again(indices):
+            return
         left = self.served - self.cursor
+        if self.done:
+            return
         if left > 0:
             if size * ranks.world(self.process_group)[1] > left:
                 raise PruneEngineError(
@@ -362,12 +655,23 @@ class EpochRun:
                     "that many samples"
                 )
             return
+        if self._training is not None and self._counted - self._from > self._local():
+            return  # an older batch once more, from another tensor
+        if not self.ahead:
+            raise PruneEngineError(
+                f"epoch {self.epoch} was trained to its end, and no other is decided: the batch is "
+                "of no epoch of this engine"
+            )
         draft = self._report(self._meet("observe"))
-        enforce_coverage(draft, self.coverage)
+        enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
         self._remember()
         self._plan = self.ahead.pop(0)
-        self.buffer.activate(self._plan.weight_class, self._plan.weight_table, self._plan.epoch)
+        self._activate(self._plan)
         self._enter(self._plan.epoch, draft)
+        self._plan_ahead()
+
+    def _activate(self, plan: EpochPlan) -> None:
+        self.buffer.activate(plan.weight_class, plan.weight_table, plan.epoch)
 
     def _meet(self, purpose: str, cursor: int = 0) -> Tensor:
         """Exchange records with the other ranks; return the counters of all together."""
@@ -377,17 +681,35 @@ class EpochRun:
             "epoch": self.epoch,
             "cursor": cursor,  # a state must have one; an epoch's end audits what was seen instead
         }
-        return self._exchange(facts)
+        counters, group = self.buffer.counters, self.process_group
+        offered = self._counted - self._epoch_mark
+        if ranks.alone(group):
+            self._offered = offered
+            return self._exchange(counters, facts)
+        # What a rank observed, and of how many samples, is told along with its counters.
+        own = self._count_records() - self._shared_records if self._one_table else 0
+        told = torch.tensor([offered, own], device=counters.device)
+        merged = self._exchange(torch.cat([counters[:-1], told, counters[-1:]]), facts)
+        self._offered, recorded = host_ints(merged[-3:-1])
+        if self._one_table:
+            after = self._count_records()
+            self._overlap += recorded - (after - self._shared_records)
+            self._shared_records = after
+        return torch.cat([merged[:-3], merged[-1:]])
 
-    def _exchange(self, facts: dict[str, int]) -> Tensor:
-        mine, group = (self.buffer.records, self.buffer.counters), self.process_group
-        return ranks.exchange(*mine, epoch=self.epoch, facts=facts, group=group)
+    def _exchange(self, counters: Tensor, facts: dict[str, int]) -> Tensor:
+        records, group = self.buffer.records, self.process_group
+        return ranks.exchange(records, counters, epoch=self.epoch, facts=facts, group=group)
+
+    def _count_records(self) -> int:
+        """Count the samples that are recorded in this epoch."""
+        return int(torch.count_nonzero(self.buffer.records >= (self.epoch + 1) << 32).item())
 
     def _refresh_sum(self) -> None:
         if ranks.world(self.process_group)[1] > 1:  # alone, the running sum is exact
             self.buffer.refresh_sum()
 
-    def _report(self, merged: Tensor) -> EpochReport:
+    def _report(self, merged: Tensor, *, partial: bool = False) -> EpochReport:
         """Audit the epoch that ends; the figures of the next are still to come."""
         counters = self.buffer.read_counters(merged)
         if counters.out_of_range:
@@ -401,19 +723,24 @@ class EpochRun:
                 f"{self.epoch}"
             )
         audit = self._audit()
-        planned, served = self.plan.num_kept, self.served
+        planned, due = self.plan.num_kept, self.served
+        served = min(due, self.cursor) if partial else due
         trained = self.history.samples_trained + served
         everyone = None if self.memory is None else self.memory.nominal()
         everyone = self.num_samples if everyone is None else everyone
-        nominal = serve_count(everyone, self._align, self._shards)
-        nominal += self.history.nominal_trained
+        serving = self._training
+        if serving is not None:
+            everyone = serve_count(everyone, serving.align, serving.shards)
+        if served < due:
+            everyone = round(everyone * served / due)
+        nominal = self.history.nominal_trained + everyone
         return EpochReport(
             epoch=self.epoch,
             num_samples=self.num_samples,
             planned=planned,
             observed=counters.observed,
             served=served,
-            dropped_tail=planned - served,
+            dropped_tail=planned - due,
             missing=audit.missing,
             extra=audit.extra,
             nonfinite=counters.nonfinite,
@@ -426,4 +753,6 @@ class EpochRun:
             nominal_trained=nominal,
             dsi=1.0 - trained / nominal if nominal else 0.0,
             engine_seconds=0.0,
+            repeated=repeats(self._offered, due - self._base, self._overlap),
+            partial=partial,
         )

@@ -322,6 +322,34 @@ class ScoreBuffer:
             ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
         )
 
+    def resize(self, num_samples: int) -> None:
+        """Take samples in at the end, or let the last ones go; the others keep their scores.
+
+        New memory: whatever captured the old tensors, such as a CUDA graph, must be made anew.
+
+        Args:
+            num_samples: N from now on; new samples are unseen, of weight class 1.
+
+        Raises:
+            TypeError: N is no int.
+            ValueError: N is out of range.
+
+        Example:
+            >>> buffer = ScoreBuffer(2)
+            >>> _ = buffer.observe(torch.tensor([3.0, 5.0]), torch.tensor([0, 1]))
+            >>> buffer.resize(3)
+            >>> buffer.scores.tolist(), buffer.mean()
+            ([3.0, 5.0, nan], 4.0)
+        """
+        other = ScoreBuffer(num_samples, device=self.device, backend=self.backend)
+        both = slice(0, min(self.num_samples, other.num_samples))
+        for name, tensor in vars(self).items():
+            if isinstance(tensor, Tensor):
+                part = both if name in ("records", "weight_class") else slice(None)
+                getattr(other, name)[part].copy_(tensor[part])
+        vars(self).update(vars(other))
+        self.refresh_sum()
+
     def read_counters(self, counters: Tensor | None = None) -> Counters:
         """Read the counters from the device.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, Protocol, cast
 
 import torch
@@ -24,10 +24,12 @@ from prune_engine.plain import plain
 Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
 
 STATE_VERSION = 2
+# Figures with a default came later: states of before have none.
 REPORT_FIELDS: dict[str, type] = {
     field.name: {"int": int, "float": float, "bool": bool}[str(field.type)]
     for field in fields(EpochReport)
 }
+NEEDED_FIELDS = tuple(field.name for field in fields(EpochReport) if field.default is MISSING)
 PLAN_FIELDS = ("epoch", *PLAN_TENSORS)
 KINDS: dict[str, type] = {
     **dict.fromkeys(("epoch", "cursor", "steps"), int),
@@ -44,7 +46,7 @@ class Run(Protocol):
     seed: int
     mode: Any
     num_epochs: int | None
-    total_steps: int | None
+    horizon: float
     epoch: int
     history: History
     buffer: ScoreBuffer
@@ -53,6 +55,11 @@ class Run(Protocol):
     @property
     def cursor(self) -> int:
         """Positions consumed in the current epoch."""
+        ...
+
+    @property
+    def served(self) -> int:
+        """Positions of the current epoch that are served."""
         ...
 
     @property
@@ -115,7 +122,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         ValueError: another.
 
     Example:
-        >>> check_choice("mode", "epoch", ("epoch", "steps"))
+        >>> check_choice("mode", "epoch", ("epoch", "flow"))
     """
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
@@ -194,7 +201,7 @@ def identity(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "mode": run.mode,
         "num_epochs": run.num_epochs,
-        "total_steps": run.total_steps,
+        "horizon": run.horizon if run.mode == "flow" else None,
     }
 
 
@@ -222,7 +229,7 @@ def save(
         run: the engine.
         buffer: the buffer's state.
         threshold: the current plan's thresholds.
-        ahead: the plans made ahead (``mode="steps"``).
+        ahead: the plans made ahead (``mode="flow"``).
 
     Returns:
         A new dictionary that ``torch.load(..., weights_only=True)`` can read back.
@@ -231,6 +238,7 @@ def save(
         **identity(run),
         "epoch": run.epoch,
         "cursor": run.cursor,
+        "served": run.served,
         "steps": run.steps,
         "threshold": tuple(threshold),
         "history": tuple(run.history.state()),
@@ -254,14 +262,22 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
         StateMismatchError: it lists every difference.
     """
     saved = single(saved)
+    if saved.get("mode") == "steps":
+        raise StateMismatchError(
+            "the state is of mode='steps', which is no more: mode='flow' counts pruning epochs "
+            "instead of steps, and cannot go on where such a run was"
+        )
     differences = [
         f"{name}: expected {expected!r}, got {fits.shown(saved.get(name), whole=True)}"
         for name, expected in identity(run).items()
         if fits.differs(saved.get(name), expected)
     ]
-    differences += [
-        f"{name}: missing" for name in ("num_epochs", "total_steps", "memory") if name not in saved
-    ]
+    if fits.differs(saved.get("num_samples"), run.num_samples):
+        differences.append(
+            "where the data set has changed, make the engine for the state's number, restore, and "
+            f"call resize({run.num_samples})"
+        )
+    differences += [f"{name}: missing" for name in ("num_epochs", "memory") if name not in saved]
     for name, kind in KINDS.items():
         came: Any = saved.get(name)
         if not isinstance(came, kind) or isinstance(came, bool):
@@ -270,6 +286,8 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
             differences.append(f"{name}: expected at least 0, got {came}")
         elif kind is int and came > (most := MAX_EPOCH if name == "epoch" else fits.MANY):
             differences.append(f"{name}: expected at most {most}, got {fits.shown(came)}")
+    if "served" in saved:  # a state of before has none
+        differences += fits.int_problems(saved, {"served": fits.MANY})
     differences += _plan_problems(run, saved) + _history_problems(saved)
     if isinstance(saved.get("buffer"), dict):
         buffer = cast("dict[str, Any]", saved["buffer"])
@@ -307,11 +325,12 @@ def _history_problems(saved: Mapping[str, Any]) -> list[str]:
     reports = fits.rows(saved.get("history"))
     for at, came in enumerate(reports):
         row, name = fits.row(came), f"history[{at}]"
-        if missing := [field for field in REPORT_FIELDS if field not in row]:
+        if missing := [field for field in NEEDED_FIELDS if field not in row]:
             problems.append(f"{name}: {', '.join(missing)} missing")
             continue
         for field, kind in REPORT_FIELDS.items():
-            problems += fits.number_problems(f"{name}.{field}", row[field], kind)
+            if field in row:
+                problems += fits.number_problems(f"{name}.{field}", row[field], kind)
         if fits.differs(row["epoch"], at):
             problems.append(f"{name}.epoch: expected {at}")
     listed = isinstance(saved.get("history"), tuple)

@@ -45,6 +45,19 @@ class BanditMemory(PolicyMemory):
         self.chosen = buffer.weight_class.clone()
         self.decided = False
 
+    def resize(self, num_samples: int) -> None:
+        """Follow a data set that changes: a new sample is tried before it is judged.
+
+        Args:
+            num_samples: N from the current epoch on.
+        """
+        for name, value in (("ema", math.nan), ("varema", math.nan), ("chosen", 1)):
+            have = getattr(self, name)
+            resized = have.new_full((num_samples,), value)
+            both = slice(0, min(num_samples, have.shape[0]))
+            resized[both] = have[both]
+            setattr(self, name, resized)
+
     def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
         """Average in the scores of an epoch, and choose anew where a period begins.
 

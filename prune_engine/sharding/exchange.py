@@ -31,7 +31,12 @@ ROUND = 1 << 20
 
 
 def return_records(
-    buffer: ShardedBuffer, *, epoch: int, facts: Mapping[str, int], group: Any = None
+    buffer: ShardedBuffer,
+    counters: Tensor,
+    *,
+    epoch: int,
+    facts: Mapping[str, int],
+    group: Any = None,
 ) -> Tensor:
     """Send what this rank recorded to the owners, who keep the largest record of each sample.
 
@@ -40,12 +45,13 @@ def return_records(
 
     Args:
         buffer: a shard with the epoch's share; its own records change.
+        counters: [K] int64, not changed; the last is a minimum, the others are sums.
         epoch: the running epoch.
         facts: what must be the same on every rank.
         group: the data-parallel group.
 
     Returns:
-        [4] int64: the sums of the counters, and the minimum of the last.
+        [K] int64: the sums of the counters, and the minimum of the last.
 
     Raises:
         PruneEngineError: ranks are at different points; no record has changed then.
@@ -53,7 +59,7 @@ def return_records(
     share, (rank, size) = buffer.share, ranks.world(group)
     assert share is not None
     told = torch.tensor([*facts.values()], dtype=torch.int64, device=buffer.device)
-    table = ranks.gather(torch.cat([told, buffer.counters]), group)
+    table = ranks.gather(torch.cat([told, counters]), group)
     ranks.agree(facts, _rows(table[:, : len(facts)]))
     starts = edges(buffer.num_samples, size)
     limits = torch.tensor(starts, dtype=torch.int64, device=buffer.device)
@@ -80,7 +86,7 @@ def return_records(
         news = (came & KEY_MASK).bitwise_or_((epoch + 1) << 32)
         buffer.records.scatter_reduce_(0, came >> 32, news, "amax")
     every = table[:, len(facts) :]
-    return torch.cat([every[:, :3].sum(dim=0), every[:, 3:].amin(dim=0)])
+    return torch.cat([every[:, :-1].sum(dim=0), every[:, -1:].amin(dim=0)])
 
 
 def _rows(table: Tensor) -> list[list[int]]:

@@ -15,6 +15,7 @@ from prune_engine.epoch.policy import Policy
 from prune_engine.epoch.report import EpochReport
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import Audit
+from prune_engine.epoch.serving import Serving
 from prune_engine.errors import PruneEngineError, StateMismatchError
 from prune_engine.lasting import lasting
 from prune_engine.ops.rule import Rule, Selection
@@ -105,7 +106,7 @@ class ShardedRun(EpochRun):
     Making it, ending an epoch, saving and restoring are collectives.
     """
 
-    def begin_pass(self, align: int, shards: int) -> tuple[EpochPlan, int]:
+    def begin_pass(self, align: int, shards: int) -> Serving:
         """Begin to serve what of the epoch has not been trained yet (``EpochRun.begin_pass``).
 
         Raises:
@@ -134,6 +135,13 @@ class ShardedRun(EpochRun):
             buffer["shards"] = {f"{rank}-of-{size}": shard}
         return state.save(self, buffer, host_floats(self.plan.threshold), [])
 
+    def resize(self, num_samples: int) -> None:
+        """Refuse: where the scores are divided, other samples are other ranks'."""
+        raise PruneEngineError(
+            f"resize() cannot divide the scores anew, got {num_samples}: make an engine without "
+            "shard_scores, or a new one"
+        )
+
     @lasting
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state from its parts; all ranks or none."""
@@ -151,6 +159,11 @@ class ShardedRun(EpochRun):
             self.process_group,
         )
         self._restore(whole)
+
+    @property
+    def _one_table(self) -> bool:
+        """False: this rank holds the records of its own samples."""
+        return False
 
     def _restored_plan(self, thresholds: Tensor) -> EpochPlan:
         kept = list_kept(self.buffer.weight_class, self.buffer.backend)
@@ -202,18 +215,20 @@ class ShardedRun(EpochRun):
             samples_in_all=buffer.num_samples,
         )
 
-    def _exchange(self, facts: dict[str, int]) -> Tensor:
+    def _exchange(self, counters: Tensor, facts: dict[str, int]) -> Tensor:
         self._ranks()
-        return return_records(self._own, epoch=self.epoch, facts=facts, group=self.process_group)
+        return return_records(
+            self._own, counters, epoch=self.epoch, facts=facts, group=self.process_group
+        )
 
-    def _report(self, merged: Tensor) -> EpochReport:
+    def _report(self, merged: Tensor, *, partial: bool = False) -> EpochReport:
         counters = self.buffer.read_counters(merged)
         if counters.out_of_range:
             raise IndexError(
                 "indices must be samples that the rank was served in the epoch: "
                 f"{counters.out_of_range} were not in epoch {self.epoch}"
             )
-        return super()._report(merged)
+        return super()._report(merged, partial=partial)
 
     def _audit(self) -> Audit:
         return audit_shards(self._own, epoch=self.epoch, group=self.process_group)

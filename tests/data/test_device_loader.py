@@ -147,9 +147,9 @@ def test_augmentation_differs_by_batch_epoch_and_seed_and_repeats_itself():
     assert len({tuple(noise.tolist()) for noise in everything}) == len(everything)
 
 
-def test_steps_flow_from_epoch_to_epoch_as_in_the_data_loader():
+def test_pruning_epochs_flow_from_epoch_to_epoch_as_in_the_data_loader():
     def make() -> pe.PruneEngine:
-        return pe.PruneEngine(N, pe.InfoBatch(delta=1.0), total_steps=40, mode="steps", seed=5)
+        return pe.PruneEngine(N, pe.InfoBatch(delta=1.0), num_epochs=9, mode="flow", seed=5)
 
     ours, theirs = make(), make()
     loader = ours.device_loader(ROWS, 10)

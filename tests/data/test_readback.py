@@ -135,9 +135,9 @@ def test_shares_and_resumes_are_the_same_by_either_road(rank):
     assert len(list(plain)) == len(plain)
 
 
-def test_steps_flow_through_plans_by_either_road():
+def test_epochs_flow_through_plans_by_either_road():
     def run(reader: Any) -> list[int]:
-        engine = pe.PruneEngine(100, pe.InfoBatch(delta=1.0), total_steps=60, mode="steps")
+        engine = pe.PruneEngine(100, pe.InfoBatch(delta=1.0), num_epochs=9, mode="flow")
         sampler = engine.sampler(align=10)
         sampler.reader = reader
         served: list[int] = []

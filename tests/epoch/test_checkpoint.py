@@ -218,7 +218,7 @@ def flat(taken: list[list[int]]) -> list[int]:
 @torchdatas_own
 @pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize(
-    ("mode", "workers"), [("epoch", 0), ("epoch", 2), ("steps", 0)], ids=lambda word: f"{word}"
+    ("mode", "workers"), [("epoch", 0), ("epoch", 2), ("flow", 0)], ids=lambda word: f"{word}"
 )
 def test_a_stateful_loader_goes_on_without_replay(mode, workers, every):
     options = {"num_workers": workers, "snapshot_every_n_steps": every}
@@ -227,14 +227,14 @@ def test_a_stateful_loader_goes_on_without_replay(mode, workers, every):
         if mode == "epoch":
             return infobatch()
         policy = pe.InfoBatch(0.5, delta=1.0)
-        return pe.PruneEngine(100, policy, mode="steps", total_steps=90)
+        return pe.PruneEngine(100, policy, mode="flow", num_epochs=9)
 
     engine, dataset = fresh(), Counted()
     loader = stateful(engine, dataset, **options)
     first = take(engine, loader, 7)
     saved, position = engine.state_dict(), loader.state_dict()
     rest = take(engine, loader, None)  # goes on where it was broken off
-    assert sorted(flat(first + rest)) == list(range(100)) or mode == "steps"
+    assert sorted(flat(first + rest)) == list(range(100)) or mode == "flow"
 
     resumed, again = fresh(), Counted()
     resumed.load_state_dict(saved)

@@ -127,9 +127,9 @@ def drawn_ahead(stream: Iterator[list[int]]) -> Iterator[list[int]]:
     yield from waiting
 
 
-def check_steps_mode() -> None:
+def check_flow() -> None:
     policy = pe.RandomSubset(0.5, rescale=True)
-    engine = pe.PruneEngine(N, policy, mode="steps", total_steps=40, seed=3)
+    engine = pe.PruneEngine(N, policy, mode="flow", num_epochs=9, seed=3, horizon=0.0)
     for _ in range(3):
         sampler = engine.sampler(align=SIZE * dist.get_world_size())
         for batch in drawn_ahead(batches(sampler, SIZE)):
@@ -169,7 +169,7 @@ def work(rank: int, size: int, folder: str) -> None:
     check_no_collective_in_a_step(infobatch(N))
     check_double_sharding(rank)
     found["state"] = check_state(rank, Path(folder))
-    check_steps_mode()
+    check_flow()
     check_exchange(rank)
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()

@@ -110,7 +110,11 @@ def test_epochs_ends_each_epoch_and_continues_where_the_engine_is():
         if epoch == 1:
             engine.end_epoch()  # a body may end its epoch itself
     assert seen == [(e, e, e) for e in range(4)]
-    assert list(engine.epochs()) == []
+    with pytest.raises(pe.PruneEngineError, match="make a new one for another run, fold"):
+        next(engine.epochs())
+    restored = infobatch(num_epochs=4)
+    restored.load_state_dict(engine.state_dict())
+    assert list(restored.epochs()) == [], "a script that is started again has nothing to do"
     assert [r.epoch for r in engine.history] == [0, 1, 2, 3]
 
 
@@ -195,7 +199,9 @@ def test_progress_goes_from_zero_to_one_through_the_data():
         ("policy", "infobatch", TypeError),
         ("num_epochs", 0, ValueError),
         ("num_epochs", 2.0, TypeError),
-        ("total_steps", -5, ValueError),
+        ("horizon", 1.0, ValueError),
+        ("horizon", "half", TypeError),
+        ("mode", "steps", ValueError),
         ("mode", "batch", ValueError),
         ("seed", -1, ValueError),
         ("seed", 2**63, ValueError),
@@ -215,8 +221,8 @@ def test_edge_case_10_constructor_refuses_by_name(argument, value, error):
 def test_a_policy_that_anneals_needs_the_length_of_the_run():
     with pytest.raises(ValueError, match="num_epochs"):
         pe.PruneEngine(5, pe.InfoBatch())
-    with pytest.raises(ValueError, match="total_steps"):
-        pe.PruneEngine(5, pe.InfoBatch(), num_epochs=3, mode="steps")
+    with pytest.raises(ValueError, match="num_epochs must be given for KeepAll"):
+        pe.PruneEngine(5, pe.KeepAll(), mode="flow")
     assert pe.PruneEngine(5, pe.InfoBatch(delta=1.0)).num_epochs is None
 
 

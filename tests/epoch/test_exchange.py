@@ -75,7 +75,7 @@ def test_one_exchange_per_epoch_a_row_of_numbers_and_the_changed_records():
     log = ranks.logs[0]
     assert [name for name, _ in log] == ["all_gather", "all_gather"] * epochs
     for (_, row), (_, pairs), (_, order) in zip(log[::2], log[1::2], first["plans"], strict=True):
-        assert row == (size - 1) * 9 * 8, "4 facts, 4 counters, 1 count"
+        assert row == (size - 1) * 11 * 8, "4 facts, 4 counters, what was seen, 1 count"
         served = len(order) // GLOBAL_BATCH * GLOBAL_BATCH
         assert pairs == 8 * served * (size - 1) / size, "8 bytes a sample that others trained"
         assert pairs < 2 * 8 * n * (size - 1) / size, "what an all-reduce takes"
@@ -197,12 +197,10 @@ def test_ranks_with_engines_of_different_seeds_are_refused():
     assert "checksum of arguments is" in refused(work)
 
 
-def test_steps_mode_ranks_share_one_threshold():
+def test_flow_ranks_share_one_threshold():
     # The plan made ahead is decided by the sum of all ranks' scores, not of one's.
     def work(rank: int) -> list[torch.Tensor]:
-        engine = pe.PruneEngine(
-            N, pe.InfoBatch(0.5, delta=1.0), mode="steps", total_steps=60, seed=3
-        )
+        engine = pe.PruneEngine(N, pe.InfoBatch(0.5, delta=1.0), mode="flow", num_epochs=9, seed=3)
         found = []
         for _ in range(4):
             for batch in batches(engine.sampler(align=20), 10):

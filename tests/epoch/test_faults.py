@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from _ranks import Ranks
 from _runs import batches, infobatch, observe
 
 import prune_engine as pe
+from prune_engine.epoch.serving import LastBatch, Serving
 
+HABITS = Job(habits=True)
 BRIEF = pytest.param(0, marks=pytest.mark.full("a brief soak"))
 
 # --- random kill points, ranks that are threads ---------------------------------------------------
@@ -26,6 +30,29 @@ BRIEF = pytest.param(0, marks=pytest.mark.full("a brief soak"))
 @pytest.mark.parametrize("seed", range(60))
 def test_a_run_killed_at_random_points_is_the_run_that_never_stopped(seed, tmp_path):
     assert check_random_kills(seed, tmp_path) >= 1
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_with_the_habits_of_real_loops_too(seed, tmp_path):
+    if seed % 4 == 3:
+        seed += 100 * 4 - 3  # whose batches are full: a short one's tail depends on the world
+    assert check_random_kills(seed, tmp_path, HABITS, 40) >= 0
+
+
+def test_control_a_batch_that_counts_twice_loses_samples(tmp_path):
+    job = replace(HABITS, every=3)
+    with (
+        mock.patch.object(LastBatch, "fresh", lambda self, indices, size: size),
+        mock.patch.object(Serving, "limit", 10**9),
+    ):
+        try:
+            assert attempt(1, job, tmp_path / "run.pt", 0, 12) is None
+            outcome = attempt(1, job, tmp_path / "run.pt")
+        except pe.PruneEngineError:
+            return  # what is left of an epoch that seems to be over is missed
+    assert outcome is not None
+    with pytest.raises(AssertionError):
+        assert_as_never_stopped(outcome, without_a_fault(job, tmp_path))
 
 
 @pytest.mark.soak

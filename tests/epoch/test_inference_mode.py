@@ -122,7 +122,7 @@ def test_a_batch_drawn_in_inference_mode_can_be_trained_on(policy: Policy) -> No
 
 
 def test_a_plan_made_ahead_in_inference_mode_serves_training() -> None:
-    engine = pe.PruneEngine(N, pe.InfoBatch(0.5), mode="steps", total_steps=40)
+    engine = pe.PruneEngine(N, pe.InfoBatch(0.5), mode="flow", num_epochs=8)
     for _ in range(3):
         with torch.inference_mode():
             batches = [indices for _, indices in engine.device_loader(DATA[:1], B)]

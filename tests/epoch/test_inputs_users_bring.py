@@ -402,8 +402,8 @@ ROWS_OF_TABLE: dict[str, tuple[Callable[[Path], Any], Any]] = {
     ),
     # states and files
     "state without a key": (
-        lambda _: without("total_steps"),
-        Refused(pe.StateMismatchError, "total_steps: missing"),
+        lambda _: without("num_epochs"),
+        Refused(pe.StateMismatchError, "num_epochs: missing"),
     ),
     "state with a threshold of words": (
         lambda _: edited(threshold=("x",)),

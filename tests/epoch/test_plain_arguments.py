@@ -108,12 +108,13 @@ def test_a_policy_of_the_users_own_is_described_in_plain_values():
     assert [type(value) for value in described.values()] == [str, float]
 
 
-def test_steps_are_plain_too():
+def test_the_horizon_is_plain_too():
     engine = pe.PruneEngine(
-        8, pe.KeepAll(), mode="steps", total_steps=np.int32(5), num_epochs=np.int64(2)
+        8, pe.KeepAll(), mode="flow", horizon=np.float64(0.25), num_epochs=np.int64(2)
     )
     state = engine.state_dict()
-    assert [type(state[name]) for name in ("num_samples", "total_steps", "num_epochs")] == [int] * 3
+    kinds = [type(state[name]) for name in ("num_samples", "horizon", "num_epochs")]
+    assert kinds == [int, float, int]
 
 
 def test_reducers_store_plain_values():

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from _runs import batches, infobatch, observe, through_disk
+from _runs import batches, infobatch, losses_at, observe, through_disk
 from torch.optim import SGD
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     CosineAnnealingLR,
     ExponentialLR,
     LambdaLR,
     LinearLR,
     LRScheduler,
     OneCycleLR,
+    ReduceLROnPlateau,
     SequentialLR,
 )
 
@@ -33,12 +37,16 @@ def warm_cosine(optimizer: SGD) -> LRScheduler:
     return SequentialLR(optimizer, [warm, CosineAnnealingLR(optimizer, STEPS - 10)], [10])
 
 
+def fading(step: int) -> float:  # by name, so that it can be pickled
+    return 1 / (1 + step)
+
+
 SCHEDULES: dict[str, Callable[[SGD], LRScheduler]] = {
     "one_cycle": lambda o: OneCycleLR(o, max_lr=1.0, total_steps=STEPS),
     "cosine": lambda o: CosineAnnealingLR(o, STEPS),
     "sequential": warm_cosine,
     "exponential": lambda o: ExponentialLR(o, 0.97),
-    "lambda": lambda o: LambdaLR(o, lambda step: 1 / (1 + step)),
+    "lambda": lambda o: LambdaLR(o, fading),
 }
 schedules = pytest.mark.parametrize("make", SCHEDULES.values(), ids=SCHEDULES)
 
@@ -158,3 +166,129 @@ def test_edge_case_10_total_steps_out_of_range():
     endless = pe.PruneEngine(3, pe.KeepAll())
     with pytest.raises(ValueError, match="num_epochs"):
         endless.wrap_scheduler(ExponentialLR(optimizer, 0.5), 10)
+
+
+# --- an LRScheduler, to a framework --------------------------------------------------------------
+
+
+def wrapped(make: Callable[[SGD], LRScheduler] = SCHEDULES["cosine"]) -> Any:
+    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    return engine, optimizer, engine.wrap_scheduler(make(optimizer), STEPS)
+
+
+def test_it_is_the_optimizers_scheduler():
+    _, optimizer, scheduler = wrapped()
+    assert isinstance(scheduler, LRScheduler)
+    assert scheduler.optimizer is optimizer
+    assert scheduler.base_lrs == [0.5]
+    assert scheduler.last_epoch == 0
+    assert scheduler.get_last_lr() == scheduler.get_lr() == [rate(optimizer)]
+
+
+@schedules
+def test_a_copy_goes_on_as_the_original(make):
+    engine, optimizer, scheduler = wrapped(make)
+    train(engine, optimizer, scheduler, stop=11)
+    copied, moved = copy.deepcopy([engine, optimizer, scheduler])[1:]
+    assert moved.optimizer is copied
+    assert (moved.last_epoch, rate(copied)) == (scheduler.last_epoch, rate(optimizer))
+    again, its_optimizer, pickled = pickle.loads(pickle.dumps([engine, optimizer, scheduler]))
+    assert train(again, its_optimizer, pickled) == train(engine, optimizer, scheduler)
+
+
+def test_torchs_own_chain_may_be_wrapped():
+    def chain(optimizer: SGD) -> Any:
+        warm = LinearLR(optimizer, 0.1, total_iters=10)
+        return ChainedScheduler([warm, ExponentialLR(optimizer, 0.99)])
+
+    engine, optimizer, scheduler = wrapped(chain)
+    train(engine, optimizer, scheduler)
+    assert rate(optimizer) == pytest.approx(0.5 * 0.99**STEPS)
+
+
+class TimmLike:
+    """The form of timm's schedulers: they compute a rate from where they are told to be."""
+
+    def __init__(self, optimizer: SGD, t_in_epochs: bool) -> None:
+        self.optimizer, self.t_in_epochs = optimizer, t_in_epochs
+
+    def _set(self, at: int) -> None:
+        self.optimizer.param_groups[0]["lr"] = 1.0 - at / STEPS
+
+    def step(self, epoch: int, metric: Any = None) -> None:
+        if self.t_in_epochs:
+            self._set(epoch)
+
+    def step_update(self, num_updates: int, metric: Any = None) -> None:
+        if not self.t_in_epochs:
+            self._set(num_updates)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert state == {}
+
+
+@pytest.mark.parametrize("t_in_epochs", [False, True])
+def test_schedulers_that_are_told_where_they_are(t_in_epochs):
+    engine, optimizer, scheduler = wrapped(lambda o: TimmLike(o, t_in_epochs))
+    train(engine, optimizer, scheduler, stop=10)
+    assert scheduler.get_last_lr() == [pytest.approx(1.0 - scheduler.last_epoch / STEPS)]
+    train(engine, optimizer, scheduler)
+    assert (rate(optimizer), scheduler.last_epoch) == (0.0, STEPS)
+
+
+def test_a_scheduler_that_waits_for_a_metric_is_refused_and_stepped_by_hand():
+    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    plateau = ReduceLROnPlateau(optimizer, patience=0)
+    with pytest.raises(TypeError, match=r"must not wait for a metric.*at the end of each epoch"):
+        engine.wrap_scheduler(plateau, STEPS)
+    inside = TimmLike(optimizer, False)
+    inside.lr_scheduler = plateau
+    with pytest.raises(TypeError, match="must not wait for a metric"):
+        engine.wrap_scheduler(inside, STEPS)
+    for _ in engine.epochs():
+        for batch in batches(engine.sampler(), SIZE):
+            observe(engine, batch)
+            optimizer.step()
+        plateau.step(1.0)
+    assert rate(optimizer) < 0.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda o: CosineAnnealingLR(o, 90), lambda o: OneCycleLR(o, max_lr=1.0, total_steps=90)],
+    ids=["cosine", "one_cycle"],
+)
+def test_a_scheduler_made_for_another_length_is_refused(make):
+    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    with pytest.raises(ValueError, match=r"made for, got 100 and \w+\(\w+=90\)"):
+        engine.wrap_scheduler(make(optimizer), STEPS)
+    engine.wrap_scheduler(make(optimizer), 90)
+
+
+def test_what_is_wrapped_twice_or_is_no_state_is_refused():
+    engine, _, scheduler = wrapped()
+    with pytest.raises(TypeError, match="wrapped already"):
+        engine.wrap_scheduler(scheduler, STEPS)
+    with pytest.raises(ValueError, match="state_dict must be that of a wrapped scheduler"):
+        scheduler.load_state_dict({"last_epoch": 3})
+
+
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_the_rate_follows_what_is_trained_and_not_how_often_it_is_observed(looks):
+    def rates(count: int) -> list[float]:
+        engine, optimizer, scheduler = wrapped()
+        found = []
+        for epoch in engine.epochs():
+            for batch in batches(engine.sampler(), SIZE):
+                indices = torch.tensor(batch)
+                for _ in range(count):
+                    engine.observe(losses_at(batch, epoch), indices)
+                optimizer.step()
+                scheduler.step()
+                found.append(rate(optimizer))
+        return found
+
+    assert rates(looks) == rates(1)

@@ -236,10 +236,8 @@ def test_no_world_size_is_in_the_state():
 
 def test_edge_case_09_every_difference_is_listed():
     state = infobatch(seed=1).state_dict() | {"version": 99}
-    other = pe.PruneEngine(
-        N + 1, pe.RandomSubset(), total_steps=40, num_epochs=7, mode="steps", seed=2
-    )
-    names = ["version", "num_samples", "policy", "seed", "mode", "num_epochs", "total_steps"]
+    other = pe.PruneEngine(N + 1, pe.RandomSubset(), num_epochs=7, mode="flow", seed=2)
+    names = ["version", "num_samples", "policy", "seed", "mode", "num_epochs", "horizon"]
     with pytest.raises(pe.StateMismatchError) as caught:
         other.load_state_dict(state)
     for name in [*names, "records", "weight_class"]:

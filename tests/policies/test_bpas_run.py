@@ -186,7 +186,7 @@ def test_other_layers_than_before_are_refused():
 def test_frameworks_with_epochs_of_a_constant_length_are_refused():
     for policy in (pe.BPAS(10), pe.RandomBatches(10)):
         with pytest.raises(ValueError, match="mode must be 'epoch'"):
-            pe.PruneEngine(N, policy, mode="steps", total_steps=9)
+            pe.PruneEngine(N, policy, mode="flow", num_epochs=9)
 
 
 @pytest.mark.parametrize(

@@ -207,8 +207,8 @@ def test_fixed_batches_are_served_whole_and_leave_one_by_one():
 def test_a_batch_that_the_ranks_cannot_share_is_refused_for_a_strangers_policy_too():
     with pytest.raises(ValueError, match="batch_size must be a multiple of the 3 ranks, got 10"):
         engine_of(LearnedBlocks()).sampler(shard=(0, 3))
-    with pytest.raises(ValueError, match="mode must be 'epoch' for LearnedBlocks, got 'steps'"):
-        pe.PruneEngine(N, LearnedBlocks(), mode="steps", total_steps=9)
+    with pytest.raises(ValueError, match="mode must be 'epoch' for LearnedBlocks, got 'flow'"):
+        pe.PruneEngine(N, LearnedBlocks(), mode="flow", num_epochs=9)
 
 
 def test_what_was_below_its_batchs_mean_is_what_may_go():

@@ -200,10 +200,10 @@ def test_control_a_run_that_forgets_goes_another_way():
     assert got + train(resumed, 18) != want
 
 
-@pytest.mark.parametrize("ahead", [0, 3])
-def test_steps_mode_remembers_and_resumes(ahead):
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_flow_remembers_and_resumes(ahead):
     def flowing() -> pe.PruneEngine:
-        return pe.PruneEngine(N, Hardest(), mode="steps", total_steps=60)
+        return pe.PruneEngine(N, Hardest(), mode="flow", num_epochs=12)
 
     def framework_epoch(engine: pe.PruneEngine) -> list[list[int]]:
         """Train a constant number of batches, each some batches later than it was drawn."""

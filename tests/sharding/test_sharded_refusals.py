@@ -25,7 +25,7 @@ import prune_engine as pe
         (pe.EpsilonGreedy(), {}),
         (pe.BPAS(10), {}),
         (pe.RandomBatches(10, target_dsi=0.4), {}),
-        (pe.KeepAll(), {"mode": "steps", "total_steps": 9}),
+        (pe.KeepAll(), {"mode": "flow"}),
     ],
     ids=lambda value: type(value).__name__,
 )
