@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.epoch import ranks, state
+from prune_engine.epoch.copies import reduce_run
 from prune_engine.epoch.coverage import enforce_coverage, repeats
 from prune_engine.epoch.plan import (
     EpochPlan,
@@ -34,6 +35,7 @@ from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
 from prune_engine.epoch.serving import LastBatch, Serving
 from prune_engine.errors import NonFiniteLossError, PruneEngineError
+from prune_engine.lasting import lasting
 from prune_engine.ops.rule import Rule, Selection
 from prune_engine.ops.to_host import host_floats, host_ints
 
@@ -63,6 +65,7 @@ class EpochRun:
         (3, 0, 0)
     """
 
+    @lasting
     def __init__(
         self,
         buffer: ScoreBuffer,
@@ -176,8 +179,10 @@ class EpochRun:
 
     def attach(self, monitor: Monitor) -> None:
         """Take a batch's activations from a monitor (``PruneEngine.attach``)."""
-        if self.memory is not None and not callable(getattr(monitor, "take", None)):
-            raise TypeError(f"monitor must have take(), got {type(monitor).__name__}")
+        made = not isinstance(monitor, type)
+        if self.memory is not None and not (made and callable(getattr(monitor, "take", None))):
+            got = type(monitor).__name__ if made else f"the class {monitor!r}"
+            raise TypeError(f"monitor must have take(), got {got}")
         if self.memory is None or not self.memory.attach(monitor):
             raise TypeError(
                 f"policy must be one that looks at activations, such as BPAS, got {self.policy}"
@@ -238,6 +243,7 @@ class EpochRun:
             )
         serving.replayed = False
 
+    @lasting
     def end_epoch(self, *, partial: bool = False) -> EpochReport:
         """End the epoch (``PruneEngine.end_epoch``)."""
         if self.mode == "flow" and not partial and self.cursor < self.served:
@@ -264,6 +270,7 @@ class EpochRun:
             self._plan_ahead()
         return report
 
+    @lasting
     def resize(self, num_samples: int) -> None:
         """Follow a data set that changes (``PruneEngine.resize``)."""
         if self.mode == "flow":
@@ -290,6 +297,7 @@ class EpochRun:
         self._plan = None
         self._plan = self._decide(rule, self.epoch)
 
+    @lasting
     def state_dict(self) -> dict[str, Any]:
         """Return the state (``PruneEngine.state_dict``)."""
         counters = self._meet("state_dict", self.cursor)
@@ -300,12 +308,19 @@ class EpochRun:
         thresholds = host_floats(self.plan.threshold)
         return state.save(self, buffer, thresholds, [dump_plan(plan) for plan in self.ahead])
 
+    @lasting
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state (``PruneEngine.load_state_dict``)."""
         self._restore(state.check(self, saved))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as arguments and state (``copies``)."""
+        return reduce_run(self)
+
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Restore a state that was checked."""
+        if self.memory is not None:
+            state.restore_memory(self.memory, saved)
         self.buffer.load_state_dict(saved["buffer"])
         self.history = History.from_state(saved["history"])
         self._training = self._look = None
@@ -316,8 +331,6 @@ class EpochRun:
         self._sealed = saved.get("served")  # a state of before has none
         if self._one_table and not ranks.alone(self.process_group):
             self._shared_records = self._count_records()
-        if self.memory is not None:
-            self.memory.load_state_dict(saved["memory"])
         if ranks.world(self.process_group)[0] == 0:  # they are of all ranks together
             self.buffer.counters.copy_(saved["buffer"]["counters"])
         thresholds = torch.tensor(saved["threshold"], dtype=torch.float32)
@@ -477,6 +490,7 @@ class EpochRun:
             )
         return self.ahead[at]
 
+    @lasting
     def _flow_on(self) -> None:
         """Decide the next epoch at the horizon; after the last batch of the run, end that."""
         cursor, served = self.cursor, self.served
@@ -488,6 +502,7 @@ class EpochRun:
             self._remember()
             self._enter(self.epoch + 1, draft)
 
+    @lasting
     def _plan_ahead(self, *, force: bool = False) -> None:
         """Decide the epoch after the current one, if there is one."""
         upcoming = self.epoch + 1
@@ -626,6 +641,7 @@ class EpochRun:
         self.history.append(report)
         return report
 
+    @lasting
     def arrive(self, indices: Tensor, size: int) -> None:
         """Make the plan that a batch was drawn from the current one (``mode="flow"``)."""
         if self._last.again(indices):
