@@ -154,6 +154,16 @@ class EpochRun:
         return serve_count(kept, serving.align, serving.shards, start)
 
     @property
+    def nominal(self) -> int:
+        """Positions that this epoch would serve over all ranks if it kept everything."""
+        everyone = None if self.memory is None else self.memory.nominal()
+        everyone = self.num_samples if everyone is None else everyone
+        serving = self._training
+        if serving is None:
+            return everyone if self._sealed_nominal is None else self._sealed_nominal
+        return serve_count(everyone, serving.align, serving.shards)
+
+    @property
     def progress(self) -> float:
         """The share of nominal work done, in [0, 1]: epochs over the run's length."""
         if self.num_epochs is None:
@@ -292,7 +302,7 @@ class EpochRun:
             self.memory.resize(num_samples)  # raises before anything has changed
         self.buffer.resize(num_samples)
         self.num_samples = num_samples
-        self._training = self._look = self._sealed = None
+        self._training = self._look = self._sealed = self._sealed_nominal = None
         rule = self._rule(self.epoch)
         self._plan = None
         self._plan = self._decide(rule, self.epoch)
@@ -328,7 +338,8 @@ class EpochRun:
         self._begin_epoch(int(saved["epoch"]))
         self._steps = int(saved["steps"])
         self.seek(int(saved["cursor"]))
-        self._sealed = saved.get("served")  # a state of before has none
+        # What the epoch serves, until a pass says so; a state of before has none.
+        self._sealed, self._sealed_nominal = saved.get("served"), saved.get("nominal")
         if self._one_table and not ranks.alone(self.process_group):
             self._shared_records = self._count_records()
         if ranks.world(self.process_group)[0] == 0:  # they are of all ranks together
@@ -412,7 +423,7 @@ class EpochRun:
             idle = self._counted == current.mark
         if idle:
             self._start, self._from = cursor, self._counted
-            self._training, self._look, self._sealed = serving, None, None
+            self._training, self._look = serving, None
         else:
             self._look = serving
         return serving
@@ -570,6 +581,7 @@ class EpochRun:
         self._start, self._from, self._trained = cursor, self._counted, False
         self._base, self._epoch_mark = cursor, self._counted
         self._sealed: int | None = None
+        self._sealed_nominal: int | None = None
         if self.mode == "epoch":
             self._training = self._look = None
 
@@ -728,14 +740,10 @@ class EpochRun:
         planned, due = self.plan.num_kept, self.served
         served = min(due, self.cursor) if partial else due
         trained = self.history.samples_trained + served
-        everyone = None if self.memory is None else self.memory.nominal()
-        everyone = self.num_samples if everyone is None else everyone
-        serving = self._training
-        if serving is not None:
-            everyone = serve_count(everyone, serving.align, serving.shards)
+        nominal = self.nominal
         if served < due:
-            everyone = round(everyone * served / due)
-        nominal = self.history.nominal_trained + everyone
+            nominal = round(nominal * served / due)
+        nominal += self.history.nominal_trained
         return EpochReport(
             epoch=self.epoch,
             num_samples=self.num_samples,

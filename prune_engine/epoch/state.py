@@ -63,6 +63,11 @@ class Run(Protocol):
         ...
 
     @property
+    def nominal(self) -> int:
+        """Positions that the current epoch would serve if it kept everything."""
+        ...
+
+    @property
     def steps(self) -> int:
         """Batches observed in the run."""
         ...
@@ -239,6 +244,7 @@ def save(
         "epoch": run.epoch,
         "cursor": run.cursor,
         "served": run.served,
+        "nominal": run.nominal,
         "steps": run.steps,
         "threshold": tuple(threshold),
         "history": tuple(run.history.state()),
@@ -286,8 +292,9 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
             differences.append(f"{name}: expected at least 0, got {came}")
         elif kind is int and came > (most := MAX_EPOCH if name == "epoch" else fits.MANY):
             differences.append(f"{name}: expected at most {most}, got {fits.shown(came)}")
-    if "served" in saved:  # a state of before has none
-        differences += fits.int_problems(saved, {"served": fits.MANY})
+    for name in ("served", "nominal"):
+        if name in saved:  # a state of before has none
+            differences += fits.int_problems(saved, {name: fits.MANY})
     differences += _plan_problems(run, saved) + _history_problems(saved)
     if isinstance(saved.get("buffer"), dict):
         buffer = cast("dict[str, Any]", saved["buffer"])

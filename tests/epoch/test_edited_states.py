@@ -115,6 +115,7 @@ def allowed(place: tuple[Any, ...], change: str, old: Any, new: Any) -> bool:
     later = (
         "horizon",
         "served",
+        "nominal",
         "ended_early",
         "repeated",
         "partial",
