@@ -123,8 +123,8 @@ void check_plan(const Tensor& records, const Tensor& thresholds, const std::vect
   check_rule(thresholds, cuts, classes, keep_num, keep_den, unseen_band);
   check_seed(seed);
   check_epoch(epoch);
-  STD_TORCH_CHECK(first >= 0 && first % kPlanBlock == 0, "first must be a multiple of ", kPlanBlock,
-                  ", got ", first);
+  STD_TORCH_CHECK(first >= 0 && first <= int64_t{1} << 62 && first % kPlanBlock == 0,
+                  "first must be a multiple of ", kPlanBlock, " in 0..2^62, got ", first);
   STD_TORCH_CHECK(first == 0 || keep_den == 0,
                   "first must be 0 with fixed counts, which are of the whole data set, got ",
                   first);
@@ -194,7 +194,7 @@ void check_compact(const Tensor& weight_class, const Tensor& block_offsets) {
 }
 
 int64_t check_order(const Tensor& kept, const std::optional<Tensor>& positions, int64_t count,
-                    int64_t seed, int64_t epoch) {
+                    int64_t seed, int64_t epoch, int64_t start, int64_t step) {
   check_vector(kept, "kept", ScalarType::Int);
   check_seed(seed);
   check_epoch(epoch);
@@ -205,6 +205,11 @@ int64_t check_order(const Tensor& kept, const std::optional<Tensor>& positions, 
   STD_TORCH_CHECK(count >= 0, "count must be at least 0, got ", count);
   STD_TORCH_CHECK(count == 0 || kept.numel() > 0,
                   "IndexError: positions must be empty, for nothing is kept");
+  int64_t last = 0;
+  const bool wraps =
+      __builtin_mul_overflow(step, count - 1, &last) || __builtin_add_overflow(start, last, &last);
+  STD_TORCH_CHECK(positions.has_value() || count == 0 || !wraps,
+                  "IndexError: positions must be in 0..", kept.numel() - 1);
   return count;
 }
 
@@ -271,7 +276,8 @@ void check_activation(const Tensor& tensor, const char* name) {
 
 void check_moments(const std::vector<Tensor>& tensors, int64_t sample) {
   STD_TORCH_CHECK(!tensors.empty(), "tensors must be at least one tensor, got none");
-  STD_TORCH_CHECK(sample >= 1, "sample must be at least 1, got ", sample);
+  STD_TORCH_CHECK(sample >= 1 && sample <= INT32_MAX, "sample must be in 1..2147483647, got ",
+                  sample);
   for (const Tensor& tensor : tensors) check_activation(tensor, "tensors");
 }
 

@@ -60,7 +60,7 @@ void check_compact(const Tensor& weight_class, const Tensor& block_offsets);
 
 // Returns how many positions there are.
 int64_t check_order(const Tensor& kept, const std::optional<Tensor>& positions, int64_t count,
-                    int64_t seed, int64_t epoch);
+                    int64_t seed, int64_t epoch, int64_t start, int64_t step);
 
 void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t epoch);
 

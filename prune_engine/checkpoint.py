@@ -12,6 +12,7 @@ from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.epoch.state import Saved
 from prune_engine.epoch.state_file import read_file
 from prune_engine.errors import StateMismatchError
+from prune_engine.plain import plain
 from prune_engine.sharding import parts
 
 FORMAT = "prune_engine checkpoint 1"
@@ -57,7 +58,7 @@ def save_state(
         process_group: the engine's.
 
     Raises:
-        TypeError: ``extra`` is no mapping.
+        TypeError: ``extra`` is no mapping, or another argument is of the wrong kind.
         ValueError: ``extra`` holds what ``weights_only=True`` does not load; ``path`` is untouched.
         OSError: the disk is full, or the folder is missing or read-only; ``path`` is untouched.
             With ``shard_scores`` all ranks raise where one cannot write. A file system that cannot
@@ -73,7 +74,8 @@ def save_state(
     """
     if extra is not None and not isinstance(extra, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"extra must be a mapping, got {type(extra).__name__}")
-    content = {"format": FORMAT, "engine": engine.state_dict(), "extra": dict(extra or {})}
+    _check_call(engine, path)
+    content = {"format": FORMAT, "engine": engine.state_dict(), "extra": plain(dict(extra or {}))}
     parts.write(Path(path), content, engine.buffer.device, process_group)
 
 
@@ -95,6 +97,7 @@ def load_state(
         ``engine.state_dict()``, which is read too.
 
     Raises:
+        TypeError: an argument is of the wrong kind.
         FileNotFoundError: there is no such file.
         OSError: it cannot be read.
         StateMismatchError: it is torn, foreign, of another run or not whole: a part is missing or
@@ -109,6 +112,7 @@ def load_state(
         ...     print("a fresh run")
         a fresh run
     """
+    _check_call(engine, path)
     file, buffer = Path(path), engine.buffer
     saved, extra = parts.read(lambda: _read_state(file, buffer), file, buffer, process_group)
     try:
@@ -118,6 +122,14 @@ def load_state(
     return extra
 
 
+def _check_call(engine: object, path: object) -> None:
+    """Refuse a model for an engine, and what names no file."""
+    if isinstance(engine, type) or not isinstance(getattr(engine, "buffer", None), ScoreBuffer):
+        raise TypeError(f"engine must be a PruneEngine, got {engine!r}")
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a string or a Path, got {path!r}")
+
+
 def _read_state(file: Path, buffer: ScoreBuffer) -> tuple[Saved, dict[str, Any]]:
     """Read what an engine with this buffer needs of a file and its parts."""
     if not file.is_file():
@@ -125,7 +137,7 @@ def _read_state(file: Path, buffer: ScoreBuffer) -> tuple[Saved, dict[str, Any]]
     loaded = read_file(file)
     content = cast(dict[str, Any], loaded) if isinstance(loaded, dict) else {}
     if content.get("format") == FORMAT and isinstance(content.get("engine"), dict):
-        return content["engine"], content["extra"]
+        return content["engine"], parts.extra_of(file, content)
     if isinstance(content.get("buffer"), dict):
         return content, {}
     return parts.read_set(file, content, buffer)

@@ -65,6 +65,12 @@ class PruneEngine:
     epoch's end decides the next one (``end_epoch``). Same seed, same scores: same samples, same
     order, on any backend, thread count or world size.
 
+    It may be made, restored and asked under ``torch.inference_mode()`` and train afterwards.
+    ``copy.deepcopy`` and ``pickle`` copy its arguments and state, for a data set that holds it and
+    whose workers are spawned, or to try something and go back: a copy shares nothing with it, and
+    an attached monitor, which holds the model, stays behind. With a process group or divided scores
+    it is not copied: ``state_dict()`` is there.
+
     Args:
         dataset_or_num_samples: a sized data set, or N.
         policy: such as ``InfoBatch(prune_ratio=0.5, delta=0.875)``.
@@ -118,6 +124,9 @@ class PruneEngine:
         self.num_samples = state.sample_count(dataset_or_num_samples)
         mode, on_nonfinite, coverage = plain(mode), plain(on_nonfinite), plain(coverage)
         num_epochs, horizon, seed = plain(num_epochs), plain(horizon), plain(seed)
+        shard_scores = plain(shard_scores)
+        state.check_flag("shard_scores", shard_scores)
+        state.check_group(process_group)
         if mode == "steps":  # pyright: ignore[reportUnnecessaryComparison]
             raise ValueError(
                 "mode='steps' is no more: mode='flow' with num_epochs counts pruning epochs instead"
@@ -352,7 +361,8 @@ class PruneEngine:
 
         Returns:
             A scalar, or [B] in the order of the batch for ``"none"``; float32 whatever the dtype of
-            the logits, float64 for float64. Differentiable to any order (``create_graph=True``).
+            the logits, float64 for float64. Differentiable to any order (``create_graph=True``),
+            also by ``torch.func.grad``; forward mode is refused.
 
         Raises:
             TypeError: a dtype does not fit.
@@ -779,6 +789,7 @@ class PruneEngine:
                 this rank's samples; then a collective.
 
         Raises:
-            StateMismatchError: it lists every difference; nothing has changed then.
+            StateMismatchError: it lists every difference, down to each number of a state that was
+                edited; nothing has changed then.
         """
         self._run.load_state_dict(saved)

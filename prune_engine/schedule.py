@@ -59,7 +59,7 @@ class VirtualScheduler(LRScheduler):
         progress: returns the share of nominal work done, in [0, 1].
 
     Raises:
-        TypeError: total_steps is no int, or the scheduler waits for a metric.
+        TypeError: total_steps is no int, or there is no scheduler, or one that waits for a metric.
         ValueError: total_steps is not at least 1, or is not what the scheduler was made for.
 
     Example:
@@ -83,6 +83,8 @@ class VirtualScheduler(LRScheduler):
             raise TypeError(f"total_steps must be an int of at least 1, got {total_steps!r}")
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        if scheduler is None or isinstance(scheduler, type):
+            raise TypeError(f"scheduler must be an object with step(), got {scheduler!r}")
         _refuse(scheduler, total_steps)
         self.scheduler = scheduler
         self.total_steps = total_steps
@@ -158,8 +160,11 @@ class VirtualScheduler(LRScheduler):
         Raises:
             ValueError: it is no such state.
         """
-        taken = state_dict.get("taken")
-        if isinstance(taken, bool) or not isinstance(taken, int) or "scheduler" not in state_dict:
+        if not isinstance(state_dict, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"state_dict must be a dict, got {type(state_dict).__name__}")
+        taken: Any = state_dict.get("taken")
+        count = isinstance(taken, int) and not isinstance(taken, bool) and taken >= 0
+        if not count or "scheduler" not in state_dict:
             raise ValueError(
                 "state_dict must be that of a wrapped scheduler, with taken and scheduler, got "
                 f"{sorted(map(str, state_dict))}"

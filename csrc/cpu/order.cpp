@@ -13,7 +13,7 @@ namespace prune_engine {
 Tensor order_cpu(Tensor kept,                      // [n] int32
                  std::optional<Tensor> positions,  // [M] int64, or none: a range
                  int64_t start, int64_t step, int64_t count, int64_t seed, int64_t epoch) {
-  count = check_order(kept, positions, count, seed, epoch);
+  count = check_order(kept, positions, count, seed, epoch, start, step);
   const int64_t n = kept.numel();
   Tensor samples = torch::stable::new_empty(kept, {count});
   if (count == 0) return samples;

@@ -10,7 +10,7 @@ Tensor order_cuda(Tensor kept,                      // [n] int32
                   std::optional<Tensor> positions,  // [M] int64, or none: a range
                   int64_t start, int64_t step, int64_t count, int64_t seed, int64_t epoch) {
   const OnDevice device({kept, "kept"}, {{positions.has_value() ? *positions : kept, "positions"}});
-  count = check_order(kept, positions, count, seed, epoch);
+  count = check_order(kept, positions, count, seed, epoch, start, step);
   const int64_t n = kept.numel();
   if (!positions.has_value() && count > 0) {
     // Both ends decide. Only here are the products known not to overflow: n is below 2^31.

@@ -155,7 +155,9 @@ def _into_mapping(item: Mapping[Any, Any], index: int) -> Any:
     if isinstance(item, MutableMapping):
         longer = copy(item)
         longer[INDEX_KEY] = index
-        return longer
+        if INDEX_KEY not in item:
+            return longer
+        del item[INDEX_KEY]  # the copy shares what it holds with the item, which must stay as it is
     made: Any = type(item)
     try:
         return made({**item, INDEX_KEY: index})

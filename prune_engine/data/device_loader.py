@@ -12,8 +12,10 @@ from torch import Tensor
 from prune_engine.data.sampler import PruneSampler
 from prune_engine.data.stream import Feed
 from prune_engine.epoch import ranks
+from prune_engine.epoch.plan import EpochPlan
 from prune_engine.epoch.state import check_count
 from prune_engine.errors import PruneEngineError
+from prune_engine.lasting import lasting
 from prune_engine.plain import plain
 
 Batch = tuple[Tensor, ...]
@@ -72,7 +74,7 @@ class DeviceLoader:
         self.augment = augment
         self.device = engine.plan.kept.device
         columns = check_columns(data, engine.num_samples)
-        self.data: Batch = tuple(column.to(self.device) for column in columns)
+        self.data: Batch = lasting(_moved)(columns, self.device)
         self._generator = None if augment is None else torch.Generator(self.device)
         self._sampler = PruneSampler(
             engine,
@@ -115,17 +117,28 @@ class DeviceLoader:
                 if indices is None:
                     break
                 walk.serving.hand_out(iter(()), indices.shape[0])
-                rows = tuple(column.index_select(0, indices) for column in self.data)
-                if self.augment is not None and self._generator is not None:
-                    self._generator.manual_seed(batch_seed(plan.seed, plan.epoch, next(starts)))
-                    rows = _tensors(self.augment(rows, self._generator))
-                yield (*rows, indices)
+                yield (*self._rows(indices, plan, next(starts)), indices)
+
+    @lasting
+    def _rows(self, indices: Tensor, plan: EpochPlan, position: int) -> Batch:
+        rows = tuple(column.index_select(0, indices) for column in self.data)
+        if self.augment is None or self._generator is None:
+            return rows
+        self._generator.manual_seed(batch_seed(plan.seed, plan.epoch, position))
+        return _tensors(self.augment(rows, self._generator))
+
+
+def _moved(columns: Batch, device: torch.device) -> Batch:
+    return tuple(column.to(device) for column in columns)
 
 
 def _tensors(made: object) -> Batch:
     """Refuse what an augmentation must not return: one tensor would be served row by row."""
     if not isinstance(made, tuple | list):
         raise TypeError(f"augment must return a sequence of tensors, got {type(made).__name__}")
+    for entry in cast("list[object]", made):
+        if not isinstance(entry, Tensor):
+            raise TypeError(f"augment must return tensors, got a {type(entry).__name__} in it")
     return tuple(cast("list[Tensor]", made))
 
 

@@ -156,6 +156,10 @@ class PruneSampler(DistributedSampler[int]):
         if self.engine.fixed_batch is not None:
             check_fixed(self.engine.fixed_batch, self.align, self.num_replicas)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle without the reader, which is of one process."""
+        return {**vars(self), "reader": None}
+
     @property
     def rank(self) -> int:  # type: ignore[override]
         """The share that is served."""
@@ -200,6 +204,9 @@ class PruneSampler(DistributedSampler[int]):
         Raises:
             PruneEngineError: it is ahead: ``end_epoch`` was not called (edge case 11).
         """
+        epoch = plain(epoch)
+        if isinstance(epoch, bool) or not isinstance(epoch, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"epoch must be an int, got {epoch!r}")
         if not self.engine.constant_length and epoch > self.engine.epoch:
             raise PruneEngineError(
                 f"set_epoch got {epoch}, but the engine is in epoch {self.engine.epoch}: call "

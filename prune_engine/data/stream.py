@@ -271,6 +271,12 @@ class Pass(chain[int]):
         stream.walk = walk
         return stream
 
+    def __reduce__(self) -> Any:
+        """Refuse: a copy would draw from the same chunk, and each would miss what the other had."""
+        raise TypeError(
+            "a pass over a sampler cannot be copied or pickled: load its state_dict() into another"
+        )
+
     def state_dict(self) -> dict[str, int]:
         """Return the epoch, the position drawn to over all ranks, and how many are left."""
         return self.walk.state()

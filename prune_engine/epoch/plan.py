@@ -13,6 +13,7 @@ from torch import Tensor
 from prune_engine import ops
 from prune_engine.bands import NUM_CLASSES, PLAN_BLOCK
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.lasting import lasting
 from prune_engine.ops.checks import check_vector
 from prune_engine.ops.rule import Arrangement, Rule, Selection
 from prune_engine.ops.to_host import host_ints
@@ -183,6 +184,7 @@ class PlanBatches:
                 size = min(self.batch_size, samples.shape[0] - first)
                 yield samples.narrow(0, first, size)
 
+    @lasting
     def _order(self, positions: range) -> Tensor:
         return self.plan.order(positions).to(self.dtype)
 

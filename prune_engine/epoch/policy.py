@@ -203,6 +203,8 @@ class PolicyMemory(ABC):
     def state_problems(self, state: Mapping[str, Any]) -> list[str]:
         """List what does not fit in a state, before anything is loaded.
 
+        The state may have been edited: look at every number that the memory relies on.
+
         Args:
             state: what ``state_dict`` should have returned.
 
@@ -213,6 +215,9 @@ class PolicyMemory(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state in which ``state_problems`` found nothing.
+
+        Give attributes new values and write over none: where the rest of a state does not fit, the
+        run puts the attributes back.
 
         Args:
             state: what ``state_dict`` returned.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.epoch import ranks, state
+from prune_engine.epoch.copies import reduce_run
 from prune_engine.epoch.coverage import enforce_coverage, repeats
 from prune_engine.epoch.plan import (
     EpochPlan,
@@ -34,6 +35,7 @@ from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
 from prune_engine.epoch.serving import LastBatch, Serving
 from prune_engine.errors import NonFiniteLossError, PruneEngineError
+from prune_engine.lasting import lasting
 from prune_engine.ops.rule import Rule, Selection
 from prune_engine.ops.to_host import host_floats, host_ints
 
@@ -63,6 +65,7 @@ class EpochRun:
         (3, 0, 0)
     """
 
+    @lasting
     def __init__(
         self,
         buffer: ScoreBuffer,
@@ -151,6 +154,16 @@ class EpochRun:
         return serve_count(kept, serving.align, serving.shards, start)
 
     @property
+    def nominal(self) -> int:
+        """Positions that this epoch would serve over all ranks if it kept everything."""
+        everyone = None if self.memory is None else self.memory.nominal()
+        everyone = self.num_samples if everyone is None else everyone
+        serving = self._training
+        if serving is None:
+            return everyone if self._sealed_nominal is None else self._sealed_nominal
+        return serve_count(everyone, serving.align, serving.shards)
+
+    @property
     def progress(self) -> float:
         """The share of nominal work done, in [0, 1]: epochs over the run's length."""
         if self.num_epochs is None:
@@ -176,8 +189,10 @@ class EpochRun:
 
     def attach(self, monitor: Monitor) -> None:
         """Take a batch's activations from a monitor (``PruneEngine.attach``)."""
-        if self.memory is not None and not callable(getattr(monitor, "take", None)):
-            raise TypeError(f"monitor must have take(), got {type(monitor).__name__}")
+        made = not isinstance(monitor, type)
+        if self.memory is not None and not (made and callable(getattr(monitor, "take", None))):
+            got = type(monitor).__name__ if made else f"the class {monitor!r}"
+            raise TypeError(f"monitor must have take(), got {got}")
         if self.memory is None or not self.memory.attach(monitor):
             raise TypeError(
                 f"policy must be one that looks at activations, such as BPAS, got {self.policy}"
@@ -238,6 +253,7 @@ class EpochRun:
             )
         serving.replayed = False
 
+    @lasting
     def end_epoch(self, *, partial: bool = False) -> EpochReport:
         """End the epoch (``PruneEngine.end_epoch``)."""
         if self.mode == "flow" and not partial and self.cursor < self.served:
@@ -264,6 +280,7 @@ class EpochRun:
             self._plan_ahead()
         return report
 
+    @lasting
     def resize(self, num_samples: int) -> None:
         """Follow a data set that changes (``PruneEngine.resize``)."""
         if self.mode == "flow":
@@ -285,11 +302,12 @@ class EpochRun:
             self.memory.resize(num_samples)  # raises before anything has changed
         self.buffer.resize(num_samples)
         self.num_samples = num_samples
-        self._training = self._look = self._sealed = None
+        self._training = self._look = self._sealed = self._sealed_nominal = None
         rule = self._rule(self.epoch)
         self._plan = None
         self._plan = self._decide(rule, self.epoch)
 
+    @lasting
     def state_dict(self) -> dict[str, Any]:
         """Return the state (``PruneEngine.state_dict``)."""
         counters = self._meet("state_dict", self.cursor)
@@ -300,12 +318,19 @@ class EpochRun:
         thresholds = host_floats(self.plan.threshold)
         return state.save(self, buffer, thresholds, [dump_plan(plan) for plan in self.ahead])
 
+    @lasting
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state (``PruneEngine.load_state_dict``)."""
         self._restore(state.check(self, saved))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as arguments and state (``copies``)."""
+        return reduce_run(self)
+
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Restore a state that was checked."""
+        if self.memory is not None:
+            state.restore_memory(self.memory, saved)
         self.buffer.load_state_dict(saved["buffer"])
         self.history = History.from_state(saved["history"])
         self._training = self._look = None
@@ -313,11 +338,10 @@ class EpochRun:
         self._begin_epoch(int(saved["epoch"]))
         self._steps = int(saved["steps"])
         self.seek(int(saved["cursor"]))
-        self._sealed = saved.get("served")  # a state of before has none
+        # What the epoch serves, until a pass says so; a state of before has none.
+        self._sealed, self._sealed_nominal = saved.get("served"), saved.get("nominal")
         if self._one_table and not ranks.alone(self.process_group):
             self._shared_records = self._count_records()
-        if self.memory is not None:
-            self.memory.load_state_dict(saved["memory"])
         if ranks.world(self.process_group)[0] == 0:  # they are of all ranks together
             self.buffer.counters.copy_(saved["buffer"]["counters"])
         thresholds = torch.tensor(saved["threshold"], dtype=torch.float32)
@@ -399,7 +423,7 @@ class EpochRun:
             idle = self._counted == current.mark
         if idle:
             self._start, self._from = cursor, self._counted
-            self._training, self._look, self._sealed = serving, None, None
+            self._training, self._look = serving, None
         else:
             self._look = serving
         return serving
@@ -477,6 +501,7 @@ class EpochRun:
             )
         return self.ahead[at]
 
+    @lasting
     def _flow_on(self) -> None:
         """Decide the next epoch at the horizon; after the last batch of the run, end that."""
         cursor, served = self.cursor, self.served
@@ -488,6 +513,7 @@ class EpochRun:
             self._remember()
             self._enter(self.epoch + 1, draft)
 
+    @lasting
     def _plan_ahead(self, *, force: bool = False) -> None:
         """Decide the epoch after the current one, if there is one."""
         upcoming = self.epoch + 1
@@ -508,7 +534,7 @@ class EpochRun:
         not finite, which are not recorded.
         """
         serving = self._training
-        if serving is None or serving.epoch != self.epoch or not self._one_table:
+        if serving is None or not self._current(serving) or not self._one_table:
             return
         cursor, world = self.cursor, serving.world
         last = self._last_trained(serving)
@@ -522,7 +548,7 @@ class EpochRun:
 
     def _last_trained(self, serving: Serving) -> int:
         """Return the last position of the epoch whose sample is recorded, or -1."""
-        stop = min(self.served, serving.start + serving.drawn)
+        stop = min(self.served, self._start + (serving.limit - self._from) * serving.world)
         floor = (self.epoch + 1) << 32
         while stop > self._start:
             first = max(self._start, stop - SCAN)
@@ -555,6 +581,7 @@ class EpochRun:
         self._start, self._from, self._trained = cursor, self._counted, False
         self._base, self._epoch_mark = cursor, self._counted
         self._sealed: int | None = None
+        self._sealed_nominal: int | None = None
         if self.mode == "epoch":
             self._training = self._look = None
 
@@ -626,6 +653,7 @@ class EpochRun:
         self.history.append(report)
         return report
 
+    @lasting
     def arrive(self, indices: Tensor, size: int) -> None:
         """Make the plan that a batch was drawn from the current one (``mode="flow"``)."""
         if self._last.again(indices):
@@ -712,14 +740,10 @@ class EpochRun:
         planned, due = self.plan.num_kept, self.served
         served = min(due, self.cursor) if partial else due
         trained = self.history.samples_trained + served
-        everyone = None if self.memory is None else self.memory.nominal()
-        everyone = self.num_samples if everyone is None else everyone
-        serving = self._training
-        if serving is not None:
-            everyone = serve_count(everyone, serving.align, serving.shards)
+        nominal = self.nominal
         if served < due:
-            everyone = round(everyone * served / due)
-        nominal = self.history.nominal_trained + everyone
+            nominal = round(nominal * served / due)
+        nominal += self.history.nominal_trained
         return EpochReport(
             epoch=self.epoch,
             num_samples=self.num_samples,

@@ -12,8 +12,16 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
-from prune_engine.bands import INT64_MAX, MAX_SAMPLES, NUM_CLASSES
+from prune_engine.bands import INT64_MAX, MAX_EPOCH, MAX_SAMPLES, NUM_CLASSES
+from prune_engine.epoch.copies import pack, unpack
+from prune_engine.epoch.fits import (
+    class_problems,
+    int_problems,
+    table_problems,
+    tensor_problems,
+)
 from prune_engine.errors import StateMismatchError
+from prune_engine.lasting import lasting
 from prune_engine.ops.checks import ObserveState
 from prune_engine.ops.cross_entropy_observe import cross_entropy_state
 from prune_engine.ops.observe import observe_state
@@ -21,6 +29,8 @@ from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import plain
 
 KEY_MASK = 0xFFFFFFFF
+LOW_KEY, HIGH_KEY = 0x00800000, 0xFF7FFFFF  # of -FLT_MAX and FLT_MAX: all between are finite
+TENSORS = ("records", "counters", "weight_class", "weight_table")  # of a state
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,21 @@ def _decoded(records: Tensor) -> Tensor:
     return torch.where(records == 0, torch.nan, decoded)
 
 
+def _record_problems(records: Tensor, epoch: int) -> list[str]:
+    """List a phrase where a record is of an epoch still to come, or no finite score's.
+
+    Such a record would never be replaced, or would make the sum of all scores wrong for ever.
+    """
+    seen = records[records != 0]
+    if not seen.numel():
+        return []
+    keys = seen & KEY_MASK
+    first, last = int(seen.min()) >> 32, int(seen.max()) >> 32
+    if first >= 1 and last <= epoch + 1 and LOW_KEY <= keys.min() and keys.max() <= HIGH_KEY:
+        return []
+    return [f"records: expected finite scores of epochs 0..{epoch}, got others"]
+
+
 class ScoreBuffer:
     """The scores of N samples on one device, with their exact running sum.
 
@@ -110,6 +135,7 @@ class ScoreBuffer:
         ([2.0, nan, 4.0], 3.0)
     """
 
+    @lasting
     def __init__(
         self,
         num_samples: int,
@@ -347,6 +373,7 @@ class ScoreBuffer:
         total = (high << 32) + low
         return total / seen / 2**40 if seen else float("nan")
 
+    @lasting
     def state_dict(self) -> dict[str, Any]:
         """Return copies of everything as tensors on the cpu."""
         return {
@@ -366,19 +393,40 @@ class ScoreBuffer:
         Returns:
             One phrase per difference.
         """
-        problems: list[str] = []
-        for name in ("records", "counters", "weight_class", "weight_table"):
-            have, came = getattr(self, name), state.get(name)
-            if not isinstance(came, Tensor):
-                problems.append(f"{name}: expected a tensor, got {type(came).__name__}")
-            elif came.shape != have.shape or came.dtype != have.dtype:
-                problems.append(
-                    f"{name}: expected {have.dtype} {tuple(have.shape)}, "
-                    f"got {came.dtype} {tuple(came.shape)}"
-                )
-        if not isinstance(state.get("epoch"), int):
-            problems.append(f"epoch: expected an int, got {type(state.get('epoch')).__name__}")
-        return problems
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        numbers = int_problems(state, {"epoch": MAX_EPOCH})
+        problems = [*tensor_problems(state, tensors), *numbers]
+        if problems:
+            return problems
+        return [
+            *_record_problems(state["records"], state["epoch"]),
+            *([] if bool((state["counters"] >= 0).all()) else ["counters: expected at least 0"]),
+            *class_problems("weight_class", state["weight_class"]),
+            *table_problems("weight_table", state["weight_table"]),
+        ]
+
+    def plan_problems(self, plan: Mapping[str, Any]) -> list[str]:
+        """List what does not fit in a saved plan of these samples.
+
+        Args:
+            plan: what ``dump_plan`` returned.
+
+        Returns:
+            One phrase per difference.
+        """
+        tensors = {name: getattr(self, name) for name in ("weight_class", "weight_table")}
+        came = plan.get("threshold")
+        length = came.numel() if isinstance(came, Tensor) else 0
+        tensors["threshold"] = self.weight_table.new_empty(length)
+        problems = [*tensor_problems(plan, tensors), *int_problems(plan, {"epoch": MAX_EPOCH})]
+        return problems or [
+            *class_problems("weight_class", plan["weight_class"]),
+            *table_problems("weight_table", plan["weight_table"]),
+        ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as arguments and state: no kernels, and no memory that is shared."""
+        return _revive, (self.num_samples, self.device, self.backend, pack(self.state_dict()))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned; all or nothing.
@@ -392,7 +440,14 @@ class ScoreBuffer:
         problems = self.state_problems(state)
         if problems:
             raise StateMismatchError("the buffer's state does not fit: " + "; ".join(problems))
-        for name in ("records", "counters", "weight_class", "weight_table"):
+        for name in TENSORS:
             getattr(self, name).copy_(state[name])
         self.epoch.fill_(int(state["epoch"]))
         self.refresh_sum()
+
+
+def _revive(num_samples: int, device: torch.device, backend: str, saved: bytes) -> ScoreBuffer:
+    """Make a buffer again that was copied or pickled."""
+    buffer = ScoreBuffer(num_samples, device=device, backend=backend)
+    buffer.load_state_dict(unpack(saved))
+    return buffer

@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Protocol, cast
 
-from prune_engine.bands import MAX_SEED
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from prune_engine.bands import MAX_EPOCH, MAX_SEED
+from prune_engine.epoch import fits
 from prune_engine.epoch.plan import PLAN_TENSORS
 from prune_engine.epoch.policy import Policy, PolicyMemory
 from prune_engine.epoch.report import EpochReport, History
@@ -20,8 +25,17 @@ Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
 
 STATE_VERSION = 2
 # Figures with a default came later: states of before have none.
-REPORT_FIELDS = tuple(field.name for field in fields(EpochReport) if field.default is MISSING)
+REPORT_FIELDS: dict[str, type] = {
+    field.name: {"int": int, "float": float, "bool": bool}[str(field.type)]
+    for field in fields(EpochReport)
+}
+NEEDED_FIELDS = tuple(field.name for field in fields(EpochReport) if field.default is MISSING)
 PLAN_FIELDS = ("epoch", *PLAN_TENSORS)
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("epoch", "cursor", "steps"), int),
+    **dict.fromkeys(("threshold", "history", "ahead"), tuple),
+    "buffer": dict,
+}
 
 
 class Run(Protocol):
@@ -46,6 +60,11 @@ class Run(Protocol):
     @property
     def served(self) -> int:
         """Positions of the current epoch that are served."""
+        ...
+
+    @property
+    def nominal(self) -> int:
+        """Positions that the current epoch would serve if it kept everything."""
         ...
 
     @property
@@ -78,12 +97,22 @@ def sample_count(source: Any) -> int:
         if source < 0:
             raise ValueError(f"dataset_or_num_samples must be at least 0, got {source}")
         return source
+    wanted = "dataset_or_num_samples must be a sized data set or an int, got"
+    if isinstance(source, type):
+        raise TypeError(f"{wanted} the class {source.__name__}: make an object of it")
+    if isinstance(source, str | bytes):
+        raise TypeError(f"{wanted} {source!r}")
+    if isinstance(source, DataLoader):
+        raise TypeError(f"{wanted} a DataLoader, whose length counts batches: pass its dataset")
     if not hasattr(source, "__len__"):
         raise TypeError(
-            "dataset_or_num_samples must be a sized data set or an int, got "
-            f"{type(source).__name__}; samples of an iterable data set have no stable index"
+            f"{wanted} {type(source).__name__}; samples of an iterable data set have no "
+            "stable index"
         )
-    return len(source)
+    try:
+        return len(source)
+    except TypeError as error:
+        raise TypeError(f"{wanted} {source!r}, which has no length ({error})") from error
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -102,6 +131,21 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is no bool: a word such as "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+
+
+def check_group(group: object) -> None:
+    """Refuse what no process group can be, also where there is no group yet to ask."""
+    kind = type(group)
+    if kind.__module__ in ("builtins", "numpy", "torch") and kind not in (type(None), object):
+        raise TypeError(
+            f"process_group must be a group of torch.distributed or None, got {kind.__name__}"
+        )
 
 
 def check_count(name: str, value: object, *, needed: bool = False) -> None:
@@ -200,6 +244,7 @@ def save(
         "epoch": run.epoch,
         "cursor": run.cursor,
         "served": run.served,
+        "nominal": run.nominal,
         "steps": run.steps,
         "threshold": tuple(threshold),
         "history": tuple(run.history.state()),
@@ -229,48 +274,86 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
             "instead of steps, and cannot go on where such a run was"
         )
     differences = [
-        f"{name}: expected {expected!r}, got {saved.get(name)!r}"
+        f"{name}: expected {expected!r}, got {fits.shown(saved.get(name), whole=True)}"
         for name, expected in identity(run).items()
-        if saved.get(name) != expected
+        if fits.differs(saved.get(name), expected)
     ]
-    if saved.get("num_samples") != run.num_samples:
+    if fits.differs(saved.get("num_samples"), run.num_samples):
         differences.append(
             "where the data set has changed, make the engine for the state's number, restore, and "
             f"call resize({run.num_samples})"
         )
-    for name, kind in (
-        ("epoch", int),
-        ("cursor", int),
-        ("steps", int),
-        ("threshold", tuple),
-        ("history", tuple),
-        ("ahead", tuple),
-        ("buffer", dict),
-    ):
-        if not isinstance(saved.get(name), kind):
-            came = type(saved.get(name)).__name__
-            differences.append(f"{name}: expected {kind.__name__}, got {came}")
-        elif kind is int and saved[name] < 0:
-            differences.append(f"{name}: expected at least 0, got {saved[name]}")
-    if isinstance(saved.get("buffer"), Mapping):
-        differences += run.buffer.state_problems(saved["buffer"])
-    memory = saved.get("memory")
-    if run.memory is None:
-        if memory is not None:
-            differences.append(f"memory: expected None, got {type(memory).__name__}")
-    elif isinstance(memory, Mapping):
-        problems = run.memory.state_problems(cast(Mapping[str, Any], memory))
-        differences += [f"memory.{problem}" for problem in problems]
-    else:
-        differences.append(f"memory: expected dict, got {type(memory).__name__}")
-    for name, expected_fields in (("history", REPORT_FIELDS), ("ahead", PLAN_FIELDS)):
-        for at, row in enumerate(rows(saved.get(name))):
-            missing = [field for field in expected_fields if field not in row]
-            if missing:
-                differences.append(f"{name}[{at}]: {', '.join(missing)} missing")
+    differences += [f"{name}: missing" for name in ("num_epochs", "memory") if name not in saved]
+    for name, kind in KINDS.items():
+        came: Any = saved.get(name)
+        if not isinstance(came, kind) or isinstance(came, bool):
+            differences.append(f"{name}: expected {kind.__name__}, got {type(came).__name__}")
+        elif kind is int and came < 0:
+            differences.append(f"{name}: expected at least 0, got {came}")
+        elif kind is int and came > (most := MAX_EPOCH if name == "epoch" else fits.MANY):
+            differences.append(f"{name}: expected at most {most}, got {fits.shown(came)}")
+    for name in ("served", "nominal"):
+        if name in saved:  # a state of before has none
+            differences += fits.int_problems(saved, {name: fits.MANY})
+    differences += _plan_problems(run, saved) + _history_problems(saved)
+    if isinstance(saved.get("buffer"), dict):
+        buffer = cast("dict[str, Any]", saved["buffer"])
+        differences += [f"buffer.{problem}" for problem in run.buffer.state_problems(buffer)]
+        if fits.differs(buffer.get("epoch"), saved.get("epoch")):
+            differences.append("buffer.epoch: expected that of the state")
+    differences += _memory_problems(run, saved.get("memory"))
     if differences:
         raise StateMismatchError("the state does not fit: " + "; ".join(differences))
     return saved
+
+
+def _plan_problems(run: Run, saved: Mapping[str, Any]) -> list[str]:
+    """List what of a state's plans cannot be, where they are tuples."""
+    problems: list[str] = []
+    for at, value in enumerate(fits.rows(saved.get("threshold"))):
+        problems += fits.number_problems(f"threshold[{at}]", value, float)
+    ahead, epoch = fits.rows(saved.get("ahead")), saved.get("epoch")
+    if ahead and run.mode == "epoch":
+        problems.append(f"ahead: expected no plan in mode='epoch', got {len(ahead)}")
+    for at, came in enumerate(ahead):
+        row, name = fits.row(came), f"ahead[{at}]"
+        if missing := [field for field in PLAN_FIELDS if field not in row]:
+            problems.append(f"{name}: {', '.join(missing)} missing")
+            continue
+        problems += [f"{name}.{problem}" for problem in run.buffer.plan_problems(row)]
+        if fits.differs(row["epoch"], at + 1 + (epoch if isinstance(epoch, int) else 0)):
+            problems.append(f"{name}.epoch: expected the {at + 1}. after the state's")
+    return problems
+
+
+def _history_problems(saved: Mapping[str, Any]) -> list[str]:
+    """List what of a state's reports cannot be, where they are a tuple."""
+    problems: list[str] = []
+    reports = fits.rows(saved.get("history"))
+    for at, came in enumerate(reports):
+        row, name = fits.row(came), f"history[{at}]"
+        if missing := [field for field in NEEDED_FIELDS if field not in row]:
+            problems.append(f"{name}: {', '.join(missing)} missing")
+            continue
+        for field, kind in REPORT_FIELDS.items():
+            if field in row:
+                problems += fits.number_problems(f"{name}.{field}", row[field], kind)
+        if fits.differs(row["epoch"], at):
+            problems.append(f"{name}.epoch: expected {at}")
+    listed = isinstance(saved.get("history"), tuple)
+    if listed and fits.differs(saved.get("epoch"), len(reports)):
+        problems.append(f"history: expected one report for each ended epoch, got {len(reports)}")
+    return problems
+
+
+def _memory_problems(run: Run, saved: object) -> list[str]:
+    """List what of a state's memory does not fit the policy's."""
+    if run.memory is None:
+        return [] if saved is None else [f"memory: expected None, got {type(saved).__name__}"]
+    if not isinstance(saved, Mapping):
+        return [f"memory: expected dict, got {type(saved).__name__}"]
+    problems = run.memory.state_problems(cast("Mapping[str, Any]", saved))
+    return [f"memory.{problem}" for problem in problems]
 
 
 def single(saved: Saved) -> Mapping[str, Any]:
@@ -291,25 +374,40 @@ def single(saved: Saved) -> Mapping[str, Any]:
     """
     if isinstance(saved, Mapping):
         return saved
-    raise StateMismatchError(
-        "the state must be one dictionary, got a list: parts are for engines with shard_scores=True"
-    )
+    if isinstance(saved, list | tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+        hint = "a list: parts are for engines with shard_scores=True"
+    else:
+        hint = f"{type(saved).__name__}: load_state reads files"
+    raise StateMismatchError(f"the state must be one dictionary, got {hint}")
 
 
-def rows(value: object) -> list[Mapping[str, Any]]:
-    """Return a tuple's rows, with nothing in those that are no mappings.
+def restore_memory(memory: PolicyMemory, saved: Mapping[str, Any]) -> None:
+    """Restore a policy's memory, and refuse one that arranges other samples than were kept.
 
     Args:
-        value: what a state has under ``history`` or ``ahead``.
+        memory: as it was where this raises.
+        saved: a state that was checked.
 
-    Returns:
-        Mappings.
-
-    Example:
-        >>> rows(({"epoch": 1}, 7)), rows(None)
-        ([{'epoch': 1}, {}], [])
+    Raises:
+        StateMismatchError: the memory and the weight classes are not of one epoch.
     """
-    if not isinstance(value, tuple):
-        return []
-    listed = cast(tuple[Any, ...], value)
-    return [cast(Mapping[str, Any], row) if isinstance(row, Mapping) else {} for row in listed]
+    before = dict(vars(memory))
+    try:
+        memory.load_state_dict(saved["memory"])
+        arrangement = memory.arrangement()
+        if arrangement is not None:
+            _check_arranged(arrangement.samples().cpu(), saved["buffer"]["weight_class"].cpu())
+    except Exception:
+        vars(memory).clear()
+        vars(memory).update(before)
+        raise
+
+
+def _check_arranged(samples: Tensor, classes: Tensor) -> None:
+    """Refuse samples that are not those of a class above 0, each once."""
+    kept = int(torch.count_nonzero(classes))
+    if samples.shape[0] != kept or not bool((classes[samples.to(torch.int64)] != 0).all()):
+        raise StateMismatchError(
+            f"the state does not fit: buffer.weight_class keeps {kept} samples, and memory "
+            f"arranges {samples.shape[0]}, not the same ones"
+        )

@@ -14,6 +14,7 @@ import torch
 
 from prune_engine.errors import StateMismatchError
 from prune_engine.files import naming, sync, sync_folder
+from prune_engine.lasting import lasting
 
 
 def replace_file(path: Path, content: Mapping[str, Any]) -> None:
@@ -75,6 +76,7 @@ def _write(content: dict[str, Any], file: IO[bytes]) -> None:
         raise ValueError(f"extra must be tensors and plain data: {error}") from error
 
 
+@lasting
 def read_file(path: Path) -> Any:
     """Read a file of ``torch.save``, trusting neither its pickles nor its bytes.
 

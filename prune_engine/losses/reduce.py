@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prune_engine.errors import NonFiniteLossError
+from prune_engine.lasting import saveable
 from prune_engine.plain import plain
 
 REDUCTIONS = ("mean", "sum", "none", "weighted_mean")
@@ -96,7 +97,7 @@ def reduce_losses(
         return rescaled.mean(dtype=wide).to(rescaled.dtype)
     total = rescaled.sum(dtype=wide)
     if denom is not None:
-        total = total / (denom.reshape(()) if isinstance(denom, Tensor) else denom)
+        total = total / (saveable(denom).reshape(()) if isinstance(denom, Tensor) else denom)
     elif reduction == "weighted_mean":
         weight = weights.sum()
         # All weights 0 (or none): the sum is 0 already, and must not become nan.
@@ -141,6 +142,7 @@ def cross_entropy(
         ``losses`` [B] in the dtype of the logits, differentiable, and ``score`` [B], detached.
 
     Raises:
+        TypeError: an argument is of the wrong kind.
         ValueError: label_smoothing is out of range.
 
     Example:
@@ -148,6 +150,12 @@ def cross_entropy(
         >>> round(losses.item(), 4), score.requires_grad
         (0.6931, False)
     """
+    for name, tensor in (("logits", logits), ("targets", targets)):
+        if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    label_smoothing = plain(label_smoothing)
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"label_smoothing must be a number in [0, 1], got {label_smoothing!r}")
     # Smoothing sums the logarithms of all classes: in float16 that is inf from some 6000 on.
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in 0..1, got {label_smoothing}")

@@ -15,7 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prune_engine.lasting import saveable
 from prune_engine.losses.reduce import wide_dtype
+from prune_engine.losses.scores import check_classes
 from prune_engine.plain import plain, store_plain
 
 Average = Literal["samples", "elements"]
@@ -86,6 +88,7 @@ def _averaged(
         raise ValueError(
             f"mask must be bool {tuple(losses.shape)}, got {mask.dtype} {tuple(mask.shape)}"
         )
+    mask = None if mask is None else saveable(mask)
 
     def sums(values: Tensor) -> Tensor:
         if values.shape != losses.shape:
@@ -97,7 +100,8 @@ def _averaged(
 
     total = sums(losses)
     for weight, values in auxiliary:
-        total = total + weight * sums(values)
+        factor = saveable(weight) if isinstance(weight, Tensor) else weight
+        total = total + factor * sums(values)
     if mask is None:
         each = losses[0].numel() if size else 0
         count = torch.full((size,), each, dtype=torch.int64, device=losses.device)
@@ -198,17 +202,6 @@ class Pixels(Reducer):
         return _averaged(losses, self.mask, self.auxiliary, self.average, size)
 
 
-def _check_classes(targets: Tensor, num_classes: int) -> None:
-    """Refuse what names no class; on a device its range is not looked at: the host would wait."""
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise TypeError(f"targets must be integers, got {targets.dtype}")
-    if targets.is_cpu and targets.numel():
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= num_classes:
-            wrong = low if low < 0 else high
-            raise IndexError(f"targets must be in 0..{num_classes - 1}, got {wrong}")
-
-
 def mix_targets(targets: Tensor, num_classes: int, lam: Tensor | float) -> Tensor:
     """Return the soft targets of a batch mixed with itself in reverse.
 
@@ -232,13 +225,17 @@ def mix_targets(targets: Tensor, num_classes: int, lam: Tensor | float) -> Tenso
         >>> mix_targets(torch.tensor([0, 1]), 2, 0.75).tolist()
         [[0.75, 0.25], [0.25, 0.75]]
     """
-    lam = plain(lam)
+    lam, num_classes = plain(lam), plain(num_classes)
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"num_classes must be an int, got {num_classes!r}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if not isinstance(lam, Tensor):
         if isinstance(lam, bool) or not isinstance(lam, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"lam must be a number in 0..1 or a tensor, got {lam!r}")
         if not 0 <= lam <= 1:
             raise ValueError(f"lam must be in 0..1, got {lam}")
-    _check_classes(targets, num_classes)
+    check_classes(targets, num_classes)
     hot = torch.nn.functional.one_hot(targets.to(torch.int64), num_classes).to(torch.float32)
     share = torch.as_tensor(lam, dtype=torch.float32, device=targets.device)
     share = share.expand(targets.shape[0])[:, None]
@@ -288,7 +285,7 @@ class MixedPairs(Reducer):
             raise ValueError(f"mixed must be {shape}, got {tuple(self.mixed.shape)}")
         if self.targets.shape != (size,):
             raise ValueError(f"targets must be [{size}], got shape {tuple(self.targets.shape)}")
-        _check_classes(self.targets, shape[1])
+        check_classes(self.targets, shape[1])
         chances = torch.softmax(self.logits.detach().to(torch.float32), dim=1)
         error = (self.mixed.detach() - chances).abs()
         own = self.targets.to(torch.int64)[:, None]

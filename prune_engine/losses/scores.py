@@ -42,9 +42,38 @@ def score_kind(score: str) -> int:
     return SCORES.index(score)
 
 
-def _probabilities(logits: Tensor) -> Tensor:
+def check_classes(targets: Tensor, num_classes: int) -> None:
+    """Refuse what names no class; on a device its range is not looked at: the host would wait."""
+    if not isinstance(targets, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"targets must be a tensor, got {type(targets).__name__}")
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise TypeError(f"targets must be integers, got {targets.dtype}")
+    if targets.is_cpu and targets.numel():
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= num_classes:
+            wrong = low if low < 0 else high
+            raise IndexError(f"targets must be in 0..{num_classes - 1}, got {wrong}")
+
+
+def _labels(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return labels as a column; fewer than logits would give fewer scores, without a word."""
+    if not isinstance(targets, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"targets must be a tensor, got {type(targets).__name__}")
+    if targets.shape != logits.shape[:1]:
+        raise ValueError(f"targets must be [{logits.shape[0]}], got {tuple(targets.shape)}")
+    check_classes(targets, logits.shape[1])
+    return targets.to(torch.int64)[:, None]
+
+
+def _check_logits(logits: Tensor) -> None:
+    if not isinstance(logits, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
     if logits.dim() != 2:
         raise ValueError(f"logits must be [B, C], got shape {tuple(logits.shape)}")
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    _check_logits(logits)
     return torch.softmax(logits.detach().to(wide_dtype(logits.dtype)), dim=1)
 
 
@@ -61,16 +90,17 @@ def nll(logits: Tensor, targets: Tensor) -> Tensor:
         [B] in batch order, at least 0.
 
     Raises:
-        ValueError: logits are not [B, C].
+        TypeError: an argument is no tensor, or of another kind of numbers.
+        ValueError: logits are not [B, C], or targets not [B].
+        IndexError: a target is out of range (on the cpu).
 
     Example:
         >>> round(nll(torch.zeros(1, 2), torch.tensor([1])).item(), 4)
         0.6931
     """
-    if logits.dim() != 2:
-        raise ValueError(f"logits must be [B, C], got shape {tuple(logits.shape)}")
+    _check_logits(logits)
     chances = torch.log_softmax(logits.detach().to(wide_dtype(logits.dtype)), dim=1)
-    return -chances.gather(1, targets.to(torch.int64)[:, None])[:, 0]
+    return -chances.gather(1, _labels(logits, targets))[:, 0]
 
 
 def el2n(logits: Tensor, targets: Tensor) -> Tensor:
@@ -87,7 +117,9 @@ def el2n(logits: Tensor, targets: Tensor) -> Tensor:
         [B] in batch order, in 0..sqrt(2).
 
     Raises:
-        ValueError: logits are not [B, C].
+        TypeError: an argument is no tensor, or of another kind of numbers.
+        ValueError: logits are not [B, C], or targets not [B].
+        IndexError: a target is out of range (on the cpu).
 
     Example:
         >>> round(el2n(torch.zeros(1, 2), torch.tensor([1])).item(), 4)
@@ -95,7 +127,7 @@ def el2n(logits: Tensor, targets: Tensor) -> Tensor:
     """
     error = _probabilities(logits)
     ones = torch.ones((error.shape[0], 1), dtype=error.dtype, device=error.device)
-    error = error.scatter_add(1, targets.to(torch.int64)[:, None], -ones)
+    error = error.scatter_add(1, _labels(logits, targets), -ones)
     return error.square().sum(dim=1).sqrt()
 
 
@@ -193,6 +225,9 @@ def grand(logits: Tensor, targets: Tensor, features: Tensor, *, bias: bool = Tru
         >>> round(grand(torch.zeros(1, 2), torch.tensor([1]), torch.ones(1, 3)).item(), 4)
         1.4142
     """
+    if not isinstance(features, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"features must be a tensor, got {type(features).__name__}")
+    _check_logits(logits)
     if features.dim() != 2 or features.shape[0] != logits.shape[0]:
         raise ValueError(
             f"features must be [{logits.shape[0]}, D], got shape {tuple(features.shape)}"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prune_engine.backends import kernels_for
-from prune_engine.ops.checks import check_vector, dense_tensors, raise_index_error
+from prune_engine.ops.checks import check_sample, check_vector, dense_tensors, raise_index_error
+from prune_engine.plain import plain
 
 
 def activation_std(
@@ -38,7 +39,7 @@ def activation_std(
 
     Raises:
         TypeError: a dtype is not one of those.
-        ValueError: a shape or device does not fit, there is no tensor, or sample is below 1.
+        ValueError: a shape or device does not fit, there is no tensor, or sample is out of range.
         IndexError: slot is out of range; of a slot on a device nothing is raised and nothing
             written.
 
@@ -48,11 +49,14 @@ def activation_std(
         >>> out.tolist()
         [0.0, 0.0, 0.5]
     """
-    table = dense_tensors(tensors, sample)
+    table, sample = dense_tensors(tensors), check_sample(sample)
+    slot = plain(slot)
     check_vector("out", out, (torch.float64,), device=table[0].device, changed=True)
     target, place = out, None
     if isinstance(slot, Tensor):
         place = check_vector("slot", slot, (torch.int64,), size=1, device=out.device)
+    elif isinstance(slot, bool) or not isinstance(slot, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"slot must be an int or a tensor, got {slot!r}")
     elif 0 <= slot < out.shape[0]:
         target = out.narrow(0, slot, 1)
     else:

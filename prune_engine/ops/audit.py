@@ -34,7 +34,7 @@ def audit(records: Tensor, weight_class: Tensor, *, epoch: int, backend: str = "
     check_vector("records", records, (torch.int64,))
     size, device = records.shape[0], records.device
     check_vector("weight_class", weight_class, (torch.uint8,), size=size, device=device)
-    check_seed_epoch(0, epoch)
+    _, epoch = check_seed_epoch(0, epoch)
     return backends.kernels_for(backend, records).audit(
         records.contiguous(), weight_class.contiguous(), epoch
     )

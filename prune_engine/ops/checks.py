@@ -8,8 +8,10 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from prune_engine.bands import MAX_EPOCH, MAX_INDEX, MAX_SAMPLES, MAX_SEED, NUM_CLASSES, PLAN_BLOCK
+from prune_engine.plain import plain
 
 LOSS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INDEX_DTYPES = (torch.int64, torch.int32)
@@ -58,6 +60,8 @@ def check_vector(
         raise TypeError(f"{name} must be {words}, got {tensor.dtype}")
     if device is not None and tensor.device != device:
         raise ValueError(f"{name} must be on {device}, got {tensor.device}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got layout {tensor.layout}")
     if changed and not tensor.is_contiguous():
         raise ValueError(
             f"{name} must be contiguous, for it is changed in place, got strides {tensor.stride()}"
@@ -84,45 +88,58 @@ def check_count(name: str, count: int) -> None:
         )
 
 
-def check_first(first: int, *, fixed: bool) -> None:
+def check_first(first: object, *, fixed: bool) -> int:
     """Refuse a start of a shard that its plan cannot have.
 
     Args:
         first: must be a multiple of 4096 in 0..2^62.
         fixed: whether the rule draws fixed counts, which are of the whole data set.
 
+    Returns:
+        The same, as a plain int.
+
     Raises:
+        TypeError: it is no int.
         ValueError: it is not, or a shard's counts would be fixed.
 
     Example:
         >>> check_first(8192, fixed=False)
+        8192
     """
-    if not 0 <= first <= MAX_INDEX or first % PLAN_BLOCK:
-        raise ValueError(f"first must be a multiple of {PLAN_BLOCK} in 0..2^62, got {first}")
+    words = f"a multiple of {PLAN_BLOCK} in 0..2^62"
+    first = check_int("first", first, 0, MAX_INDEX, words)
+    if first % PLAN_BLOCK:
+        raise ValueError(f"first must be {words}, got {first}")
     if first and fixed:
         raise ValueError(
             "rule must draw independently where first is above 0: fixed counts are of the whole "
             "data set, and a shard sees its own samples only"
         )
+    return first
 
 
-def check_seed_epoch(seed: int, epoch: int) -> None:
+def check_seed_epoch(seed: object, epoch: object) -> tuple[int, int]:
     """Refuse a seed or an epoch that the counters of the generator cannot hold.
 
     Args:
         seed: must be in 0..2^63-1.
         epoch: must be in 0..2^31-2.
 
+    Returns:
+        Both, as plain ints.
+
     Raises:
+        TypeError: one is no int.
         ValueError: one is not.
 
     Example:
         >>> check_seed_epoch(0, 0)
+        (0, 0)
     """
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed must be in 0..2^63-1, got {seed}")
-    if not 0 <= epoch <= MAX_EPOCH:
-        raise ValueError(f"epoch must be in 0..2^31-2, got {epoch}")
+    return (
+        check_int("seed", seed, 0, MAX_SEED, "0..2^63-1"),
+        check_int("epoch", epoch, 0, MAX_EPOCH, "0..2^31-2"),
+    )
 
 
 def check_state(
@@ -224,11 +241,14 @@ def check_labels(
         raise TypeError(f"logits must be {words}, got {logits.dtype}")
     if logits.device != device:
         raise ValueError(f"logits must be on {device}, got {logits.device}")
+    if logits.layout != torch.strided:
+        raise TypeError(f"logits must be dense, got layout {logits.layout}")
     size, num_classes = logits.shape
     check_vector("targets", targets, INDEX_DTYPES, size=size, device=device)
     check_vector("indices", indices, INDEX_DTYPES, size=size, device=device)
     if class_weight is not None:
         check_vector("class_weight", class_weight, LOSS_DTYPES, size=num_classes, device=device)
+    label_smoothing = plain(label_smoothing)
     if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"label_smoothing must be a number in 0..1, got {label_smoothing!r}")
     if not 0 <= label_smoothing <= 1:
@@ -307,31 +327,30 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
-def dense_tensors(tensors: Sequence[Tensor], sample: int) -> list[Tensor]:
+def dense_tensors(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the tensors of a table of statistics, each dense, all on one device.
 
     Args:
         tensors: at least one floating tensor.
-        sample: must be at least 1.
 
     Returns:
         As many tensors, see ``dense``.
 
     Raises:
         TypeError: one is not a floating tensor.
-        ValueError: there is none, they are on several devices, or sample is below 1.
+        ValueError: there is none, or they are on several devices.
 
     Example:
-        >>> dense_tensors([torch.zeros(2)], 1)
+        >>> dense_tensors([torch.zeros(2)])
         [tensor([0., 0.])]
     """
+    if not isinstance(tensors, list | tuple | Tensor):
+        raise TypeError(f"tensors must be a sequence, got {type(tensors).__name__}")
     if isinstance(tensors, Tensor) or not tensors:
         raise ValueError(
             "tensors must be a sequence of at least one tensor, got "
             + ("a tensor" if isinstance(tensors, Tensor) else "none")
         )
-    if sample < 1:
-        raise ValueError(f"sample must be at least 1, got {sample}")
     first = dense("tensors[0]", tensors[0])
     rest = [dense(f"tensors[{k}]", tensors[k], first.device) for k in range(1, len(tensors))]
     return [first, *rest]
@@ -344,9 +363,28 @@ def check_values(values: Tensor) -> Tensor:
     return values.contiguous()
 
 
-def check_int(name: str, value: object, low: int, high: int) -> None:
-    """Refuse what is not an int within bounds."""
+def check_int(name: str, value: object, low: int, high: int, words: str = "") -> int:
+    """Refuse what is not an int within bounds; return it plain, for NumPy's ints are welcome."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if not low <= value <= high:
-        raise ValueError(f"{name} must be in {low}..{high}, got {value}")
+        raise ValueError(f"{name} must be in {words or f'{low}..{high}'}, got {value}")
+    return value
+
+
+def check_sample(sample: object) -> int:
+    """Refuse a sample that no statistic takes; beyond the number of blocks all take one of them."""
+    sample = plain(sample)
+    if isinstance(sample, bool) or not isinstance(sample, int):
+        raise TypeError(f"sample must be an int of at least 1, got {sample!r}")
+    if sample < 1:
+        raise ValueError(f"sample must be at least 1, got {sample}")
+    return check_int("sample", sample, 1, MAX_SAMPLES)
+
+
+def has_tangent(tensor: Tensor) -> bool:
+    """Tell whether forward-mode differentiation (``torch.func.jvp``) goes through a tensor."""
+    if torch.compiler.is_compiling():  # a level of it is never open in a graph
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is not None  # pyright: ignore[reportUnknownMemberType]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune_engine import backends
 from prune_engine.bands import PLAN_BLOCK
-from prune_engine.ops.checks import check_count, check_vector
+from prune_engine.ops.checks import check_count, check_int, check_vector
 
 
 def compact(
@@ -26,6 +26,7 @@ def compact(
         int32 [num_kept], ascending.
 
     Raises:
+        TypeError: a dtype does not fit, or num_kept is no int.
         ValueError: the three do not belong together.
 
     Example:
@@ -37,8 +38,7 @@ def compact(
     blocks = -(-weight_class.shape[0] // PLAN_BLOCK)
     device = weight_class.device
     check_vector("block_offsets", block_offsets, (torch.int64,), size=blocks + 1, device=device)
-    if not 0 <= num_kept <= weight_class.shape[0]:
-        raise ValueError(f"num_kept must be in 0..{weight_class.shape[0]}, got {num_kept}")
+    num_kept = check_int("num_kept", num_kept, 0, weight_class.shape[0])
     try:
         return backends.kernels_for(backend, weight_class).compact(
             weight_class.contiguous(), block_offsets.contiguous(), num_kept

@@ -18,21 +18,17 @@ class _CrossEntropy(Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        logits: Tensor,
-        rescaled: Tensor,
-        gradient: Callable[..., Tensor],
-        targets: Tensor,
-        labels: tuple[Tensor | None, float, int],
-        batch_weights: Tensor,
-        stats: Tensor,
-    ) -> Tensor:
+    def forward(logits: Tensor, rescaled: Tensor, *rest: Any) -> Tensor:  # type: ignore[override]
+        return rescaled.clone()
+
+    # Apart from forward, so that torch.func.grad takes it.
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        logits, _, gradient, targets, labels, batch_weights, stats = inputs
         class_weight, *numbers = labels
         # The logits are alive in any case, as what the layer before returned: this is no copy.
         ctx.save_for_backward(logits, targets, class_weight, batch_weights, stats)
         ctx.gradient, ctx.numbers = gradient, numbers
-        return rescaled.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
@@ -53,11 +49,14 @@ class _LogitsGradient(Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, grad: Tensor, logits: Tensor, gradient: Callable[..., Tensor], *rest: Any
+        grad: Tensor, logits: Tensor, gradient: Callable[..., Tensor], *rest: Any
     ) -> Tensor:
-        ctx.save_for_backward(grad, logits)
-        ctx.gradient, ctx.rest = gradient, rest
         return _call(grad, logits, gradient, *rest)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        grad, logits, ctx.gradient, *ctx.rest = inputs
+        ctx.save_for_backward(grad, logits)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]

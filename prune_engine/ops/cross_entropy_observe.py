@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends
+from prune_engine.lasting import saveable
 from prune_engine.losses.scores import score_kind
 from prune_engine.ops.checks import (
     ObserveState,
+    check_int,
     check_labels,
     check_seed_epoch,
     check_state,
+    has_tangent,
     raise_index_error,
 )
 from prune_engine.ops.cross_entropy_grad import cross_entropy_loss
@@ -85,6 +88,7 @@ def cross_entropy_observe(
         >>> round(losses.item(), 4), round(buffer.scores[3].item(), 4)
         (0.6931, 0.6931)
     """
+    epoch = plain(epoch)
     if isinstance(epoch, int):
         check_seed_epoch(0, epoch)
         epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
@@ -152,14 +156,18 @@ def cross_entropy_state(
     """
     kind = score_kind(score)
     check_labels(logits, targets, indices, class_weight, label_smoothing, state[0].device)
-    ignore_index = plain(ignore_index)
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"ignore_index must be an int, got {ignore_index!r}")
+    words = "-2^63..2^63-1"
+    ignore_index = check_int("ignore_index", ignore_index, -(2**63), 2**63 - 1, words)
+    if has_tangent(logits):
+        raise ValueError(
+            "logits must have no forward-mode tangent, whose product with the loss is not made "
+            "here: use observe() with the losses of F.cross_entropy"
+        )
     logits, indices = logits.contiguous(), indices.contiguous()
-    targets = targets.to(torch.int64).contiguous()
+    targets = saveable(targets.to(torch.int64).contiguous())
     if class_weight is not None:
-        class_weight = class_weight.detach().to(torch.float32).contiguous()
-    label_smoothing = float(label_smoothing)
+        class_weight = saveable(class_weight.detach().to(torch.float32).contiguous())
+    label_smoothing = float(plain(label_smoothing))
     labels = (class_weight, label_smoothing, ignore_index)
     try:
         rescaled, weights, found, stats = kernels.cross_entropy_observe(

@@ -9,9 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.functional import gelu
 
 from prune_engine.backends import kernels_for
-from prune_engine.ops.checks import dense, is_dense
+from prune_engine.ops.checks import dense, has_tangent, is_dense
+from prune_engine.ops.moments import moments as moments_of
 
 
 class _GeluMoments(Function):
@@ -71,6 +73,9 @@ def gelu_moments(
     if approximate not in APPROXIMATIONS:
         raise ValueError(f"approximate must be 'none' or 'tanh', got {approximate!r}")
     plain = dense("x", x)
+    if has_tangent(x):  # torch's own takes it on
+        y = gelu(x, approximate=approximate)
+        return y, moments_of([y], backend=backend)[0]
     if x.requires_grad and torch.is_grad_enabled():
         return differentiable_gelu(x if is_dense(x) else x.contiguous(), backend, approximate)
     return kernels_for(backend, plain).gelu_moments(plain, approximate == "tanh")

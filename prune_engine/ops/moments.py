@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.backends import kernels_for
-from prune_engine.ops.checks import dense_tensors
+from prune_engine.ops.checks import check_sample, dense_tensors
 
 
 def moments(tensors: Sequence[Tensor], *, sample: int = 1, backend: str = "auto") -> Tensor:
@@ -28,7 +28,7 @@ def moments(tensors: Sequence[Tensor], *, sample: int = 1, backend: str = "auto"
     Args:
         tensors: L >= 1 tensors, float16 | bfloat16 | float32 | float64, of any shapes and layouts,
             on one device; they are detached.
-        sample: 1 reads everything; k reads one of every k blocks of 256 neighbouring elements,
+        sample: in 1..2^31-1: 1 reads everything; k reads one of every k blocks of 256 neighbours,
             drawn by a fixed hash of the block's number: an estimate.
         backend: which kernels.
 
@@ -37,14 +37,14 @@ def moments(tensors: Sequence[Tensor], *, sample: int = 1, backend: str = "auto"
         squared deviations. Zeros for an empty tensor, which ``merge_moments`` passes over.
 
     Raises:
-        TypeError: one is not a floating tensor.
-        ValueError: there is none, they are on several devices, or sample is below 1.
+        TypeError: one is not a floating tensor, or sample is no int.
+        ValueError: there is none, they are on several devices, or sample is out of range.
 
     Example:
         >>> moments([torch.tensor([1.0, 3.0]), torch.zeros(0)]).tolist()
         [[2.0, 2.0, 2.0], [0.0, 0.0, 0.0]]
     """
-    table = dense_tensors(tensors, sample)
+    table, sample = dense_tensors(tensors), check_sample(sample)
     return kernels_for(backend, table[0]).moments(table, sample)
 
 

@@ -39,10 +39,17 @@ def order(
         [0, 1, 2, 3, 4]
     """
     check_vector("kept", kept, (torch.int32,))
-    check_seed_epoch(seed, epoch)
+    seed, epoch = check_seed_epoch(seed, epoch)
     given, start, step, count = None, 0, 1, 0
     if isinstance(positions, range):
-        start, step, count = positions.start, positions.step, len(positions)
+        ends, size = (positions[0], positions[-1]) if positions else (), kept.shape[0]
+        if ends and not size:
+            raise IndexError("positions must be empty, for nothing is kept")
+        if wrong := [end for end in ends if not 0 <= end < size]:
+            raise IndexError(f"positions must be in 0..{size - 1}, got {wrong[0]}")
+        count = len(positions)
+        if count:  # a step that is not taken may be of any size
+            start, step = positions[0], positions.step if count > 1 else 1
     else:
         check_vector("positions", positions, (torch.int64,), device=kept.device)
         given = positions.contiguous()

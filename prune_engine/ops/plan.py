@@ -55,8 +55,8 @@ def plan(
     check_vector("records", records, (torch.int64,))
     check_count("records", records.shape[0])
     check_vector("rule.thresholds", rule.thresholds, (torch.float32,), device=records.device)
-    check_seed_epoch(seed, epoch)
-    check_first(first, fixed=rule.fixed)
+    seed, epoch = check_seed_epoch(seed, epoch)
+    first = check_first(first, fixed=rule.fixed)
     weight_class = (
         torch.empty(records.shape, dtype=torch.uint8, device=records.device) if out is None else out
     )

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from prune_engine.backends import kernels_for
-from prune_engine.ops.checks import dense, is_dense
+from prune_engine.ops.checks import dense, has_tangent, is_dense
+from prune_engine.ops.moments import moments as moments_of
 
 
 class _ReluMoments(Function):
@@ -72,6 +73,9 @@ def relu_moments(
     wants_grad = x.requires_grad and torch.is_grad_enabled()
     if inplace and wants_grad and x.is_leaf:
         raise RuntimeError("x must not be a leaf that requires a gradient where inplace is True")
+    if has_tangent(x):  # torch's own takes it on
+        y = torch.relu_(x) if inplace else torch.relu(x)
+        return y, moments_of([y], backend=backend)[0]
     if inplace and (
         torch.compiler.is_compiling() or not is_dense(x) or (wants_grad and x._is_view())
     ):

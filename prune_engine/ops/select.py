@@ -12,6 +12,7 @@ from torch import Tensor
 from prune_engine import backends
 from prune_engine.bands import MAX_SAMPLES, decimal_fraction
 from prune_engine.ops.checks import check_int, check_values
+from prune_engine.plain import plain
 
 MAX_RANKS = 5  # of one call of the operator: the thresholds of a rule
 MAX_DEN = 2**31 - 1
@@ -52,19 +53,16 @@ def select(
         [1.0, 2.0]
     """
     values = check_values(values)
-    check_int("den", den, 1, MAX_DEN)
+    den = check_int("den", den, 1, MAX_DEN)
     if len(offsets) != len(shares):
         raise ValueError(
             f"offsets and shares must have one length, got {len(offsets)} and {len(shares)}"
         )
-    for offset, share in zip(offsets, shares, strict=True):
-        check_int("offsets", offset, -MAX_SAMPLES, MAX_SAMPLES)
-        check_int("shares", share, 0, den)
+    offsets = [check_int("offsets", offset, -MAX_SAMPLES, MAX_SAMPLES) for offset in offsets]
+    shares = [check_int("shares", share, 0, den) for share in shares]
     kernels = backends.kernels_for(backend, values)
     parts = [
-        kernels.select(
-            values, list(offsets[at : at + MAX_RANKS]), list(shares[at : at + MAX_RANKS]), den
-        )
+        kernels.select(values, offsets[at : at + MAX_RANKS], shares[at : at + MAX_RANKS], den)
         for at in range(0, max(1, len(offsets)), MAX_RANKS)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -95,7 +93,10 @@ def percentiles(values: Tensor, percents: Sequence[float], *, backend: str = "au
         >>> percentiles(torch.tensor([4.0, 1.0, torch.nan, 3.0, 2.0]), [0, 50, 100]).tolist()
         [1.0, 3.0, 4.0]
     """
+    percents = [plain(percent) for percent in percents]
     for percent in percents:
+        if isinstance(percent, bool) or not isinstance(percent, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"percents must be numbers in [0, 100], got {percent!r}")
         if not 0 <= percent <= 100:
             raise ValueError(f"percents must be in [0, 100], got {percent!r}")
     exact = [decimal_fraction(percent) / 100 for percent in percents]
@@ -125,5 +126,5 @@ def kth(values: Tensor, k: int, *, backend: str = "auto") -> Tensor:
         >>> kth(torch.tensor([3.0, 1.0, 2.0]), 2).item()
         2.0
     """
-    check_int("k", k, 1, MAX_SAMPLES)
+    k = check_int("k", k, 1, MAX_SAMPLES)
     return select(values, [k - 1], [0], 1, backend=backend)

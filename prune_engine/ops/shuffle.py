@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prune_engine import backends
 from prune_engine.bands import MAX_INDEX
-from prune_engine.ops.checks import check_seed_epoch, check_vector, raise_index_error
+from prune_engine.ops.checks import check_int, check_seed_epoch, check_vector, raise_index_error
 
 
 def shuffle(positions: Tensor, n: int, *, seed: int, epoch: int, backend: str = "auto") -> Tensor:
@@ -67,9 +67,8 @@ def _permute(
     name: str, places: Tensor, n: int, inverse: bool, seed: int, epoch: int, backend: str
 ) -> Tensor:
     check_vector(name, places, (torch.int64,))
-    check_seed_epoch(seed, epoch)
-    if not 0 <= n <= MAX_INDEX:
-        raise ValueError(f"n must be in 0..2^62, got {n}")
+    seed, epoch = check_seed_epoch(seed, epoch)
+    n = check_int("n", n, 0, MAX_INDEX, "0..2^62")
     kernels = backends.kernels_for(backend, places)
     try:
         return kernels.shuffle(places.contiguous(), n, inverse, seed, epoch)

@@ -34,5 +34,5 @@ def top(values: Tensor, k: int, *, backend: str = "auto") -> Tensor:
         [1, 1, 0, 0]
     """
     values = check_values(values)
-    check_int("k", k, 0, MAX_SAMPLES)
+    k = check_int("k", k, 0, MAX_SAMPLES)
     return backends.kernels_for(backend, values).top(values, k)

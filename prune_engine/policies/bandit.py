@@ -7,11 +7,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
 from prune_engine.bands import check_fraction, decimal_fraction, weight_table
+from prune_engine.epoch.fits import class_problems, int_problems, tensor_problems
 from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Rule, Selection
@@ -96,20 +97,9 @@ class BanditMemory(PolicyMemory):
         Returns:
             One phrase per difference.
         """
-        problems: list[str] = []
-        for name in TENSORS:
-            have, came = cast("Tensor", getattr(self, name)), state.get(name)
-            if not isinstance(came, type(have)):
-                problems.append(f"{name}: expected a tensor, got {type(came).__name__}")
-            elif came.shape != have.shape or came.dtype != have.dtype:
-                problems.append(
-                    f"{name}: expected {have.dtype} {tuple(have.shape)}, "
-                    f"got {came.dtype} {tuple(came.shape)}"
-                )
-        decided = state.get("decided")
-        if not isinstance(decided, int) or decided not in (0, 1):
-            problems.append(f"decided: expected 0 or 1, got {decided!r}")
-        return problems
+        problems = tensor_problems(state, {name: getattr(self, name) for name in TENSORS})
+        problems += int_problems(state, {"decided": 1})
+        return problems or class_problems("chosen", state["chosen"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state in which ``state_problems`` found nothing.

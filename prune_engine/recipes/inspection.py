@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from prune_engine.epoch.fits import row, rows
 from prune_engine.epoch.score_buffer import ScoreBuffer
-from prune_engine.epoch.state import rows as state_rows
 
 STATE_NAMES = (
     "version",
@@ -43,7 +43,7 @@ def inspect_state(file: Path) -> dict[str, Any]:
     saved, buffer = load_buffer(file)
     scores = buffer.scores
     seen = torch.sort(scores[torch.isfinite(scores)]).values
-    history = state_rows(saved.get("history"))
+    history = [row(report) for report in rows(saved.get("history"))]
     return {
         **{name: saved.get(name) for name in STATE_NAMES},
         "epochs_ended": len(history),

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prune_engine import ops
 from prune_engine.bands import MAX_SAMPLES
+from prune_engine.epoch.copies import refuse_to_copy
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
 from prune_engine.sharding.layout import mean_as_sum, owned
@@ -105,6 +107,10 @@ class ShardedBuffer(ScoreBuffer):
             class_weight=class_weight,
             score=score,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse: a part alone is no engine."""
+        raise refuse_to_copy("an engine whose scores are divided")
 
     def mean_threshold(self) -> Tensor:
         """Return the mean threshold of all shards, float32 [1] (``ops.mean_threshold``)."""

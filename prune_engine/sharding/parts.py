@@ -16,7 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from prune_engine.bands import MAX_INDEX
 from prune_engine.epoch import ranks
+from prune_engine.epoch.fits import differs, int_problems, tensor_problems
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.epoch.state import Saved
 from prune_engine.epoch.state_file import read_file, replace_file
@@ -27,6 +29,8 @@ from prune_engine.sharding.layout import edges
 SET_FORMAT = "prune_engine set of parts 1"
 PART_FORMAT = "prune_engine part 1"
 SET_FACTS = ("set", "size", "num_samples")  # which parts there are, in numbers
+FIRST = {"first": MAX_INDEX}
+MAX_SIZE = 2**20  # ranks
 PART_TENSORS = ("records", "weight_class")  # of a state: those of the samples that a rank owns
 
 Read = tuple[Saved, dict[str, Any]]  # a state or its parts, and what was saved along with it
@@ -182,14 +186,25 @@ def read_set(file: Path, content: Mapping[str, Any], buffer: ScoreBuffer) -> Rea
         raise StateMismatchError(f"{file} holds no state of an engine")
     parts = _read_parts(file, content, buffer)
     divided = isinstance(buffer, ShardedBuffer)
-    return parts if divided else assemble(parts, buffer), content["extra"]
+    return parts if divided else assemble(parts, buffer), extra_of(file, content)
+
+
+def extra_of(file: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was saved along with a state; refuse a file that a hand has changed."""
+    extra = content.get("extra")
+    if not isinstance(extra, dict):
+        raise StateMismatchError(f"{file}: extra: expected dict, got {type(extra).__name__}")
+    return cast("dict[str, Any]", extra)
 
 
 def _read_parts(
     file: Path, facts: Mapping[str, Any], buffer: ScoreBuffer
 ) -> list[Mapping[str, Any]]:
     """Read the parts of a set that have samples of a buffer."""
-    number, size, num_samples = (int(facts[name]) for name in SET_FACTS)
+    problems = int_problems(facts, {**dict.fromkeys(SET_FACTS, MAX_INDEX), "size": MAX_SIZE})
+    if problems or not facts["size"]:
+        raise StateMismatchError(f"{file}: {'; '.join(problems) or 'size: expected at least 1'}")
+    number, size, num_samples = (facts[name] for name in SET_FACTS)
     if num_samples != buffer.num_samples:
         raise StateMismatchError(
             f"{file}: num_samples: expected {buffer.num_samples}, got {num_samples}"
@@ -206,7 +221,7 @@ def _read_parts(
         content = cast(dict[str, Any], loaded) if isinstance(loaded, dict) else {}
         if content.get("format") != PART_FORMAT or content.get("set") != number:
             raise StateMismatchError(f"{part} is no part of the set that {file} names")
-        parts.append(content["engine"])
+        parts.append(content.get("engine", {}))
     return parts
 
 
@@ -225,12 +240,15 @@ def assemble(parts: Sequence[Mapping[str, Any]], buffer: ScoreBuffer) -> dict[st
         StateMismatchError: samples are missing, twice there, or of another moment of the run.
     """
     own = _range_of(buffer)
+    for number, part in enumerate(checked_parts(parts)):
+        if not isinstance(part.get("buffer"), dict):
+            raise StateMismatchError(f"part {number} of the state: buffer: expected dict, got none")
     whole: dict[str, Any] = dict(parts[0]) if parts else {}
     facts = ("version", "num_samples", "policy", "seed", "epoch", "cursor", "steps")
     found = 0
     mine = {name: torch.zeros_like(getattr(buffer, name), device="cpu") for name in PART_TENSORS}
     for number, part in enumerate(parts):
-        differ = [name for name in facts if part.get(name) != whole.get(name)]
+        differ = [name for name in facts if differs(part.get(name), whole.get(name))]
         if differ:
             raise StateMismatchError(
                 f"the parts of a state must be of one moment, but part {number} differs from part "
@@ -257,12 +275,33 @@ def assemble(parts: Sequence[Mapping[str, Any]], buffer: ScoreBuffer) -> dict[st
 
 def _shards(part: Mapping[str, Any], number: int) -> Iterator[tuple[int, list[Tensor]]]:
     """Yield the first sample and the tensors of each shard that a part of a state has."""
-    saved = part.get("buffer")
-    held = cast("Mapping[str, Any]", saved if isinstance(saved, Mapping) else {})
-    for shard in held.get("shards", {"all": held}).values():
-        tensors = [shard.get(name) for name in PART_TENSORS]
-        if not all(isinstance(tensor, Tensor) for tensor in tensors) or (
-            len({tensor.shape for tensor in tensors}) > 1
-        ):
-            raise StateMismatchError(f"part {number} of the state holds no records and classes")
-        yield int(shard.get("first", 0)), tensors
+    held = part["buffer"]
+    shards = held.get("shards", {"all": held})
+    listed: list[object] = [*shards.values()] if isinstance(shards, dict) else [None]
+    for shard in listed:
+        found = cast("dict[str, Any]", shard if isinstance(shard, dict) else {})
+        first, length = found.get("first", 0), found.get("records")
+        size = length.shape[:1] if isinstance(length, Tensor) else ()
+        expected = {
+            "records": torch.empty(size, dtype=torch.int64, device="meta"),
+            "weight_class": torch.empty(size, dtype=torch.uint8, device="meta"),
+        }
+        problems = [*tensor_problems(found, expected), *int_problems({"first": first}, FIRST)]
+        if problems:
+            raise StateMismatchError(
+                f"part {number} of the state holds no records and classes: {'; '.join(problems)}"
+            )
+        yield first, [found[name] for name in PART_TENSORS]
+
+
+def checked_parts(parts: object) -> Sequence[Mapping[str, Any]]:
+    """Refuse what is no sequence of parts of a state."""
+    if isinstance(parts, list | tuple):
+        listed = cast("Sequence[Any]", parts)
+        wrong = [type(part).__name__ for part in listed if not isinstance(part, Mapping)]
+        if not wrong:
+            return listed
+        raise StateMismatchError(f"the parts of a state must be dictionaries, got {wrong[0]}")
+    raise StateMismatchError(
+        f"the state must be a dictionary or a list of parts, got {type(parts).__name__}"
+    )

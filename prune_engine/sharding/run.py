@@ -17,6 +17,7 @@ from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import Audit
 from prune_engine.epoch.serving import Serving
 from prune_engine.errors import PruneEngineError, StateMismatchError
+from prune_engine.lasting import lasting
 from prune_engine.ops.rule import Rule, Selection
 from prune_engine.ops.to_host import host_floats
 from prune_engine.sharding.buffer import ShardedBuffer
@@ -119,6 +120,7 @@ class ShardedRun(EpochRun):
             )
         return super().begin_pass(align, shards)
 
+    @lasting
     def state_dict(self) -> dict[str, Any]:
         """Return this rank's part of the state (``PruneEngine.state_dict``); alone, all of it."""
         counters = self._meet("state_dict", self.cursor)
@@ -140,6 +142,7 @@ class ShardedRun(EpochRun):
             "shard_scores, or a new one"
         )
 
+    @lasting
     def load_state_dict(self, saved: state.Saved) -> None:
         """Restore a state from its parts; all ranks or none."""
         problem: StateMismatchError | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -160,3 +161,35 @@ def test_none_reaches_a_collate_function_that_leaves_it_out():
 def test_a_name_that_is_taken_is_refused(item):
     with pytest.raises(ValueError, match="must not have the key 'sample_index'"):
         item_of(item)
+
+
+class Sharing(MutableMapping[str, Any]):
+    """A mapping whose shallow copy holds the same dictionary."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values_of = dict(values)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values_of[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.values_of[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.values_of[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        return len(self.values_of)
+
+
+def test_an_item_whose_copy_shares_its_values_is_not_changed():
+    item = Sharing({"x": 1})
+    dataset = pe.PruneEngine(1, pe.KeepAll(), num_epochs=1).dataset([item])
+    for _ in range(2):  # the item is kept in memory, and served in every epoch
+        served = dataset[0]
+        assert type(served) is Sharing
+        assert dict(served) == {"x": 1, "sample_index": 0}
+        assert dict(item) == {"x": 1}

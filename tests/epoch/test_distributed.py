@@ -140,6 +140,35 @@ def check_flow() -> None:
     assert all(report.missing == report.dropped_tail for report in engine.history)
 
 
+def check_habits(rank: int, size: int) -> None:
+    """Look twice, break an epoch off, grow, train everything on each rank."""
+    engine, plain = infobatch(N, EPOCHS), infobatch(N, EPOCHS)
+    for epoch in range(2):
+        for batch, same in zip(
+            batches(engine.sampler(), SIZE), batches(plain.sampler(), SIZE), strict=True
+        ):
+            assert batch == same
+            losses, indices = losses_at(batch, epoch), torch.tensor(batch)
+            for part in (slice(None), slice(None), slice(0, 5), slice(5, None)):
+                engine.observe(losses[part], indices[part])
+            observe(plain, same)
+            assert engine.cursor == plain.cursor
+        reports = engine.end_epoch(), plain.end_epoch()
+        assert reports[0].served == reports[1].served
+        assert_bitwise(engine.plan.indices, plain.plan.indices, "order")
+    observe(engine, next(batches(engine.sampler(), SIZE)))
+    report = engine.end_epoch(partial=True)
+    assert (report.served, report.partial) == (size * SIZE, True)
+    engine.resize(N + 12)
+    serve(engine, SIZE)
+    assert engine.end_epoch().num_samples == N + 12
+    every = infobatch(N)
+    for batch in batches(every.sampler(shard="none"), SIZE):
+        observe(every, batch)
+    with pytest.raises(pe.CoverageError, match="every rank trains all samples"):
+        every.end_epoch()
+
+
 def check_exchange(rank: int) -> None:
     """The same by pairs and by all-reduce: exact where a float would not be."""
     size, floor = dist.get_world_size(), 2**62
@@ -170,6 +199,7 @@ def work(rank: int, size: int, folder: str) -> None:
     check_double_sharding(rank)
     found["state"] = check_state(rank, Path(folder))
     check_flow()
+    check_habits(rank, size)
     check_exchange(rank)
     torch.save(found, f"{folder}/rank{rank}.pt")
     dist.barrier()

@@ -224,6 +224,23 @@ def test_coverage_is_audited_at_every_turn_of_an_epoch():
     assert forgiving.history[0].missing == 50
 
 
+@pytest.mark.parametrize("at", [4, 13, 17])
+def test_a_state_saved_after_a_skipped_step_knows_where_it_was(at):
+    whole, engine, resumed = flowing(), flowing(), flowing()
+    want = [batch for _ in range(3) for batch in framework_epoch(whole)]
+    seen: list[list[int]] = []
+    while len(seen) < at:
+        for batch in batches(engine.sampler(align=SIZE), SIZE):
+            seen.append(batch)
+            if len(seen) != at - 1:  # the last but one is skipped by a guard
+                observe(engine, batch)
+            if len(seen) == at:
+                break
+    assert seen == want[:at]
+    resumed.load_state_dict(through_disk(engine.state_dict()))
+    assert next(batches(resumed.sampler(align=SIZE), SIZE)) == want[at]
+
+
 def test_annealing_counts_pruning_epochs():
     engine = flowing(num_epochs=8, policy=pe.InfoBatch(0.5, delta=0.75))
     while not engine.done:

@@ -114,3 +114,57 @@ def test_observe_on_a_device_is_linear_to_any_order(backend):
 )
 def test_activations_that_measure_have_torchs_second_order(activation):
     assert right_again(lambda x: activation(x).square(), drawn(4, 3).requires_grad_())
+
+
+# --- forward mode, and gradients as functions ---------------------------------------------------
+
+# torch itself calls what it has deprecated.
+forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+
+
+@forward_mode
+def test_forward_mode_goes_through_observe():
+    losses, along = drawn(4), drawn(4, seed=1)
+    engine = weighing("auto")
+    _, tangent = torch.func.jvp(lambda x: engine.observe(x, INDICES), (losses,), (along,))
+    weights = torch.tensor([1.0, 2.0, 1.0, 2.0])
+    torch.testing.assert_close(tangent, (along * weights).mean(), check_dtype=False)
+    assert engine.buffer.read_counters().observed == 4
+
+
+@forward_mode
+def test_forward_mode_is_refused_where_its_product_is_not_made_and_nothing_is_recorded():
+    engine, x = weighing("auto"), drawn(4, 5)
+    with pytest.raises(ValueError, match=r"forward-mode tangent.*F\.cross_entropy"):
+        torch.func.jvp(lambda x: engine.cross_entropy_observe(x, TARGETS, INDICES), (x,), (x,))
+    assert engine.buffer.read_counters().observed == 0
+
+
+@forward_mode
+def test_forward_mode_goes_through_activations_that_measure():
+    x = drawn(4, 3)
+    for measured, plain in (
+        (pe.ops.relu_moments, torch.relu),
+        (pe.ops.gelu_moments, F.gelu),
+        (lambda x: pe.ops.gelu_moments(x, "tanh"), lambda x: F.gelu(x, approximate="tanh")),
+    ):
+        found = torch.func.jvp(lambda x, f=measured: f(x)[0], (x,), (x,))
+        for one, two in zip(found, torch.func.jvp(plain, (x,), (x,)), strict=True):
+            torch.testing.assert_close(one, two)
+        moments = torch.func.jvp(lambda x, f=measured: f(x)[1], (x,), (x,))[0]
+        torch.testing.assert_close(moments, measured(x)[1])
+
+
+def test_torch_func_grad_is_autograd():
+    x = drawn(4, 5)
+
+    def loss(x: Tensor) -> Tensor:
+        return weighing("auto").cross_entropy_observe(x, TARGETS, INDICES, class_weight=WEIGHT)
+
+    leaf = x.clone().requires_grad_()
+    (want,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(x), want)
+    twice = torch.func.grad(lambda x: torch.func.grad(loss)(x).square().sum())(x)
+    (first,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    (want,) = torch.autograd.grad(first.square().sum(), leaf)
+    torch.testing.assert_close(twice, want)

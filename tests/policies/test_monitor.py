@@ -260,3 +260,44 @@ def test_a_forward_pass_that_failed_leaves_nothing_open():
     assert not monitor.watching
     model(x_of(4), False)
     assert monitor.take().shape == (2, 3)
+
+
+# --- a notebook's cell, run again ---------------------------------------------------------------
+
+
+def test_a_second_fused_monitor_names_the_first():
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.GELU()))
+    first = pe.ActivationMonitor(model, fuse=True)
+    before = repr(model)
+    with pytest.raises(pe.PruneEngineError, match=r"fuse=True already.*of 1, 3 .*remove\(\)"):
+        pe.ActivationMonitor(model, fuse=True)
+    assert repr(model) == before
+    model(torch.ones(2, 4))
+    assert first.take().shape == (2, 3)
+    first.remove()
+    with pe.ActivationMonitor(model, fuse=True) as second:  # control
+        model(torch.ones(2, 4))
+        assert second.take().shape == (2, 3)
+    with pe.ActivationMonitor(model, fuse=True):
+        pass
+
+
+def test_a_second_monitor_sees_what_the_first_has_fused():
+    model = seeded(
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.LeakyReLU())
+    )
+    first, second = pe.ActivationMonitor(model, fuse=True), pe.ActivationMonitor(model)
+    assert second.names == first.names == ("1", "3")
+    model(torch.arange(8.0).reshape(2, 4))
+    torch.testing.assert_close(first.take(), second.take(), rtol=1e-6, atol=0)
+
+
+def test_a_layer_with_hooks_of_its_own_is_not_fused():
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU()))
+    seen: list[int] = []
+    model[1].register_forward_hook(lambda *_: seen.append(1))
+    monitor = pe.ActivationMonitor(model, fuse=True)
+    model(torch.ones(2, 4))
+    assert seen == [1]
+    assert monitor.take().shape == (2, 3)
+    assert [type(layer).__name__ for layer in model[1::2]] == ["ReLU", "FusedActivation"]

@@ -512,5 +512,8 @@ def test_a_state_whose_arrangement_has_other_samples_is_refused():
     epochs(engine, 3)
     state = engine.state_dict()
     state["memory"]["alive"].pop()
-    with pytest.raises(ValueError, match="arrangement must list the 80 samples"):
-        engine_of(LearnedBlocks()).load_state_dict(state)
+    fresh = engine_of(LearnedBlocks())
+    before = fresh.state_dict()
+    with pytest.raises(pe.StateMismatchError, match="keeps 80 samples, and memory arranges 70"):
+        fresh.load_state_dict(state)
+    assert str(fresh.state_dict()) == str(before)

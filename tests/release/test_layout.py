@@ -33,6 +33,7 @@ HEIGHTS = {
     "_host": 0,
     "_ops": 0,
     "files": 0,
+    "lasting": 0,
     "plain": 0,
     "bands": 0,
     "errors": 0,

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from prune_engine import ops
 from prune_engine.bands import weight_table
+from prune_engine.epoch.fits import int_problems, tensor_problems
 from prune_engine.epoch.policy import Policy, PolicyMemory, Progress, RunFacts
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.errors import StateMismatchError
 from prune_engine.ops.rule import Selection
 from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches, KeptBatches
 
@@ -200,6 +202,11 @@ class BatchMemory(PolicyMemory):
             buffer: not used.
             epoch: the epoch that ended.
         """
+        if len(self.counts) != epoch + 1:  # only a state that was edited has other numbers
+            raise StateMismatchError(
+                f"memory.counts: expected {epoch + 1} numbers at the end of epoch {epoch}, got "
+                f"{len(self.counts)}: the state that was loaded is of another epoch"
+            )
         self._settle(epoch + 1)
 
     def _settle(self, epoch: int) -> None:
@@ -248,8 +255,16 @@ class BatchMemory(PolicyMemory):
             One phrase per difference.
         """
         problems = tensor_problems(state, {"alive": self.alive})
-        if not isinstance(state.get("counts"), list):
-            problems.append(f"counts: expected list, got {type(state.get('counts')).__name__}")
+        counts, every = state.get("counts"), self.batches.num_batches
+        if not isinstance(counts, list):
+            problems.append(f"counts: expected list, got {type(counts).__name__}")
+            return problems
+        listed = dict(enumerate(cast("list[Any]", counts)))
+        problems += [
+            f"counts.{wrong}" for wrong in int_problems(listed, dict.fromkeys(listed, every))
+        ]
+        if not problems and listed.get(len(listed) - 1) != int(state["alive"].sum()):
+            problems.append("counts: expected the number of alive batches last, got another")
         return problems
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -261,28 +276,3 @@ class BatchMemory(PolicyMemory):
         self.alive = state["alive"].to(self.alive.device, copy=True)
         self._kept = None
         self.counts = list(state["counts"])
-
-
-def tensor_problems(state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> list[str]:
-    """List the tensors of a state that are missing or of another shape or dtype.
-
-    Args:
-        state: what was saved.
-        expected: tensors by name.
-
-    Returns:
-        One phrase per difference.
-
-    Example:
-        >>> tensor_problems({}, {"alive": torch.zeros(2)})
-        ['alive: expected torch.float32 (2,), got NoneType']
-    """
-    problems: list[str] = []
-    for name, have in expected.items():
-        came = state.get(name)
-        want = f"expected {have.dtype} {tuple(have.shape)}"
-        if not isinstance(came, Tensor):
-            problems.append(f"{name}: {want}, got {type(came).__name__}")
-        elif came.shape != have.shape or came.dtype != have.dtype:
-            problems.append(f"{name}: {want}, got {came.dtype} {tuple(came.shape)}")
-    return problems

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prune_engine import ops
 from prune_engine.errors import PruneEngineError
+from prune_engine.ops.checks import check_sample
 from prune_engine.plain import plain
 
 Layers = (
@@ -69,13 +70,16 @@ class ActivationMonitor:
         preset: instead of ``layers``: ``"resnet_stages"`` (layer1..4, as in the published code),
             ``"cvt_stages"`` or ``"gpt2_blocks"``.
         fuse: compute the statistics while the activation is written, in place of the chosen
-            ``nn.ReLU`` and ``nn.GELU`` modules; other chosen layers are hooked.
+            ``nn.ReLU`` and ``nn.GELU`` modules; other chosen layers, and those with hooks of their
+            own, are hooked.
         sample: use every k-th block of an output only.
         backend: which kernels.
 
     Raises:
         TypeError: ``model`` is no module.
         ValueError: nothing matches, an unknown preset, or an argument out of range.
+        PruneEngineError: ``fuse``, and the model is fused already: the message names the layers of
+            the monitor that did it. (A notebook's cell that is run again: ``remove()`` it before.)
 
     Example:
         >>> model = nn.Sequential(nn.Tanh(), nn.ReLU(), nn.Tanh(), nn.ReLU())
@@ -98,14 +102,16 @@ class ActivationMonitor:
     ) -> None:
         if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-        sample, backend = plain(sample), plain(backend)
-        if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"sample must be an int of at least 1, got {sample!r}")
+        sample, backend, fuse = check_sample(sample), plain(backend), plain(fuse)
+        if not isinstance(fuse, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"fuse must be a bool, got {fuse!r}")
         self.sample = sample
         self.backend = backend
         self._model = model
         self.spatial = layers is None and preset is None and _convolves(model)
         chosen = _choose(model, layers, preset)
+        if fuse:
+            _refuse_fused(model)
         self.names = tuple(chosen)
         self._parts: list[Tensor] = []
         self._open = False
@@ -188,7 +194,8 @@ class ActivationMonitor:
 
     def _swap(self, chosen: dict[str, nn.Module]) -> set[nn.Module]:
         """Put fused activations in the place of those that have one; return what was replaced."""
-        wanted = {m for m in chosen.values() if type(m) in (nn.ReLU, nn.GELU)}
+        # What has hooks is called as it is: in its place nothing would call them.
+        wanted = {m for m in chosen.values() if type(m) in (nn.ReLU, nn.GELU) and not _hooked(m)}
         made: dict[nn.Module, FusedActivation] = {}
         for path, child in _modules(self._model, duplicates=True):
             if path and child in wanted:
@@ -234,6 +241,16 @@ class FusedActivation(nn.Module):
         monitor.note(moments)
         return y
 
+    @property
+    def stands_for(self) -> nn.Module:
+        """The module whose place it has."""
+        return self._plain[0]
+
+    @property
+    def monitor(self) -> ActivationMonitor:
+        """Who put it there."""
+        return self._monitor[0]
+
     def extra_repr(self) -> str:
         """Name the activation."""
         return repr(self._plain[0])
@@ -252,7 +269,7 @@ def _choose(model: nn.Module, layers: Layers, preset: str | None) -> dict[str, n
     """Return the modules to watch by their names; a module with two names has the first."""
     if layers is not None and preset is not None:
         raise ValueError(f"preset must not be given together with layers, got {preset!r}")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and not (isinstance(preset, str) and preset in PRESETS):  # pyright: ignore[reportUnnecessaryIsInstance]
         words = " or ".join(map(repr, PRESETS))
         raise ValueError(f"preset must be {words}, got {preset!r}")
     if layers is None:
@@ -267,12 +284,35 @@ def _choose(model: nn.Module, layers: Layers, preset: str | None) -> dict[str, n
     return chosen
 
 
+def _refuse_fused(model: nn.Module) -> None:
+    """Refuse to fuse anew what another monitor has fused, as a notebook's cell run again does."""
+    for name, module in _modules(model):
+        if isinstance(module, FusedActivation):
+            first = module.monitor
+            raise PruneEngineError(
+                f"the model has a monitor with fuse=True already, ActivationMonitor of "
+                f"{', '.join(first.names)} (it has fused {name!r}): call its remove() first, or "
+                "use it in a with block"
+            )
+
+
+def _hooked(module: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
 def _fits(layers: Any, name: str, module: nn.Module) -> bool:
     if isinstance(layers, str):
         try:
             return re.fullmatch(layers, name) is not None
         except re.error as error:
             raise ValueError(f"layers must be a pattern, got {layers!r}: {error}") from error
+    if isinstance(module, FusedActivation):  # another monitor's, seen as what it stands for
+        module = module.stands_for
+    if isinstance(layers, tuple):
+        kinds = cast("tuple[object, ...]", layers)
+        if wrong := [kind for kind in kinds if not isinstance(kind, type)]:
+            raise TypeError(f"layers must be module types where it is a tuple, got {wrong[0]!r}")
     if isinstance(layers, type | tuple):
         return isinstance(module, layers)
     if callable(layers):

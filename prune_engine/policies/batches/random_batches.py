@@ -48,7 +48,10 @@ class RandomBatches(BatchPolicy):
     min_batches: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kept", tuple(self.kept))
+        try:
+            object.__setattr__(self, "kept", tuple(self.kept))
+        except TypeError as error:
+            raise TypeError(f"kept must be ints, got {self.kept!r}") from error
         store_plain(self)
         check_batches(
             self.batch_size,

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
+from prune_engine.bands import MAX_EPOCH
 from prune_engine.epoch import ranks
+from prune_engine.epoch.fits import int_problems, tensor_problems
 from prune_engine.epoch.policy import Extras, Monitor
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
+from prune_engine.lasting import lasting
 from prune_engine.ops.to_host import host_ints
-from prune_engine.policies.batches.base import BatchMemory, BatchPolicy, tensor_problems
+from prune_engine.policies.batches.base import BatchMemory, BatchPolicy
 from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches
 from prune_engine.policies.batches.stability import statistic
 
@@ -117,6 +120,7 @@ class StabilityMemory(BatchMemory):
             )
         return parts
 
+    @lasting
     def commit(self, parts: Tensor, indices: Tensor) -> None:
         """Put a forward pass's moments into its batch's place; the host does not wait.
 
@@ -203,8 +207,10 @@ class StabilityMemory(BatchMemory):
         layers = moments.shape[1] if isinstance(moments, Tensor) and moments.dim() == 3 else 0
         expected["moments"] = self.moments.new_empty(self.moments.shape[0], layers, 3)
         problems = [*super().state_problems(state), *tensor_problems(state, expected)]
-        if not isinstance(state.get("decided"), int):
-            problems.append(f"decided: expected int, got {type(state.get('decided')).__name__}")
+        problems += int_problems(state, {"decided": MAX_EPOCH})
+        if not problems:
+            wrong = [name for name in ("seen", "mixed") if bool((state[name] < 0).any())]
+            problems += [f"{name}: expected at least 0, got less" for name in wrong]
         return problems
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,11 +220,9 @@ class StabilityMemory(BatchMemory):
             state: what ``state_dict`` returned.
         """
         super().load_state_dict(state)
-        for name in self.NAMES:
-            getattr(self, name).copy_(state[name])
+        # Nothing is written over: a run puts back what it had where the rest does not fit.
+        for name in (*self.NAMES, "moments", "seen", "mixed"):
+            setattr(self, name, state[name].to(self.moments.device, copy=True))
         self.decided = int(state["decided"])
-        self.moments = state["moments"].to(self.moments.device, copy=True)
-        self.seen.copy_(state["seen"])
-        self.mixed.copy_(state["mixed"])
         if ranks.world(self.process_group)[0] != 0:  # they are of all ranks together
             self._reset()
