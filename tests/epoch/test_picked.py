@@ -8,6 +8,8 @@ import math
 import pytest
 import torch
 from _assertions import assert_bitwise
+from _ranks import Ranks
+from torch._dynamo.testing import CompileCounter
 
 import prune_engine as pe
 
@@ -89,6 +91,52 @@ def test_what_fills_up_weighs_nothing_even_where_its_loss_is_nan():
     assert picked[1].tolist() == [0.0, 1.0, 1.0]
     loss = engine.observe(values[picked[0]], torch.arange(4), picked=picked, score=values)
     assert loss.item() == 1.0
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_pick_as_many_of_their_own_and_the_epoch_is_covered(world):
+    def work(rank):
+        engine = pe.PruneEngine(48, pe.KeepAll(), num_epochs=2, seed=9)
+        chosen = []
+        for step in range(48 // (8 * world)):
+            indices = engine.plan.indices[rank::world][8 * step : 8 * step + 8].long()
+            picked = engine.pick(torch.ones(8), 3, rule="random")
+            chosen.append(picked[0].tolist())
+            values = indices.float()
+            engine.observe(values[picked[0]], indices, picked=picked, score=values)
+        report = engine.end_epoch()
+        assert (report.observed, report.missing, report.extra) == (48, 0, 0)
+        return chosen, engine.scores()
+
+    results = Ranks(world).run(work)
+    assert all(len(each) == 3 for chosen, _ in results for each in chosen)
+    assert results[0][0] != results[1][0], "ranks choose independently"
+    for _, scores in results:
+        assert_bitwise(scores, torch.arange(48.0), "scores of all ranks")
+
+
+def test_a_compiled_step_picks_and_records_as_an_eager_one():
+    def step_of(engine):
+        def step(x, indices):
+            picked = engine.pick(x.detach(), 4)
+            return engine.observe(2 * x[picked[0]], indices, picked=picked, score=x.detach())
+
+        return step
+
+    torch._dynamo.reset()
+    eager, compiled, counter = engine_of(), engine_of(), CompileCounter()
+    traced = torch.compile(step_of(compiled), fullgraph=True, backend=counter)
+    for start in range(0, 64, SIZE):
+        indices = torch.arange(start, start + SIZE)
+        x, y = (losses_of(0)[indices].requires_grad_() for _ in range(2))
+        want, got = step_of(eager)(x, indices), traced(y, indices)
+        want.backward(), got.backward()
+        assert_bitwise(got, want, "loss")
+        assert_bitwise(y.grad, x.grad, "gradient")
+    assert_bitwise(compiled.scores(), eager.scores(), "scores")
+    assert compiled.steps == eager.steps == 4
+    assert counter.frame_count <= 2
+    torch._dynamo.reset()
 
 
 def test_an_empty_batch_has_the_loss_0():
