@@ -124,7 +124,9 @@ class ShardedBuffer(ScoreBuffer):
 
     def last_scores(self, indices: Tensor) -> Tensor:
         """Refuse: a sample's last score is its owner's."""
-        raise _unknown("the last scores of a batch, which its reducer needs,")
+        raise _unknown(
+            "the last scores of a batch, which its reducer needs, or a pick without a score,"
+        )
 
     def percentiles(self, percents: Sequence[float]) -> Tensor:
         """Refuse: they are of all scores together."""

@@ -145,6 +145,16 @@ def test_an_empty_batch_has_the_loss_0():
     assert engine.observe(none, none.long(), picked=picked).item() == 0.0
 
 
+def test_divided_scores_need_the_score_of_the_batch():
+    engine = engine_of(shard_scores=True)
+    values, indices = losses_of(0)[:SIZE], torch.arange(SIZE)
+    picked = engine.pick(values, 4)
+    with pytest.raises(pe.PruneEngineError, match="or a pick without a score"):
+        engine.observe(values[picked[0]], indices, picked=picked)
+    engine.observe(values[picked[0]], indices, picked=picked, score=values)
+    assert engine.cursor == SIZE
+
+
 def test_it_names_what_it_refuses():
     engine, values, indices = engine_of(), losses_of(0)[:SIZE], torch.arange(SIZE)
     picked = engine.pick(values, 4)
