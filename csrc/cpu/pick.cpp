@@ -277,16 +277,15 @@ std::tuple<Tensor, Tensor, Tensor> pick_cpu(Tensor values,  // [B] float32
   if (count > 0) {  // Edge case 1
     Picker picker(values.const_data_ptr<float>(), count, k);
     *found = picker.eligible();
+    if (size == 0) return {indices, weights, eligible};
     if (rule == kPickTop || *found <= size) {
       picker.choose_largest();
-    } else if (size > 0) {
+    } else {
       const PickKey draw = make_pick_key(seed, epoch.const_data_ptr<int64_t>(),
                                          step.const_data_ptr<int64_t>(), rank, site);
       picker.choose_by_size(static_cast<int>(rule), floor, draw);
     }
-    if (size > 0) {
-      picker.write(indices.mutable_data_ptr<int32_t>(), weights.mutable_data_ptr<float>());
-    }
+    picker.write(indices.mutable_data_ptr<int32_t>(), weights.mutable_data_ptr<float>());
   }
   return {indices, weights, eligible};
 }
