@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import prune_engine as pe
-from prune_engine.bands import INT64_MAX, Band, weight_table
+from prune_engine.bands import INT64_MAX, SUM_WORDS, Band, weight_table
 from prune_engine.ops.rule import Rule
 
 IMAGENET_1K = 1_281_167
@@ -64,8 +64,9 @@ class PruneState:
 
     def _allocate(self, num_samples: int) -> None:
         self.records = torch.zeros(num_samples, dtype=torch.int64)
-        self.score_sum = torch.zeros(3, dtype=torch.int64)
-        self.counters = torch.tensor([0, 0, 0, INT64_MAX])
+        self.score_sum = torch.zeros(SUM_WORDS, dtype=torch.int64)
+        self.counters = torch.tensor([0, 0, 0, INT64_MAX, 0])
+        self.step = torch.zeros(1, dtype=torch.int64)
         self.weight_table = torch.tensor(weight_table(2.0))
         self._all_kept = torch.ones(num_samples, dtype=torch.uint8)
 
@@ -79,6 +80,7 @@ class PruneState:
             records=self.records,
             score_sum=self.score_sum,
             counters=self.counters,
+            step=self.step,
             weight_class=weight_class,
             weight_table=self.weight_table,
             epoch=epoch,

@@ -15,6 +15,10 @@ STREAM_ORDER = 1  # ... and of the first four round keys of the order; 1..8 are 
 ROUNDS_SMALL = 32  # tiny sets need many rounds: 12 fail a chi-square over permutations at n = 5
 ROUNDS_LARGE = 8
 ROUNDS_LIMIT = 65536  # sets up to this size take ROUNDS_SMALL
+LIMBS = 9  # of 32 bits, of an exact sum in units of 2^-149
+SUM_WORDS = LIMBS + 1  # of score_sum: the limbs, then the number seen
+AUDIT_WORDS = SUM_WORDS + 3  # of an audit: score_sum, planned and seen, missing, extra
+COUNTERS = 5  # observed, not finite, out of range, the smallest such index, saturated
 MAX_SAMPLES = 2**31 - 1  # of one device: kept indices are int32
 MAX_INDEX = 2**62  # of a data set divided among ranks; draws and shuffle are exact up to it
 MAX_EPOCH = 2**31 - 2  # epoch + 1 is the high half of a record

@@ -30,6 +30,7 @@ AWKWARD = [
     *(2.0**-40, 2.0**-41, -(2.0**-41), 3 * 2.0**-41, -3 * 2.0**-42, 2.0**-42),
     *(0.1, 0.5, -0.5, 1.0, -1.0, 2.302585, 65504.0, 65519.0),
     *(2.0**22, -(2.0**22), 2.0**22 - 0.25, 2.0**22 + 0.5, 5e6, -5e6, 3e38, -3e38),
+    *(1e10, -1e-14, 2.0**100, -(2.0**-100), 2.0**-118 - 2.0**-142, -(2.0**42), 2.0**-22),
     *(oracle.FLT_MAX, -oracle.FLT_MAX),
 ]
 NON_FINITE = [math.inf, -math.inf, math.nan]
@@ -72,6 +73,11 @@ def float32(values: Sequence[float]) -> Tensor:
 def records_of(scores: Sequence[float], epoch: int = 0) -> Tensor:
     """Return the records of scores that were all seen in one epoch."""
     return int64([oracle.record_of(oracle.f32(s), epoch) for s in scores])
+
+
+def counters() -> Tensor:
+    """Return the counters of an epoch that has not begun."""
+    return int64([0, 0, 0, oracle.INT64_MAX, 0])
 
 
 def table(*weights: float) -> Tensor:

@@ -148,7 +148,8 @@ struct Activated {
   double* row;  // [3]
 };
 
-cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, cudaStream_t stream);
+cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, bool advance,
+                           cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
 cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
@@ -161,7 +162,7 @@ cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
-                                         cudaStream_t stream);
+                                         bool advance, cudaStream_t stream);
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream);
 cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);
 cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream);

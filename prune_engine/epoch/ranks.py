@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from prune_engine.bands import COUNTERS
 from prune_engine.errors import PruneEngineError
 from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import plain
@@ -25,7 +26,7 @@ Shard = Literal["auto", "none"] | tuple[int, int]
 
 BLOCK = 1 << 22  # samples exchanged at a time: it bounds what an exchange allocates
 KEY_MASK = 0xFFFFFFFF
-COUNTERS = 4
+BAD_INDEX = 3  # among the counters
 
 
 def world(group: Any = None) -> tuple[int, int]:
@@ -163,22 +164,22 @@ def exchange(
 
     Args:
         records: [N] int64, changed; all ranks' agreed when the epoch began.
-        counters: [4] int64, not changed.
+        counters: [5] int64, not changed.
         epoch: the running epoch, whose records may differ.
         facts: what must be the same on every rank.
         group: the data-parallel group.
 
     Returns:
-        [4] int64: the sums of the counters, and the minimum of the last; the argument itself where
-        there is one rank.
+        [5] int64: the sums of the counters, and the minimum of the fourth; the argument itself
+        where there is one rank.
 
     Raises:
         PruneEngineError: ranks are at different points; no record has changed then.
 
     Example:
-        >>> records, counters = torch.zeros(2, dtype=torch.int64), torch.tensor([1, 2, 3, 4])
+        >>> records, counters = torch.zeros(2, dtype=torch.int64), torch.tensor([1, 2, 3, 4, 5])
         >>> exchange(records, counters, epoch=0, facts={"epoch": 0}).tolist()
-        [1, 2, 3, 4]
+        [1, 2, 3, 4, 5]
     """
     if alone(group):
         return counters
@@ -198,7 +199,14 @@ def exchange(
         else:
             _all_reduce_max(block, group)
     every = table[:, len(facts) : len(facts) + COUNTERS]
-    return torch.cat([every[:, :3].sum(dim=0), every[:, 3:].amin(dim=0)])
+    return merge_counters(every)
+
+
+def merge_counters(every: Tensor) -> Tensor:
+    """Merge the counters of all ranks, [W, 5]: sums, but the smallest bad index."""
+    merged = every.sum(dim=0)
+    merged[BAD_INDEX] = every[:, BAD_INDEX].amin()
+    return merged
 
 
 def swap(sent: Tensor, out: list[int], into: list[int], group: Any = None) -> Tensor:

@@ -32,6 +32,8 @@ class EpochReport:
         dsi: data saving so far, 1 - samples_trained / nominal_trained.
         engine_seconds: host seconds spent inside the engine in this epoch.
         ended_early: nothing is left for the next epoch or any after it.
+        num_saturated: of the nonfinite, those that were finite before they were rounded to float32:
+            float64 beyond its range (3.4e38).
 
     Example:
         >>> sorted(f.name for f in fields(EpochReport))[:2]
@@ -57,6 +59,7 @@ class EpochReport:
     dsi: float
     engine_seconds: float = field(compare=False)  # the one figure that no resume can repeat
     ended_early: bool = False
+    num_saturated: int = 0
 
     @property
     def saved_fraction(self) -> float:

@@ -384,7 +384,7 @@ class EpochRun:
         if counters.nonfinite and self.on_nonfinite == "raise":
             raise NonFiniteLossError(
                 f"losses must be finite, got {counters.nonfinite} that were not in epoch "
-                f"{self.epoch}"
+                f"{self.epoch}, {counters.saturated} of them float64 beyond float32"
             )
         audit = self._audit()
         planned, served = self.plan.num_kept, self.served
@@ -403,6 +403,7 @@ class EpochRun:
             missing=audit.missing,
             extra=audit.extra,
             nonfinite=counters.nonfinite,
+            num_saturated=counters.saturated,
             num_seen=audit.seen,
             threshold=self._threshold(),
             score_mean=self.buffer.mean(),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
-from prune_engine.bands import INT64_MAX, MAX_SAMPLES, NUM_CLASSES
+from prune_engine.bands import COUNTERS, INT64_MAX, LIMBS, MAX_SAMPLES, NUM_CLASSES, SUM_WORDS
+from prune_engine.epoch.exact_sum import exact_mean, sum_in_units
 from prune_engine.errors import StateMismatchError
 from prune_engine.ops.checks import ObserveState
 from prune_engine.ops.cross_entropy_observe import cross_entropy_state
@@ -49,12 +50,15 @@ class Counters:
         nonfinite: scores that were inf or nan.
         out_of_range: indices outside the data set (only a device gets this far).
         bad_index: the smallest of those.
+        saturated: of the nonfinite ones, those that were finite before they were rounded to
+            float32: float64 beyond its range.
     """
 
     observed: int
     nonfinite: int
     out_of_range: int
     bad_index: int
+    saturated: int
 
 
 def _filled(count: int, value: int, dtype: type[np.generic], device: torch.device) -> Tensor:
@@ -133,8 +137,9 @@ class ScoreBuffer:
         self.backend = backends.resolve(backend, self.device.type)
         self.records = _filled(num_samples, 0, np.int64, self.device)
         self.device = self.records.device  # "cuda" has become "cuda:0"
-        self.score_sum = torch.zeros(3, dtype=torch.int64, device=self.device)
-        self.counters = torch.zeros(4, dtype=torch.int64, device=self.device)
+        self.score_sum = torch.zeros(SUM_WORDS, dtype=torch.int64, device=self.device)
+        self.counters = torch.zeros(COUNTERS, dtype=torch.int64, device=self.device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.weight_class = _filled(num_samples, 1, np.uint8, self.device)
         self.weight_table = torch.zeros(NUM_CLASSES, dtype=torch.float32, device=self.device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -147,6 +152,7 @@ class ScoreBuffer:
             self.records,
             self.score_sum,
             self.counters,
+            self.step,
             self.weight_class,
             self.weight_table,
             self.epoch,
@@ -171,7 +177,12 @@ class ScoreBuffer:
         return _decoded(self.records[inside])
 
     def observe(
-        self, losses: Tensor, indices: Tensor, *, score: Tensor | None = None
+        self,
+        losses: Tensor,
+        indices: Tensor,
+        *,
+        score: Tensor | None = None,
+        advance: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Record one batch in the current epoch and weigh its losses (``ops.observe``).
 
@@ -179,6 +190,7 @@ class ScoreBuffer:
             losses: [B] float16 | bfloat16 | float32 | float64.
             indices: [B] int64 | int32 in 0..N-1.
             score: [B] floating; default the losses.
+            advance: whether ``step`` grows by 1: once for each batch that is served.
 
         Returns:
             ``rescaled`` [B] and ``batch_weights`` [B], in the order of the batch.
@@ -191,7 +203,13 @@ class ScoreBuffer:
             kernels = torch.ops.prune_engine  # a graph names operators, not functions that launch
         # These tensors are the buffer's own: none of them is ever saved for a backward pass.
         return observe_state(
-            losses, indices, score, self.observe_arguments, kernels, checks=self._checks
+            losses,
+            indices,
+            score,
+            self.observe_arguments,
+            kernels,
+            advance=advance,
+            checks=self._checks,
         )
 
     def cross_entropy_observe(
@@ -204,6 +222,7 @@ class ScoreBuffer:
         ignore_index: int = -100,
         class_weight: Tensor | None = None,
         score: str = "loss",
+        advance: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Record one batch from its logits (``ops.cross_entropy_observe``).
 
@@ -215,6 +234,7 @@ class ScoreBuffer:
             ignore_index: a target that counts for nothing.
             class_weight: [C], of the loss.
             score: a name of ``scores.SCORES``.
+            advance: whether ``step`` grows by 1: once for each batch that is served.
 
         Returns:
             ``rescaled``, ``batch_weights`` and ``score`` [B], in the order of the batch.
@@ -232,6 +252,7 @@ class ScoreBuffer:
             ignore_index=ignore_index,
             class_weight=class_weight,
             score=score,
+            advance=advance,
         )
 
     def mean_threshold(self) -> Tensor:
@@ -286,14 +307,13 @@ class ScoreBuffer:
             The counts; this reads them from the device.
         """
         result = ops.audit(self.records, self.weight_class, epoch=epoch, backend=self.backend)
-        self.score_sum.copy_(result[:3])
-        _, _, seen, planned_seen, missing, extra = host_ints(result)
-        return Audit(seen, planned_seen, missing, extra)
+        self.score_sum.copy_(result[:SUM_WORDS])
+        return Audit(*host_ints(result)[LIMBS:])
 
     def refresh_sum(self) -> None:
         """Recompute the exact sum from the records: after records came from elsewhere."""
         self.score_sum.copy_(
-            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
+            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:SUM_WORDS]
         )
 
     def read_counters(self, counters: Tensor | None = None) -> Counters:
@@ -314,10 +334,9 @@ class ScoreBuffer:
         self.counters.select(0, 3).fill_(INT64_MAX)
 
     def mean(self) -> float:
-        """Return the exact mean of the scores as a float64, nan before the first."""
-        high, low, seen = host_ints(self.score_sum)
-        total = (high << 32) + low
-        return total / seen / 2**40 if seen else float("nan")
+        """Return the float64 nearest to the exact mean of the scores, nan before the first."""
+        words = host_ints(self.score_sum)
+        return exact_mean(sum_in_units(words), words[LIMBS])
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of everything as tensors on the cpu."""
@@ -327,6 +346,7 @@ class ScoreBuffer:
             "weight_class": self.weight_class.to("cpu", copy=True),
             "weight_table": self.weight_table.to("cpu", copy=True),
             "epoch": int(self.epoch.item()),
+            "step": int(self.step.item()),
         }
 
     def state_problems(self, state: Mapping[str, Any]) -> list[str]:
@@ -348,8 +368,9 @@ class ScoreBuffer:
                     f"{name}: expected {have.dtype} {tuple(have.shape)}, "
                     f"got {came.dtype} {tuple(came.shape)}"
                 )
-        if not isinstance(state.get("epoch"), int):
-            problems.append(f"epoch: expected an int, got {type(state.get('epoch')).__name__}")
+        for name in ("epoch", "step"):
+            if not isinstance(state.get(name), int):
+                problems.append(f"{name}: expected an int, got {type(state.get(name)).__name__}")
         return problems
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -367,4 +388,5 @@ class ScoreBuffer:
         for name in ("records", "counters", "weight_class", "weight_table"):
             getattr(self, name).copy_(state[name])
         self.epoch.fill_(int(state["epoch"]))
+        self.step.fill_(int(state["step"]))
         self.refresh_sum()

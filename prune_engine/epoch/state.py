@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol, cast
 
-from prune_engine.bands import MAX_SEED
+import torch
+from torch import Tensor
+
+from prune_engine.bands import COUNTERS, MAX_SEED
 from prune_engine.epoch.plan import PLAN_TENSORS
 from prune_engine.epoch.policy import Policy, PolicyMemory
 from prune_engine.epoch.report import EpochReport, History
@@ -18,7 +21,7 @@ from prune_engine.plain import plain
 
 Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 REPORT_FIELDS = tuple(field.name for field in fields(EpochReport))
 PLAN_FIELDS = ("epoch", *PLAN_TENSORS)
 
@@ -215,7 +218,7 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
     Raises:
         StateMismatchError: it lists every difference.
     """
-    saved = single(saved)
+    saved = upgraded(single(saved))
     differences = [
         f"{name}: expected {expected!r}, got {saved.get(name)!r}"
         for name, expected in identity(run).items()
@@ -254,6 +257,34 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
     if differences:
         raise StateMismatchError("the state does not fit: " + "; ".join(differences))
     return saved
+
+
+def upgraded(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a state of version 2 as one of this version; any other as it is.
+
+    Version 3 has a device step counter, which counted the batches observed until then, and one
+    more counter and figure of a report, for float64 scores beyond float32, which were counted with
+    those that are not finite.
+
+    Args:
+        saved: the state; not changed.
+
+    Returns:
+        The state, to be checked.
+
+    Example:
+        >>> upgraded({"version": 1})
+        {'version': 1}
+    """
+    buffer, steps = saved.get("buffer"), saved.get("steps")
+    if saved.get("version") != 2 or not isinstance(buffer, Mapping):
+        return saved
+    held = {"step": steps, **cast("Mapping[str, Any]", buffer)}
+    counters = held.get("counters")
+    if isinstance(counters, Tensor) and counters.shape == (COUNTERS - 1,):
+        held["counters"] = torch.cat([counters, counters.new_zeros(1)])
+    history = tuple({"num_saturated": 0, **row} for row in rows(saved.get("history")))
+    return {**saved, "version": STATE_VERSION, "buffer": held, "history": history}
 
 
 def single(saved: Saved) -> Mapping[str, Any]:

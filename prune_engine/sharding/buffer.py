@@ -10,9 +10,10 @@ from torch import Tensor
 
 from prune_engine import ops
 from prune_engine.bands import MAX_SAMPLES
+from prune_engine.epoch.exact_sum import exact_mean, mean_as_sum
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
-from prune_engine.sharding.layout import mean_as_sum, owned
+from prune_engine.sharding.layout import owned
 from prune_engine.sharding.local_samples import Share
 
 
@@ -55,7 +56,7 @@ class ShardedBuffer(ScoreBuffer):
         self.num_samples = num_samples
         self.first = self.owned.start
         self.shard = shard
-        self.total: tuple[int, int] = (0, 0)  # of all shards: exact sum of codes, number seen
+        self.total: tuple[int, int] = (0, 0)  # of all shards: exact sum in units, number seen
         self._share: Share | None = None
         self._own = self.observe_arguments
 
@@ -77,10 +78,15 @@ class ShardedBuffer(ScoreBuffer):
         return self._share.places(indices)
 
     def observe(
-        self, losses: Tensor, indices: Tensor, *, score: Tensor | None = None
+        self,
+        losses: Tensor,
+        indices: Tensor,
+        *,
+        score: Tensor | None = None,
+        advance: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Record one batch in the share of this rank (``ScoreBuffer.observe``)."""
-        return super().observe(losses, self.places(indices), score=score)
+        return super().observe(losses, self.places(indices), score=score, advance=advance)
 
     def cross_entropy_observe(
         self,
@@ -92,6 +98,7 @@ class ShardedBuffer(ScoreBuffer):
         ignore_index: int = -100,
         class_weight: Tensor | None = None,
         score: str = "loss",
+        advance: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Record one batch from its logits (``ScoreBuffer.cross_entropy_observe``)."""
         if score == "forgetting":
@@ -104,6 +111,7 @@ class ShardedBuffer(ScoreBuffer):
             ignore_index=ignore_index,
             class_weight=class_weight,
             score=score,
+            advance=advance,
         )
 
     def mean_threshold(self) -> Tensor:
@@ -112,9 +120,8 @@ class ShardedBuffer(ScoreBuffer):
         return ops.mean_threshold(score_sum, backend=self.backend)
 
     def mean(self) -> float:
-        """Return the exact mean of the scores of all shards, nan before the first."""
-        total, seen = self.total
-        return total / seen / 2**40 if seen else float("nan")
+        """Return the float64 nearest to the exact mean of all shards' scores, nan before any."""
+        return exact_mean(*self.total)
 
     def last_scores(self, indices: Tensor) -> Tensor:
         """Refuse: a sample's last score is its owner's."""

@@ -12,6 +12,7 @@ from _runs import figures, plain
 from _stopped import BATCHES, EPOCH, EPOCHS, POLICIES, STATES, fresh, train
 
 import prune_engine as pe
+from prune_engine.epoch.state import upgraded
 
 names = pytest.mark.parametrize("name", POLICIES)
 
@@ -41,7 +42,17 @@ def test_an_old_state_goes_on_as_the_run_that_never_stopped(name):
 def test_a_state_saved_now_is_what_it_was(name):
     engine = fresh(name)
     train(engine, (EPOCH, BATCHES))
-    assert plain(engine.state_dict()) == plain(saved(name))
+    assert plain(engine.state_dict()) == plain(upgraded(saved(name)))
+
+
+@names
+def test_a_version_without_a_device_step_goes_on_from_its_count_of_steps(name):
+    engine, old = fresh(name), saved(name)
+    assert old["version"] == 2
+    assert "step" not in old["buffer"]
+    engine.load_state_dict(old)
+    assert engine.buffer.step.item() == engine.steps == old["steps"] > 0
+    assert "step" not in old["buffer"], "the caller's state is left alone"
 
 
 @names

@@ -14,7 +14,7 @@ import oracle
 import pytest
 import torch
 from _assertions import assert_bitwise
-from _cases import AWKWARD, NON_FINITE, float32, floats, int64, records, table, uint8
+from _cases import AWKWARD, NON_FINITE, counters, float32, floats, int64, records, table, uint8
 
 import prune_engine as pe
 from prune_engine import backends
@@ -104,17 +104,17 @@ def test_observe(device, dtype, index_dtype, batch_size):
             pool[torch.randint(len(pool), (batch_size,), generator=generator)] for _ in range(2)
         )
         batch = (losses.to(dtype), indices, None if score_dtype is None else scores.to(score_dtype))
-        state = [int64(old), int64(oracle.sum_of_records(old)), int64([0, 0, 0, oracle.INT64_MAX])]
+        state = [int64(old), int64(oracle.sum_of_records(old)), counters(), int64([3])]
         fixed = [uint8([rng.randrange(6) for _ in range(9001)]), WEIGHTS, int64([epoch])]
         want_state = [t.clone() for t in state]
         got_state = [t.to(device) for t in state]
-        want = backends.load("cpu").observe(*batch, *want_state, *fixed)
+        want = backends.load("cpu").observe(*batch, [*want_state, *fixed], True)
         got = backends.load("cuda").observe(
             *(t if t is None else t.to(device) for t in batch),
-            *got_state,
-            *(t.to(device) for t in fixed),
+            [*got_state, *(t.to(device) for t in fixed)],
+            True,
         )
-        labels = ["rescaled", "batch_weights", "records", "score_sum", "counters"]
+        labels = ["rescaled", "batch_weights", "records", "score_sum", "counters", "step"]
         same(labels, [*got, *got_state], [*want, *want_state])
 
 
@@ -125,7 +125,7 @@ def test_observe_edge_case_03_out_of_range_is_counted(device, bad):
     rescaled, weights = buffer.observe(losses, torch.tensor([0, bad, 5], device=device))
     assert_bitwise(rescaled, losses, "rescaled")
     assert_bitwise(weights, [1.0, 1.0, 1.0], "batch_weights")
-    assert_bitwise(buffer.counters, [2, 0, 1, bad], "counters")
+    assert_bitwise(buffer.counters, [2, 0, 1, bad, 0], "counters")
     assert_bitwise(buffer.scores.isnan(), [False, *[True] * 4, False, True, True], "unseen")
 
 
@@ -152,7 +152,7 @@ def test_plan_compact_order_and_audit(device, count, name):
         want_kept = cpu.compact(want, want_offsets, num_kept)
         got_kept = cuda.compact(got, got_offsets, num_kept)
         audits = [cuda.audit(moved, got, epoch), cpu.audit(scored, want, epoch)]
-        means = [cuda.mean_threshold(audits[0][:3]), cpu.mean_threshold(audits[1][:3])]
+        means = [cuda.mean_threshold(audits[0][:10]), cpu.mean_threshold(audits[1][:10])]
         same(
             ["kept", "audit", "mean"],
             [got_kept, audits[0], means[0]],

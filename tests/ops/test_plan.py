@@ -175,7 +175,7 @@ def test_equal_thresholds_leave_an_empty_band_between_them(backend):
 def test_constant_scores_prune_nobody(backend, value):
     old = records_of([value] * 1000)
     audited = pe.ops.audit(old, uint8([1] * 1000), epoch=0, backend=backend)
-    threshold = pe.ops.mean_threshold(audited[:3].contiguous(), backend=backend)
+    threshold = pe.ops.mean_threshold(audited[:10].contiguous(), backend=backend)
     rule = replace(mean_rule(0.0, 65535), thresholds=threshold)
     classes, offsets = pe.ops.plan(old, rule, seed=0, epoch=1, backend=backend)
     assert bool((classes == 1).all())
