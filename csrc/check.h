@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "exact_sum.h"
+#include "fresh.h"
 #include "score_state.h"
 #include "select.h"
 #include "semantics.h"

@@ -81,10 +81,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_observe_cpu(
   const int64_t size = targets.numel();
 
   const ScalarType real = real_dtype(logits);
-  Tensor rescaled = torch::stable::new_empty(logits, {size}, real);
-  Tensor batch_weights = torch::stable::new_empty(logits, {size}, ScalarType::Float);
-  Tensor score = torch::stable::new_empty(logits, {size}, ScalarType::Float);
-  Tensor stats = torch::stable::new_empty(logits, {size, 2}, real);
+  Tensor rescaled = fresh_like(logits, size, real);
+  Tensor batch_weights = fresh_like(logits, size, ScalarType::Float);
+  Tensor score = fresh_like(logits, size, ScalarType::Float);
+  Tensor stats = fresh_like(logits, size, real, 2);
   with_float_type(logits.scalar_type(), "logits", [&](auto* logit) {
     with_index_type(indices.scalar_type(), [&](auto* index) {
       using Logit = std::remove_pointer_t<decltype(logit)>;

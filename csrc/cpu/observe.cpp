@@ -18,8 +18,8 @@ std::tuple<Tensor, Tensor> observe_cpu(
   check_epoch(*state.epoch);
   const int64_t size = losses.numel();
 
-  Tensor rescaled = torch::stable::new_empty(losses, {size});
-  Tensor batch_weights = torch::stable::new_empty(losses, {size}, ScalarType::Float);
+  Tensor rescaled = fresh_like(losses, size, losses.scalar_type());
+  Tensor batch_weights = fresh_like(losses, size, ScalarType::Float);
   float* weights = batch_weights.mutable_data_ptr<float>();
   with_float_type(losses.scalar_type(), "losses", [&](auto* loss) {
     with_float_type(scored.scalar_type(), "score", [&](auto* score_type) {

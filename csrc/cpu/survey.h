@@ -13,7 +13,7 @@
 
 namespace prune_engine {
 
-constexpr int32_t kSurveyBlock = 1024;  // 16 halves of so many scores fill a 32-bit lane at most
+constexpr int32_t kSurveyBlock = 1024;  // at most 65536: see Halves
 
 struct SurveyScratch {
   uint32_t key[kSurveyBlock];
@@ -48,36 +48,45 @@ inline PE_CLONES Split split_keys(int32_t size, SurveyScratch* scratch) {
   return {groups, static_cast<int32_t>(seen)};
 }
 
-// Adds to limb[0] and limb[1] what the scores of one group put there.
+// Halves of addends, summed modulo 2^32 and, without their low 16 bits, exactly: with the low 16
+// bits of a block's fewer than 2^32, the two together say the exact sum.
+struct Halves {
+  uint32_t low = 0, low_upper = 0, high = 0;
+  int32_t high_upper = 0;
+
+  // To limb[0] and limb[1].
+  void add_to(int64_t* limb) const {
+    limb[0] += int64_t{low_upper} * 65536 + (low - (low_upper << 16));
+    limb[1] += int64_t{high_upper} * 65536 + (high - (static_cast<uint32_t>(high_upper) << 16));
+  }
+};
+
+// What the scores of one group add, to limb[0] and limb[1].
 inline PE_CLONES void add_group(const SurveyScratch& scratch, int32_t size, uint32_t group,
                                 int64_t* limb) {
-  uint32_t low0 = 0, low1 = 0, high0 = 0;
-  int32_t high1 = 0;
+  Halves sum;
   for (int32_t i = 0; i < size; ++i) {
     const uint32_t here = 0 - static_cast<uint32_t>(scratch.group[i] == group ? 1 : 0);
     const uint32_t low = scratch.low[i] & here, high = scratch.high[i] & here;
-    low0 += low & 0xffffu;
-    low1 += low >> 16;
-    high0 += high & 0xffffu;
-    high1 += static_cast<int32_t>(high) >> 16;
+    sum.low += low;
+    sum.low_upper += low >> 16;
+    sum.high += high;
+    sum.high_upper += static_cast<int32_t>(high) >> 16;
   }
-  limb[0] += low0 + (static_cast<int64_t>(low1) << 16);
-  limb[1] += high0 + (static_cast<int64_t>(high1) * 65536);
+  sum.add_to(limb);
 }
 
 // The same where all scores that add anything are of one group.
 inline PE_CLONES void add_all(const SurveyScratch& scratch, int32_t size, int64_t* limb) {
-  uint32_t low0 = 0, low1 = 0, high0 = 0;
-  int32_t high1 = 0;
+  Halves sum;
   for (int32_t i = 0; i < size; ++i) {
     const uint32_t low = scratch.low[i], high = scratch.high[i];
-    low0 += low & 0xffffu;
-    low1 += low >> 16;
-    high0 += high & 0xffffu;
-    high1 += static_cast<int32_t>(high) >> 16;
+    sum.low += low;
+    sum.low_upper += low >> 16;
+    sum.high += high;
+    sum.high_upper += static_cast<int32_t>(high) >> 16;
   }
-  limb[0] += low0 + (static_cast<int64_t>(low1) << 16);
-  limb[1] += high0 + (static_cast<int64_t>(high1) * 65536);
+  sum.add_to(limb);
 }
 
 // Adds the scores of scratch->key to score_sum [10].

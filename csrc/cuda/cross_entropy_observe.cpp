@@ -26,10 +26,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_observe_cuda(
   check_indices(indices, targets.numel());
   const int64_t size = targets.numel();
   const ScalarType real = real_dtype(logits);
-  Tensor rescaled = torch::stable::new_empty(logits, {size}, real);
-  Tensor batch_weights = torch::stable::new_empty(logits, {size}, ScalarType::Float);
-  Tensor score = torch::stable::new_empty(logits, {size}, ScalarType::Float);
-  Tensor stats = torch::stable::new_empty(logits, {size, 2}, real);
+  Tensor rescaled = fresh_like(logits, size, real);
+  Tensor batch_weights = fresh_like(logits, size, ScalarType::Float);
+  Tensor score = fresh_like(logits, size, ScalarType::Float);
+  Tensor stats = fresh_like(logits, size, real, 2);
   const cuda::LogitBatch batch = {real_type(logits.scalar_type(), "logits"),
                                   logits.const_data_ptr(),
                                   targets.const_data_ptr<int64_t>(),

@@ -22,8 +22,8 @@ std::tuple<Tensor, Tensor> observe_cuda(
   const cuda::Real score_type = real_type(scored.scalar_type(), "score");
   const int64_t size = losses.numel();
 
-  Tensor rescaled = torch::stable::new_empty(losses, {size});
-  Tensor batch_weights = torch::stable::new_empty(losses, {size}, ScalarType::Float);
+  Tensor rescaled = fresh_like(losses, size, losses.scalar_type());
+  Tensor batch_weights = fresh_like(losses, size, ScalarType::Float);
   const cuda::LossBatch batch = {loss_type,
                                  losses.const_data_ptr(),
                                  score_type,

@@ -238,8 +238,9 @@ def cross_entropy_observe(
     if size == 0:  # edge case 1; an empty grid cannot be launched
         step.add_(int(advance))
         return rescaled, batch_weights, score, stats
-    # 8 logits a thread: twice as many spill on some generations.
-    block = min(2048, max(128, triton.next_power_of_2(num_classes)))
+    # 8 logits a thread, 4 of float64: twice as many spill on some generations.
+    most = 1024 if wide else 2048
+    block = min(most, max(128, triton.next_power_of_2(num_classes)))
     launch(
         cross_entropy_kernel,
         size,
@@ -263,6 +264,6 @@ def cross_entropy_observe(
         WEIGHTED=class_weight is not None,
         WIDE=wide,
         BLOCK=block,
-        warps=8 if block >= 2048 else 4,
+        warps=8 if block == most else 4,
     )
     return rescaled, batch_weights, score, stats
