@@ -83,7 +83,7 @@ void check_rule(const Tensor& thresholds, const std::vector<int64_t>& cuts,
     STD_TORCH_CHECK(cuts[band] >= 0 && cuts[band] < kCutAll, "cuts must be in 0..65535, got ",
                     cuts[band]);
     STD_TORCH_CHECK(classes[band] >= 1 && classes[band] < kNumClasses,
-                    "classes must be in 1..7, got ", classes[band]);
+                    "classes must be in 1..255, got ", classes[band]);
     STD_TORCH_CHECK(keep_num[band] >= 0 && (keep_den == 0 || keep_num[band] <= keep_den),
                     "keep_num must be in 0..keep_den, got ", keep_num[band]);
   }

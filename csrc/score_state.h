@@ -16,7 +16,7 @@ struct ScoreState {
   int64_t* counters;            // [5]
   int64_t* step;                // [1]
   const uint8_t* weight_class;  // [num_samples]
-  const float* weight_table;    // [8]
+  const float* weight_table;    // [256]
   const int64_t* epoch;         // [1]
 };
 

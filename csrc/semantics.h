@@ -19,7 +19,7 @@
 namespace prune_engine {
 
 constexpr int64_t kPlanBlock = 4096;  // samples per entry of block_offsets
-constexpr int kNumClasses = 8;
+constexpr int kNumClasses = 256;      // every value of a byte
 constexpr int kMaxBands = 6;
 constexpr uint32_t kStreamKeep = 0;
 constexpr uint32_t kStreamOrder = 1;

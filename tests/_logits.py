@@ -16,12 +16,12 @@ from typing import Any
 import oracle
 import torch
 from _assertions import assert_bitwise
-from _cases import counters, int64, records, table, uint8
+from _cases import EVERY_WEIGHT, counters, int64, records, table, uint8
 from torch import Tensor
 
 from prune_engine.backends import reference
 
-WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
+WEIGHTS = table(*EVERY_WEIGHT)
 REST = ("batch_weights", "records", "score_sum", "counters", "step")
 
 
@@ -68,7 +68,7 @@ class Case:
         self.indices = int64(samples)
         old = records(rng, num_samples, epoch, unseen=rng.choice([0.0, 0.3, 1.0]))
         self.start = [int64(old), int64(oracle.sum_of_records(old)), counters(), int64([0])]
-        classes = uint8([rng.randrange(6) for _ in range(num_samples)])
+        classes = uint8([rng.randrange(256) for _ in range(num_samples)])
         self.fixed = [classes, WEIGHTS, int64([epoch])]
 
     def run(

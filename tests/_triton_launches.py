@@ -72,7 +72,7 @@ def cuda(*shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
 def state() -> list[torch.Tensor]:
     """Return the state that a batch is observed in."""
     changed = [cuda(count) for count in (NUM_SAMPLES, 10, 5, 1)]
-    classes, table = cuda(NUM_SAMPLES, dtype=torch.uint8), cuda(8, dtype=torch.float32)
+    classes, table = cuda(NUM_SAMPLES, dtype=torch.uint8), cuda(256, dtype=torch.float32)
     return [*changed, classes, table, cuda(1)]
 
 

@@ -20,6 +20,7 @@ import pytest
 import torch
 from _assertions import assert_bitwise
 from _cases import (
+    EVERY_WEIGHT,
     MAX_EPOCH,
     MAX_SEED,
     NON_FINITE,
@@ -54,7 +55,7 @@ pytestmark = [
 few = settings(max_examples=20)
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
+WEIGHTS = table(*EVERY_WEIGHT)
 SIZES = [0, 1, 31, 32, 33, 4095, 4096, 4097, 10_007]
 
 
@@ -102,7 +103,7 @@ def both(num_samples, salt, epoch):
     """Return two equal states."""
     rng = random.Random(salt)
     old = records(rng, num_samples, epoch)
-    classes = [rng.randrange(8) for _ in range(num_samples)]
+    classes = [rng.randrange(256) for _ in range(num_samples)]
     return State(old, classes, "triton"), State(old, classes, "reference")
 
 
@@ -225,7 +226,7 @@ def random_rule(rng: random.Random, num_thresholds: int, fixed: bool) -> pe.poli
     fates = [
         oracle.Fate(
             rng.choice([0, 1, 16384, 65535, rng.randrange(65536)]),
-            rng.randrange(1, 8),
+            rng.randrange(1, 256),
             Fraction(rng.choice([0, den, rng.randint(0, den)]), den),
         )
         for _ in range(num_thresholds + 1)
@@ -311,7 +312,7 @@ def test_plan_depends_on_the_seed():
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_compact_equals_the_reference(num_samples, share):
     rng = random.Random(num_samples)
-    classes = uint8([rng.randrange(1, 8) * (rng.random() < share) for _ in range(num_samples)])
+    classes = uint8([rng.randrange(1, 256) * (rng.random() < share) for _ in range(num_samples)])
     offsets = int64(oracle.block_offsets(classes.tolist()))
     there = (classes.to(DEVICE), offsets.to(DEVICE))
     got = pe.ops.compact(*there, int(offsets[-1]), backend="triton")

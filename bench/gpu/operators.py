@@ -124,7 +124,7 @@ class Batches:
         self.counters = torch.tensor([0, 0, 0, INT64_MAX, 0], device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         self.weight_class = torch.ones(n, dtype=torch.uint8, device=device)
-        self.weight_table = torch.tensor([0.0, 1.0, 2.0] + 5 * [0.0], device=device)
+        self.weight_table = torch.tensor([0.0, 1.0, 2.0] + 253 * [0.0], device=device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=device)
         self.state = (
             *(self.records, self.score_sum, self.counters, self.step),

@@ -74,7 +74,7 @@ void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreStat
       __builtin_prefetch(state.weight_class + ahead, 0);
     }
     const auto index = static_cast<ptrdiff_t>(indices[b]);
-    const float weight = state.weight_table[state.weight_class[index] & (kNumClasses - 1)];
+    const float weight = state.weight_table[state.weight_class[index]];
     batch_weights[b] = weight;
     rescaled[b] = rescale<Loss>(batch.losses[b], weight);
     const uint32_t bits = float_bits(static_cast<float>(batch.scores[b]));

@@ -111,7 +111,7 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const ScoreS
   batch.score[b] = score;
   float weight = 1.0f;
   if (inside) {
-    weight = state.weight_table[state.weight_class[index] & (kNumClasses - 1)];
+    weight = state.weight_table[state.weight_class[index]];
     record_score(state.records + index, score, saturated, epoch, state.counters, mine);
   } else {
     record_outside(index, state.counters, mine);

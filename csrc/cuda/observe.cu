@@ -47,6 +47,11 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ RecordColumns<kThreads> columns;
   const RecordColumn<kThreads> mine(&columns, static_cast<int>(threadIdx.x));
   mine.clear();
+  // Read beside the indices, so that index, class and weight end in shared memory and not in L2.
+  __shared__ float table[kNumClasses];
+  static_assert(kThreads == kNumClasses, "an entry a thread");
+  table[threadIdx.x] = __ldg(state.weight_table + threadIdx.x);
+  __syncthreads();
   const int64_t current = *state.epoch;
   for_each_own<kThreads>(size, [&](int64_t b) {
     const int64_t index = read_index(indices, wide, b);
@@ -58,8 +63,7 @@ __global__ void __launch_bounds__(kThreads)
       record_outside(index, state.counters, mine);
       return;
     }
-    const float weight =
-        __ldg(state.weight_table + (__ldg(state.weight_class + index) & (kNumClasses - 1)));
+    const float weight = table[__ldg(state.weight_class + index)];
     batch_weights[b] = weight;
     rescaled[b] = rescale(loss, weight);
     const float scored = read_real<float>(score, score_type, b);

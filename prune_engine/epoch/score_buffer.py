@@ -289,7 +289,7 @@ class ScoreBuffer:
 
         Args:
             weight_class: uint8 [N]; may be the buffer's own.
-            weight_table: float32 [8].
+            weight_table: float32 [256].
             epoch: in 0..2^31-2.
         """
         if weight_class is not self.weight_class:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from prune_engine.bands import COUNTERS, MAX_SEED
+from prune_engine.bands import COUNTERS, MAX_SEED, NUM_CLASSES
 from prune_engine.epoch.plan import PLAN_TENSORS
 from prune_engine.epoch.policy import Policy, PolicyMemory
 from prune_engine.epoch.report import EpochReport, History
@@ -262,9 +262,9 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
 def upgraded(saved: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a state of version 2 as one of this version; any other as it is.
 
-    Version 3 has a device step counter, which counted the batches observed until then, and one
-    more counter and figure of a report, for float64 scores beyond float32, which were counted with
-    those that are not finite.
+    Version 3 has a device step counter, which counted the batches observed until then; one more
+    counter and figure of a report, for float64 scores beyond float32, which were counted with those
+    that are not finite; and weights for 256 classes, of which there were 8.
 
     Args:
         saved: the state; not changed.
@@ -284,7 +284,17 @@ def upgraded(saved: Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(counters, Tensor) and counters.shape == (COUNTERS - 1,):
         held["counters"] = torch.cat([counters, counters.new_zeros(1)])
     history = tuple({"num_saturated": 0, **row} for row in rows(saved.get("history")))
-    return {**saved, "version": STATE_VERSION, "buffer": held, "history": history}
+    ahead = tuple(_with_all_classes(row) for row in rows(saved.get("ahead")))
+    made = {"buffer": _with_all_classes(held), "history": history, "ahead": ahead}
+    return {**saved, **made, "version": STATE_VERSION}
+
+
+def _with_all_classes(held: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Pad a weight table of 8 classes to all of them."""
+    table = held.get("weight_table")
+    if not isinstance(table, Tensor) or table.shape != (8,):
+        return held
+    return {**held, "weight_table": torch.cat([table, table.new_zeros(NUM_CLASSES - 8)])}
 
 
 def single(saved: Saved) -> Mapping[str, Any]:

@@ -151,7 +151,7 @@ def check_state(
         counters: must be [5] int64.
         step: must be [1] int64.
         weight_class: must be [N] uint8.
-        weight_table: must be [8] float32.
+        weight_table: must be [256] float32.
         epoch: must be [1] int64.
 
     Raises:
@@ -160,7 +160,7 @@ def check_state(
 
     Example:
         >>> count = torch.zeros(10, dtype=torch.int64)
-        >>> classes, table = torch.ones(10, dtype=torch.uint8), torch.zeros(8)
+        >>> classes, table = torch.ones(10, dtype=torch.uint8), torch.zeros(256)
         >>> check_state(count, count, count[:5], count[:1], classes, table, count[:1])
     """
     integer = (torch.int64,)

@@ -56,7 +56,7 @@ def cross_entropy_observe(
         counters: [5] int64, changed.
         step: [1] int64, changed.
         weight_class: [N] uint8, this epoch's decision.
-        weight_table: [8] float32.
+        weight_table: [256] float32: the weight of each class.
         epoch: see ``observe``.
         label_smoothing: s, in 0..1; of the loss, never of the score.
         ignore_index: a row with this target has loss 0 and no score: its last one stays, and it is

@@ -51,7 +51,7 @@ def observe(
         counters: [5] int64, changed.
         step: [1] int64, changed: batches so far. On the device, so that a captured graph counts.
         weight_class: [N] uint8, this epoch's decision.
-        weight_table: [8] float32.
+        weight_table: [256] float32: the weight of each class.
         epoch: in 0..2^31-2; an int64 [1] tensor on the device where a captured graph is replayed
             in later epochs.
         score: [B] floating, what is recorded; default the losses themselves, detached.
@@ -75,7 +75,7 @@ def observe(
         ...     counters=torch.tensor([0, 0, 0, 2**63 - 1, 0]),
         ...     step=torch.zeros(1, dtype=torch.int64),
         ...     weight_class=torch.tensor([1, 2, 1, 0], dtype=torch.uint8),
-        ...     weight_table=torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0]),
+        ...     weight_table=torch.arange(256.0),
         ... )
         >>> rescaled, _ = observe(torch.tensor([0.5, 3.0]), torch.tensor([1, 2]), epoch=0, **state)
         >>> rescaled.tolist(), state["score_sum"][9].item()

@@ -19,6 +19,7 @@ from prune_engine.bands import (
     weight_table,
 )
 from prune_engine.ops.rule import Rule
+from prune_engine.ops.weights import weights_on
 
 NUM_SAMPLES = 5_000  # more than one block of a plan, and little enough for two seconds
 SEED = 7
@@ -117,7 +118,7 @@ def state(num_samples: int, device: torch.device) -> dict[str, Tensor]:
         "counters": torch.tensor([0, 0, 0, INT64_MAX, 0], device=device),
         "step": torch.zeros(1, dtype=torch.int64, device=device),
         "weight_class": torch.ones(num_samples, dtype=torch.uint8, device=device),
-        "weight_table": torch.tensor(weight_table(2.0), device=device),
+        "weight_table": weights_on(weight_table(2.0), device),
     }
 
 

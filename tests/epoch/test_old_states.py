@@ -9,16 +9,17 @@ import pytest
 import torch
 from _assertions import assert_bitwise
 from _runs import figures, plain
-from _stopped import BATCHES, EPOCH, EPOCHS, POLICIES, STATES, fresh, train
+from _stopped import BATCHES, EPOCH, EPOCHS, POLICIES, VERSIONS, fresh, train
 
 import prune_engine as pe
 from prune_engine.epoch.state import upgraded
 
 names = pytest.mark.parametrize("name", POLICIES)
+versions = pytest.mark.parametrize("version", VERSIONS)
 
 
-def saved(name: str) -> Any:
-    return torch.load(STATES / f"{name}.pt", weights_only=True)
+def saved(name: str, version: int = 2) -> Any:
+    return torch.load(VERSIONS[version] / f"{name}.pt", weights_only=True)
 
 
 def rest(engine: pe.PruneEngine, state: Any) -> list[list[int]]:
@@ -26,23 +27,25 @@ def rest(engine: pe.PruneEngine, state: Any) -> list[list[int]]:
     return train(engine, (EPOCHS, 0))
 
 
+@versions
 @names
-def test_an_old_state_goes_on_as_the_run_that_never_stopped(name):
+def test_an_old_state_goes_on_as_the_run_that_never_stopped(name, version):
     whole, resumed = fresh(name), fresh(name)
     train(whole, (EPOCH, BATCHES))
     want = train(whole, (EPOCHS, 0))
-    assert rest(resumed, saved(name)) == want
+    assert rest(resumed, saved(name, version)) == want
     assert figures(resumed) == figures(whole)
     assert_bitwise(resumed.buffer.records, whole.buffer.records, "records")
     assert plain(resumed.state_dict()) == plain(whole.state_dict())
     assert len({report.planned for report in whole.history}) > 1, "there were decisions to take"
 
 
+@versions
 @names
-def test_a_state_saved_now_is_what_it_was(name):
+def test_a_state_saved_now_is_what_it_was(name, version):
     engine = fresh(name)
     train(engine, (EPOCH, BATCHES))
-    assert plain(engine.state_dict()) == plain(upgraded(saved(name)))
+    assert plain(engine.state_dict()) == plain(upgraded(saved(name, version)))
 
 
 @names

@@ -142,7 +142,7 @@ def test_a_state_holds_two_tensors_of_length_n():
     sizes = [
         v.numel() for v in infobatch(5000).state_dict()["buffer"].values() if hasattr(v, "numel")
     ]
-    assert sorted(sizes) == [5, 8, 5000, 5000]
+    assert sorted(sizes) == [5, 256, 5000, 5000]
 
 
 # --- world sizes --------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def test_the_incremental_sum_equals_the_recomputed_sum(backend, salt, batches):
     rng = random.Random(salt)
     count = rng.randrange(1, 60)
     state = [int64([0] * count), int64([0] * 10), counters(), int64([0])]
-    classes, weights = uint8([1] * count), float32([0.0] + [1.0] * 7)
+    classes, weights = uint8([1] * count), float32([0.0] + [1.0] * 255)
     last, done = -1, 0
     for epoch in sorted(rng.randrange(4) for _ in range(batches)):
         size = rng.randrange(50)

@@ -14,7 +14,18 @@ import oracle
 import pytest
 import torch
 from _assertions import assert_bitwise
-from _cases import AWKWARD, NON_FINITE, counters, float32, floats, int64, records, table, uint8
+from _cases import (
+    AWKWARD,
+    EVERY_WEIGHT,
+    NON_FINITE,
+    counters,
+    float32,
+    floats,
+    int64,
+    records,
+    table,
+    uint8,
+)
 
 import prune_engine as pe
 from prune_engine import backends
@@ -27,7 +38,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SIZES = [0, 1, 31, 32, 33, 257, 4095, 4096, 4097, 9001]
 LARGE = [] if SANITIZE else [1_281_167, 2**24 + 5]
 SEEDS = [0, 2**63 - 1, 123456789012345]
-WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
+WEIGHTS = table(*EVERY_WEIGHT)
 RULES = {
     "keep": ([], [0], [1], [1], 0, -1),
     "mean": ([0.7], [32768, 0], [2, 1], [1, 1], 0, -1),
@@ -105,7 +116,7 @@ def test_observe(device, dtype, index_dtype, batch_size):
         )
         batch = (losses.to(dtype), indices, None if score_dtype is None else scores.to(score_dtype))
         state = [int64(old), int64(oracle.sum_of_records(old)), counters(), int64([3])]
-        fixed = [uint8([rng.randrange(6) for _ in range(9001)]), WEIGHTS, int64([epoch])]
+        fixed = [uint8([rng.randrange(256) for _ in range(9001)]), WEIGHTS, int64([epoch])]
         want_state = [t.clone() for t in state]
         got_state = [t.to(device) for t in state]
         want = backends.load("cpu").observe(*batch, [*want_state, *fixed], True)

@@ -15,7 +15,18 @@ import oracle
 import pytest
 import torch
 from _assertions import assert_bitwise
-from _cases import counters, epochs, floats, int64, records, salts, seeds, table, uint8
+from _cases import (
+    EVERY_WEIGHT,
+    counters,
+    epochs,
+    floats,
+    int64,
+    records,
+    salts,
+    seeds,
+    table,
+    uint8,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +35,7 @@ from prune_engine import backends
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SIZES = st.sampled_from([1, 2, 8, 31, 32, 33, 257, 2049, 4095, 4096, 4097, 9001])
 REFERENCE = backends.load("reference")
-WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
+WEIGHTS = table(*EVERY_WEIGHT)
 CHANGED = ("records", "score_sum", "counters", "step")
 
 
@@ -76,7 +87,7 @@ def test_observe(emulated, num_samples, batch_size, dtype, index_dtype, score_dt
     if score_dtype is not None:
         score = torch.tensor(floats(rng, batch_size, finite=False)).to(score_dtype)
     start = mutable_state(rng, num_samples, epoch)
-    fixed = [uint8([rng.randrange(6) for _ in range(num_samples)]), WEIGHTS, int64([epoch])]
+    fixed = [uint8([rng.randrange(256) for _ in range(num_samples)]), WEIGHTS, int64([epoch])]
     want_state, got_state = ([t.clone() for t in start] for _ in range(2))
     advance = rng.random() < 0.7
     want = REFERENCE.observe(losses, indices, score, [*want_state, *fixed], advance)
@@ -137,7 +148,7 @@ def test_plan_compact_and_order(
     rule = (
         torch.tensor(sorted(floats(rng, bands - 1)), dtype=torch.float32),
         [rng.randrange(65536) if draws else 0 for _ in range(bands)],
-        [rng.randrange(1, 8) for _ in range(bands)],
+        [rng.randrange(1, 256) for _ in range(bands)],
         [rng.randrange(0, 8) for _ in range(bands)],
         7 if fixed else 0,
         rng.randrange(-1, bands),

@@ -12,6 +12,7 @@ import torch
 from _assertions import assert_bitwise
 from _cases import (
     AWKWARD,
+    EVERY_WEIGHT,
     MAX_EPOCH,
     NON_FINITE,
     counters,
@@ -32,7 +33,7 @@ from hypothesis import strategies as st
 import prune_engine as pe
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
+WEIGHTS = table(*EVERY_WEIGHT)
 
 
 class State:
@@ -88,7 +89,7 @@ def test_observe_equals_oracle(
 ):
     rng = random.Random(salt)
     old = records(rng, num_samples, epoch, unseen=rng.choice([0.0, 0.3, 1.0]))
-    classes = [rng.randrange(6) for _ in range(num_samples)]
+    classes = [rng.randrange(256) for _ in range(num_samples)]
     span = rng.choice([num_samples, min(num_samples, 5)])  # the second: many duplicates
     indices = [rng.randrange(span) for _ in range(batch_size)]
     losses = torch.tensor(floats(rng, batch_size, finite=False), dtype=torch.float64).to(dtype)
@@ -168,7 +169,7 @@ def test_results_are_fresh_and_arguments_are_left_alone(backend):
     weights.zero_()
     assert_bitwise(losses, [0.5, 1.5], "losses after the results were overwritten")
     assert_bitwise(indices, [3, 0], "indices")
-    assert_bitwise(WEIGHTS, table(2.0, 1.3333334, 65536.0, 0.1), "weight_table")
+    assert_bitwise(WEIGHTS, table(*EVERY_WEIGHT), "weight_table")
 
 
 def test_a_sum_over_all_exponents_is_exact(backend):

@@ -41,7 +41,7 @@ def random_fates(rng: random.Random, count: int, den: int) -> list[oracle.Fate]:
     return [
         oracle.Fate(
             rng.choice([0, 1, 16384, 32768, 65535, rng.randrange(65536)]),
-            rng.randrange(1, 8),
+            rng.randrange(1, 256),
             Fraction(rng.choice([0, den, rng.randint(0, den)]), den),
         )
         for _ in range(count)

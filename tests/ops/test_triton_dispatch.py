@@ -62,7 +62,7 @@ losses = torch.rand(700, generator=generator)
 indices = torch.randint(n, (700,), generator=generator)
 records, classes = torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.uint8)
 sums, counters = torch.zeros(10, dtype=torch.int64), torch.tensor([0, 0, 0, 2**63 - 1, 0])
-table = torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0])
+table = torch.arange(256.0)
 state = [records, sums, counters, torch.tensor([7]), classes, table, torch.tensor([4])]
 same("observe", (losses, indices, None, state, True), changed=(3,))
 call("observe", losses, indices, None, state, True)

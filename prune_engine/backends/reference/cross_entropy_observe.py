@@ -56,7 +56,7 @@ def cross_entropy_observe(
 
     Example:
         >>> state = [torch.zeros(count).long() for count in (3, 10, 5, 1)]
-        >>> state += [torch.ones(3, dtype=torch.uint8), torch.eye(8)[1], torch.tensor([0])]
+        >>> state += [torch.ones(3, dtype=torch.uint8), torch.eye(256)[1], torch.tensor([0])]
         >>> rescaled, _, score, _ = cross_entropy_observe(
         ...     torch.zeros(1, 2), torch.tensor([1]), torch.tensor([2]), None, 0.0, -100, 3,
         ...     state, True)

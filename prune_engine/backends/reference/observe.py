@@ -33,7 +33,7 @@ def observe(
             limbs, number seen; counters [5] int64, changed in place: samples observed, non-finite
             scores, indices out of range, the smallest of those (2^63 - 1 if none), float64 scores
             that only rounding to float32 made infinite; step [1] int64, changed in place;
-            weight_class [N] uint8, values in 0..7; weight_table [8] float32, entry 0 being 0;
+            weight_class [N] uint8; weight_table [256] float32, entry 0 being 0;
             epoch [1] int64, in [0, 2^31 - 2].
         advance: whether step grows by 1.
 
@@ -48,8 +48,8 @@ def observe(
         >>> records, score_sum = torch.zeros(3, dtype=torch.int64), torch.zeros(10).long()
         >>> counters, step = torch.tensor([0, 0, 0, 2**63 - 1, 0]), torch.tensor([7])
         >>> classes = torch.tensor([2, 1, 1], dtype=torch.uint8)
-        >>> table = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-        >>> state = [records, score_sum, counters, step, classes, table, torch.tensor([0])]
+        >>> state = [records, score_sum, counters, step, classes]
+        >>> state += [torch.arange(256.0), torch.tensor([0])]
         >>> observe(torch.tensor([1.0, 4.0]), torch.tensor([2, 0]), None, state, True)
         (tensor([1., 8.]), tensor([1., 2.]))
         >>> key_to_float(records & MASK32)[records != 0]

@@ -206,7 +206,7 @@ def cross_entropy_kernel(
     tl.store(stats + 2 * b + one, tl.where(good & (ignored == 0), largest, 0.0))
     tl.store(stats + 2 * b + 1 + one, factor)
 
-    fate = tl.load(weight_class + index, valid, other=1).to(tl.int32) & 7
+    fate = tl.load(weight_class + index, valid, other=1).to(tl.int32)
     given = tl.where(valid, tl.load(weight_table + fate), 1.0)
     tl.store(batch_weights + b + one, given)
     tl.store(rescaled + b + one, loss * given.to(zero.dtype))

@@ -50,7 +50,7 @@ def observe_kernel(
 
     # Out of range, on a device: the loss passes with weight 1 and nothing is recorded.
     loss = tl.load(losses + position, inside, other=0.0)
-    fate = tl.load(weight_class + index, valid, other=1).to(tl.int32) & 7
+    fate = tl.load(weight_class + index, valid, other=1).to(tl.int32)
     weight = tl.where(valid, tl.load(weight_table + fate), 1.0)
     tl.store(batch_weights + position, weight, inside)
     if loss.dtype == tl.float64:
