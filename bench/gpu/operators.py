@@ -162,7 +162,7 @@ def logit_operators(
     indices = made.indices[0]
     spare = [tensor.clone() for tensor in made.state]  # the reference records elsewhere
     _, weights, _, stats = reference.cross_entropy_observe(
-        logits, targets, indices, *labels, 0, *spare
+        logits, targets, indices, *labels, 0, spare, True
     )
     grad = torch.full((batch,), 1 / batch, device=device)
     size = logits.numel() * logits.element_size()
