@@ -77,12 +77,20 @@ class Band:
             raise ValueError(f"keep_num must be in 0..keep_den, got {self.keep_num}")
 
 
+def weighed_classes(table: tuple[float, ...]) -> int:
+    """Return how many classes a table weighs: zeros at its end stand for no weight."""
+    count = len(table)
+    while count > 2 and table[count - 1] == 0:
+        count -= 1
+    return count
+
+
 def check_weight_table(table: tuple[float, ...]) -> None:
     """Refuse a table with a class that a sample could be kept in without a weight.
 
     Args:
         table: must be 2 to 256 numbers that start 0.0, 1.0 and go on positive and finite, as
-            float32.
+            float32; zeros at the end are of classes that nothing may be in.
 
     Raises:
         ValueError: it is not.
@@ -94,7 +102,7 @@ def check_weight_table(table: tuple[float, ...]) -> None:
         raise ValueError(
             f"weight_table must have 2 to {NUM_CLASSES} entries that start 0.0, 1.0, got {table}"
         )
-    for k, weight in enumerate(table[2:], 2):
+    for k, weight in enumerate(table[2 : weighed_classes(table)], 2):
         if not SMALLEST_WEIGHT <= weight <= LARGEST_WEIGHT:  # nan is not either
             raise ValueError(
                 f"weight_table must be positive and finite as float32, got {weight} for class {k}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import PLAN_BLOCK
+from prune_engine.bands import PLAN_BLOCK, weighed_classes
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.checks import check_vector
 from prune_engine.ops.rule import Arrangement, Rule, Selection
@@ -294,10 +294,10 @@ def _count_selection(selection: Selection, buffer: ScoreBuffer) -> tuple[Tensor,
     # which the host waits for anyway.
     largest = classes.max() if classes.numel() else block_offsets[0]
     num_kept, most = host_ints(torch.stack([block_offsets[-1], largest.to(torch.int64)]))
-    if most >= len(selection.weight_table):
+    weighed = weighed_classes(selection.weight_table)
+    if most >= weighed:
         raise ValueError(
-            f"weight_class must be in 0..{len(selection.weight_table) - 1}, the classes with a "
-            f"weight, got {most}"
+            f"weight_class must be in 0..{weighed - 1}, the classes with a weight, got {most}"
         )
     return block_offsets, num_kept
 

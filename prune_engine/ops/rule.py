@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prune_engine.bands import MAX_BANDS, Band, check_weight_table, weight_table
+from prune_engine.bands import MAX_BANDS, Band, check_weight_table, weighed_classes, weight_table
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class Rule:
             )
         check_weight_table(self.weight_table)
         highest = max(band.weight_class for band in self.bands)
-        if highest >= len(self.weight_table):
+        if highest >= weighed_classes(self.weight_table):
             raise ValueError(
                 f"weight_table must have a weight for class {highest} of bands, got "
-                f"{len(self.weight_table)} entries"
+                f"{self.weight_table}"
             )
         if not -1 <= self.unseen_band < len(self.bands):
             raise ValueError(

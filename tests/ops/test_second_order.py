@@ -98,7 +98,7 @@ def test_observe_on_a_device_is_linear_to_any_order(backend):
     def loss(x: Tensor) -> Tensor:
         state = weighing(backend).buffer.observe_arguments
         losses = x.square().sum(dim=1)
-        return differentiable_observe(losses, kernels.observe, INDICES, None, *state)[0]
+        return differentiable_observe(losses, kernels.observe, INDICES, None, state, True)[0]
 
     assert right_again(loss, drawn(4, 3).requires_grad_())
 

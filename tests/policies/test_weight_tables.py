@@ -36,7 +36,7 @@ class EveryClass(pe.policies.Policy):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ((0.0,), "got 0.0 for class 2"),
+        ((0.0, 2.0), "got 0.0 for class 2"),
         ((2.0, -1.0), "got -1.0 for class 3"),
         ((math.nan,), "got nan for class 2"),
         ((1.0, 1.0, math.inf), "got inf for class 4"),
@@ -64,9 +64,15 @@ def test_edge_case_10_too_many_weights_are_refused():
 
 
 def test_edge_case_10_a_band_without_a_weight_is_refused():
-    with pytest.raises(ValueError, match="a weight for class 3 of bands, got 3 entries"):
+    with pytest.raises(
+        ValueError, match=r"a weight for class 3 of bands, got \(0\.0, 1\.0, 2\.0\)"
+    ):
         Rule(NOTHING, (Band(0, 3),), weight_table(2.0))
     assert Rule(NOTHING, (Band(0, 3),), weight_table(2.0, 3.0)).bands[0].weight_class == 3
+    padded = (*weight_table(2.0), *[0.0] * 5)  # zeros at the end are no weights
+    assert Rule(NOTHING, (Band(0, 2),), padded).weight_table == padded
+    with pytest.raises(ValueError, match="a weight for class 3 of bands"):
+        Rule(NOTHING, (Band(0, 3),), padded)
     for bad in (0, 256):
         with pytest.raises(ValueError, match=r"weight_class must be in 1\.\.255"):
             Band(0, bad)
