@@ -69,8 +69,10 @@ Named records_of(const std::vector<Tensor>& state) {
 }
 
 ScoreState state_on(const OnDevice& device, const std::vector<Tensor>& state) {
+  constexpr const char* kNames[] = {"records",      "score_sum",    "counters", "step",
+                                    "weight_class", "weight_table", "epoch"};
   const ScoreState made = make_state(state);
-  for (const Tensor& tensor : state) device.check({{tensor, "state"}});
+  for (size_t k = 0; k < state.size(); ++k) device.check({{state[k], kNames[k]}});
   return made;
 }
 

@@ -223,14 +223,19 @@ def test_views_that_are_not_aligned(device):
 def test_a_tensor_on_another_device_is_refused(device):
     buffer = pe.epoch.ScoreBuffer(8, device=device)
     losses, indices = torch.ones(2, device=device), torch.tensor([0, 1], device=device)
-    state = {name: getattr(buffer, name) for name in ("records", "score_sum", "counters", "epoch")}
+    names = ("records", "score_sum", "counters", "step", "epoch")
+    state = {name: getattr(buffer, name) for name in names}
     state |= {"weight_class": buffer.weight_class, "weight_table": buffer.weight_table.cpu()}
     with pytest.raises((ValueError, TypeError), match="weight_table"):
         pe.ops.observe(losses, indices, backend="cuda", **state)
+    order = (*names[:4], "weight_class", "weight_table")
     with pytest.raises(RuntimeError, match="weight_table must be on device cuda"):
         backends.load("cuda").observe(
-            *(losses, indices, None, buffer.records, buffer.score_sum, buffer.counters),
-            *(buffer.weight_class, buffer.weight_table.cpu(), buffer.epoch),
+            losses,
+            indices,
+            None,
+            [*(state[name] for name in order), buffer.epoch],
+            True,
         )
 
 
@@ -298,7 +303,7 @@ def test_a_captured_graph_serves_two_epochs(device):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         rescaled, weights = buffer.observe(losses, indices)
-    for tensor in (buffer.records, buffer.score_sum):
+    for tensor in (buffer.records, buffer.score_sum, buffer.step):
         tensor.zero_()
     buffer.reset_counters()
     generator = torch.Generator().manual_seed(1)
@@ -314,7 +319,7 @@ def test_a_captured_graph_serves_two_epochs(device):
             graph.replay()
             want = expected.observe(values, batch)
             same(["rescaled", "batch_weights"], [rescaled, weights], [*want])
-    for name in ("records", "score_sum", "counters"):
+    for name in ("records", "score_sum", "counters", "step"):
         assert_bitwise(getattr(buffer, name), getattr(expected, name), name)
 
 
