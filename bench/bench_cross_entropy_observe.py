@@ -106,7 +106,7 @@ def _early(data: LogitData, indices: Tensor) -> None:
     logits = data.logits.detach()
     labels = (None, 0.0, -100)
     rescaled, weights, _, stats = kernels.cross_entropy_observe(
-        logits, data.targets, indices, *labels, 0, *state
+        logits, data.targets, indices, *labels, 0, state, True
     )
     ones = torch.ones_like(rescaled)
     made = kernels.cross_entropy_grad(ones, logits, data.targets, *labels, weights, stats)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import prune_engine as pe
-from prune_engine.bands import INT64_MAX, Band, weight_table
+from prune_engine.bands import INT64_MAX, SUM_WORDS, Band, weight_table
 from prune_engine.ops.rule import Rule
+from prune_engine.ops.weights import weights_on
 
 IMAGENET_1K = 1_281_167
 IMAGENET_22K = 14_197_122
@@ -64,9 +65,10 @@ class PruneState:
 
     def _allocate(self, num_samples: int) -> None:
         self.records = torch.zeros(num_samples, dtype=torch.int64)
-        self.score_sum = torch.zeros(3, dtype=torch.int64)
-        self.counters = torch.tensor([0, 0, 0, INT64_MAX])
-        self.weight_table = torch.tensor(weight_table(2.0))
+        self.score_sum = torch.zeros(SUM_WORDS, dtype=torch.int64)
+        self.counters = torch.tensor([0, 0, 0, INT64_MAX, 0])
+        self.step = torch.zeros(1, dtype=torch.int64)
+        self.weight_table = weights_on(weight_table(2.0), torch.device("cpu"))
         self._all_kept = torch.ones(num_samples, dtype=torch.uint8)
 
     def observe(
@@ -79,6 +81,7 @@ class PruneState:
             records=self.records,
             score_sum=self.score_sum,
             counters=self.counters,
+            step=self.step,
             weight_class=weight_class,
             weight_table=self.weight_table,
             epoch=epoch,

@@ -85,7 +85,7 @@ void check_rule(const Tensor& thresholds, const std::vector<int64_t>& cuts,
     STD_TORCH_CHECK(cuts[band] >= 0 && cuts[band] < kCutAll, "cuts must be in 0..65535, got ",
                     cuts[band]);
     STD_TORCH_CHECK(classes[band] >= 1 && classes[band] < kNumClasses,
-                    "classes must be in 1..7, got ", classes[band]);
+                    "classes must be in 1..255, got ", classes[band]);
     STD_TORCH_CHECK(keep_num[band] >= 0 && (keep_den == 0 || keep_num[band] <= keep_den),
                     "keep_num must be in 0..keep_den, got ", keep_num[band]);
   }
@@ -108,7 +108,7 @@ void refuse_dtype(const char* name) {
 }
 
 void check_score_sum(const Tensor& score_sum) {
-  check_vector(score_sum, "score_sum", ScalarType::Long, 3);
+  check_vector(score_sum, "score_sum", ScalarType::Long, kSumWords);
 }
 
 void check_epoch(int64_t epoch) {
@@ -143,17 +143,20 @@ void check_losses(const Tensor& losses, const Tensor& indices, const Tensor& sco
   check_vector(scored, "score", scored.scalar_type(), losses.numel());
 }
 
-ScoreState make_state(Tensor& records, Tensor& score_sum, Tensor& counters,
-                      const Tensor& weight_class, const Tensor& weight_table, const Tensor& epoch) {
+ScoreState make_state(const std::vector<Tensor>& state) {
+  STD_TORCH_CHECK(state.size() == 7, "state must be 7 tensors, got ", state.size());
+  const Tensor &records = state[0], &score_sum = state[1], &counters = state[2], &step = state[3];
+  const Tensor &weight_class = state[4], &weight_table = state[5], &epoch = state[6];
   check_samples(records, weight_class);
   check_score_sum(score_sum);
-  check_vector(counters, "counters", ScalarType::Long, 4);
+  check_vector(counters, "counters", ScalarType::Long, kNumCounters);
+  check_vector(step, "step", ScalarType::Long, 1);
   check_vector(weight_table, "weight_table", ScalarType::Float, kNumClasses);
   check_vector(epoch, "epoch", ScalarType::Long, 1);
-  return {records.mutable_data_ptr<int64_t>(),    records.numel(),
-          score_sum.mutable_data_ptr<int64_t>(),  counters.mutable_data_ptr<int64_t>(),
-          weight_class.const_data_ptr<uint8_t>(), weight_table.const_data_ptr<float>(),
-          epoch.const_data_ptr<int64_t>()};
+  return {records.mutable_data_ptr<int64_t>(),   records.numel(),
+          score_sum.mutable_data_ptr<int64_t>(), counters.mutable_data_ptr<int64_t>(),
+          step.mutable_data_ptr<int64_t>(),      weight_class.const_data_ptr<uint8_t>(),
+          weight_table.const_data_ptr<float>(),  epoch.const_data_ptr<int64_t>()};
 }
 
 ScalarType real_dtype(const Tensor& logits) {

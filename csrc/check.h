@@ -14,6 +14,8 @@
 #include <optional>
 #include <vector>
 
+#include "exact_sum.h"
+#include "fresh.h"
 #include "score_state.h"
 #include "select.h"
 #include "semantics.h"
@@ -40,9 +42,9 @@ void check_indices(const Tensor& indices, int64_t size);
 
 void check_losses(const Tensor& losses, const Tensor& indices, const Tensor& scored);
 
-// Checks all but the value of epoch, which only a cpu can read.
-ScoreState make_state(Tensor& records, Tensor& score_sum, Tensor& counters,
-                      const Tensor& weight_class, const Tensor& weight_table, const Tensor& epoch);
+// state: records, score_sum, counters, step, weight_class, weight_table and epoch. Checks all but
+// the value of epoch, which only a cpu can read.
+ScoreState make_state(const std::vector<Tensor>& state);
 
 // What is computed in: float32, float64 for float64 logits.
 ScalarType real_dtype(const Tensor& logits);

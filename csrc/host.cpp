@@ -21,6 +21,7 @@
 #include "cpu/compact.h"
 #include "cpu/order.h"
 #include "cpu/plan.h"
+#include "cpu/survey.h"
 #include "threads.h"
 
 namespace prune_engine {
@@ -56,22 +57,26 @@ Threads threads_of(int64_t count) {
 }
 
 struct Survey {
-  Limbs sum;
+  int64_t score_sum[kSumWords];
   int64_t infinite;
 };
 
-PE_CLONES void survey_range(const float* scores, int64_t begin, int64_t end, Survey* out) {
-  int64_t high = 0, low = 0, seen = 0, infinite = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const uint32_t bits = float_bits(scores[i]);
-    const int64_t is_seen = is_nan_bits(bits) ? 0 : 1;
-    const int64_t code = bits_to_code(bits) & -is_seen;
-    high += code_high(code);
-    low += code_low(code);
-    seen += is_seen;
-    infinite += (bits & 0x7fffffffu) == kInfinityBits ? 1 : 0;
+// Also leaves the keys of the block in scratch.
+PE_CLONES int64_t count_infinite(const float* scores, int32_t size, SurveyScratch* scratch) {
+  uint32_t infinite = 0;
+  for (int32_t i = 0; i < size; ++i) {
+    infinite += (float_bits(scores[i]) & 0x7fffffffu) == kInfinityBits ? 1 : 0;
+    scratch->key[i] = sample_key(scores[i]);
   }
-  *out = {{high, low, seen}, infinite};
+  return infinite;
+}
+
+void survey_range(const float* scores, int64_t begin, int64_t end, Survey* out) {
+  SurveyScratch scratch;
+  for_each_survey_block(begin, end, [&](int64_t at, int32_t size) {
+    out->infinite += count_infinite(scores + at, size, &scratch);
+    add_keys(size, &scratch, out->score_sum);
+  });
 }
 
 // The mean threshold of the scores, nan = never seen; refuses inf.
@@ -85,12 +90,10 @@ float threshold_of_scores(const Array<float>& scores,  // [N]
     const py::gil_scoped_release release;
     std::mutex guard;
     threads(0, num_samples, 65536, [&](int64_t begin, int64_t end) {
-      Survey part;
+      Survey part = {};
       survey_range(values, begin, end, &part);
       const std::lock_guard<std::mutex> lock(guard);
-      whole.sum.high += part.sum.high;
-      whole.sum.low += part.sum.low;
-      whole.sum.seen += part.sum.seen;
+      for (int k = 0; k < kSumWords; ++k) whole.score_sum[k] += part.score_sum[k];
       whole.infinite += part.infinite;
     });
   }
@@ -100,7 +103,7 @@ float threshold_of_scores(const Array<float>& scores,  // [N]
     throw py::value_error("scores must be finite, or nan where never seen, got inf at index " +
                           std::to_string(first - values));
   }
-  return mean_threshold(whole.sum);
+  return mean_threshold(whole.score_sum);
 }
 
 // InfoBatch's rule: class 2 below the threshold, class 1 elsewhere, nan kept with class 1.

@@ -5,13 +5,15 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(prune_engine, m) {
-  // Records the batch's scores and weighs its losses: (rescaled [B], batch_weights [B]). The epoch
-  // is a tensor so that a captured graph stays right in the next epoch.
+  // Records the batch's scores and weighs its losses: (rescaled [B], batch_weights [B]). state is
+  // records, score_sum, counters and step, which change, and weight_class, weight_table and epoch,
+  // which do not: one list, for every argument of its own costs each call time. Epoch and step are
+  // tensors so that a captured graph stays right in the next epoch and step; advance: step grows
+  // by 1.
   m.def(
-      "observe(Tensor losses, Tensor indices, Tensor? score, Tensor(a!) records, "
-      "Tensor(b!) score_sum, Tensor(c!) counters, Tensor weight_class, Tensor weight_table, "
-      "Tensor epoch) -> (Tensor, Tensor)");
-  // score_sum [3] -> the mean threshold, float32 [1].
+      "observe(Tensor losses, Tensor indices, Tensor? score, Tensor(a!)[] state, bool advance) "
+      "-> (Tensor, Tensor)");
+  // score_sum [10] -> the mean threshold, float32 [1].
   m.def("mean_threshold(Tensor score_sum) -> Tensor");
   // records [N] -> weight_class [N] in place, block_offsets [ceil(N / 4096) + 1]. first: the number
   // in the data set of the first record, where these are a shard's.
@@ -28,15 +30,14 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   // Positions of an epoch of n samples -> their ranks in its list of kept ones, or the inverse;
   // int64.
   m.def("shuffle(Tensor places, int n, bool inverse, int seed, int epoch) -> Tensor");
-  // records [N], weight_class [N] -> [sum high, sum low, seen, planned seen, missing, extra].
+  // records [N], weight_class [N] -> [score_sum [10], planned seen, missing, extra].
   m.def("audit(Tensor records, Tensor weight_class, int epoch) -> Tensor");
   // logits [B, C], targets [B] -> loss and score of each row, recorded and weighed as by observe:
   // (rescaled [B], batch_weights [B], score [B], stats [B, 2] for the gradient).
   m.def(
       "cross_entropy_observe(Tensor logits, Tensor targets, Tensor indices, Tensor? class_weight, "
-      "float label_smoothing, int ignore_index, int kind, Tensor(a!) records, "
-      "Tensor(b!) score_sum, Tensor(c!) counters, Tensor weight_class, Tensor weight_table, "
-      "Tensor epoch) -> (Tensor, Tensor, Tensor, Tensor)");
+      "float label_smoothing, int ignore_index, int kind, Tensor(a!)[] state, bool advance) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
   // The gradient of rescaled, grad [B], -> that of logits [B, C].
   m.def(
       "cross_entropy_grad(Tensor grad, Tensor logits, Tensor targets, Tensor? class_weight, "

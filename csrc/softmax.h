@@ -187,12 +187,13 @@ PE_HD RowGradient<Real> row_gradient(const Real* stats, Real upstream, Real targ
           upstream * (1 - smoothing.share) * target_weight};
 }
 
-// The score: detached, unweighted, unsmoothed. nan where the row is not finite.
+// The score: detached, unweighted, unsmoothed. nan where the row is not finite. To be rounded
+// to float32, once.
 template <typename Real>
-PE_HD float row_score(const RowStats<Real>& row, Real target_logit, int64_t kind, int64_t record,
-                      int64_t epoch) {
+PE_HD Real row_score(const RowStats<Real>& row, Real target_logit, int64_t kind, int64_t record,
+                     int64_t epoch) {
   const Real sum = row.ties + row.rest;
-  if (!is_finite(row.largest) || !is_finite(sum)) return static_cast<float>(NAN);
+  if (!is_finite(row.largest) || !is_finite(sum)) return static_cast<Real>(NAN);
   const Real others = row.ties - 1 + row.rest;  // all but one of the largest
   switch (kind) {
     case kScoreEl2n: {
@@ -202,18 +203,18 @@ PE_HD float row_score(const RowStats<Real>& row, Real target_logit, int64_t kind
       const Real squares = row.ties - 1 + row.squares;
       const Real wrong = is_largest ? others : 1 + others - own;
       const Real wrong_squares = is_largest ? squares : 1 + squares - own * own;
-      return static_cast<float>(sqrt_of(wrong * wrong + wrong_squares) / sum);
+      return sqrt_of(wrong * wrong + wrong_squares) / sum;
     }
     case kScoreMargin:
-      return static_cast<float>((others + exp_of(row.second - row.largest)) / sum);
+      return (others + exp_of(row.second - row.largest)) / sum;
     case kScoreLeastConfidence:
-      return static_cast<float>(others / sum);
+      return others / sum;
     case kScoreEntropy:
-      return static_cast<float>(log1p_of(others) + row.spread / sum);
+      return log1p_of(others) + row.spread / sum;
     case kScoreForgetting:
       return forgetting_score(record, target_logit == row.largest, epoch);
     default:
-      return static_cast<float>(row.largest - target_logit + log1p_of(others));
+      return row.largest - target_logit + log1p_of(others);
   }
 }
 

@@ -8,8 +8,9 @@ from fractions import Fraction
 
 PLAN_BLOCK = 4096  # samples per entry of block_offsets, on every backend
 SAMPLE_BLOCK = 256  # neighbouring elements that a sampled statistic takes or leaves together
-NUM_CLASSES = 8  # entries of a weight table; class 0 is "dropped", class 1 is "kept, weight 1"
-MAX_BANDS = 6  # classes 2..7 can carry a weight of their own
+NUM_CLASSES = 256  # of a byte; class 0 is "dropped", class 1 is "kept, weight 1"
+MAX_BANDS = 6  # of a rule
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-149, (2.0 - 2.0**-23) * 2.0**127  # positive float32
 STREAM_KEEP = 0  # Philox counter word 2 of the keep draw
 STREAM_ORDER = 1  # ... and of the first four round keys of the order; 1..8 are taken by it
 STREAM_PICK = 16  # ... and of a pick at site 0: 16 to 23 its walk, 24 its start; 16 more per site
@@ -18,6 +19,10 @@ ROUNDS_LARGE = 8
 ROUNDS_LIMIT = 65536  # sets up to this size take ROUNDS_SMALL
 WALK_LIMIT = 1024  # the same of a pick: with 8 rounds neighbours are uneven at 100, not at 256
 MAX_SITE = 2**27 - 1  # 16 * (site + 1) + 8 is one word
+LIMBS = 9  # of 32 bits, of an exact sum in units of 2^-149
+SUM_WORDS = LIMBS + 1  # of score_sum: the limbs, then the number seen
+AUDIT_WORDS = SUM_WORDS + 3  # of an audit: score_sum, planned and seen, missing, extra
+COUNTERS = 5  # observed, not finite, out of range, the smallest such index, saturated
 MAX_SAMPLES = 2**31 - 1  # of one device: kept indices are int32
 MAX_INDEX = 2**62  # of a data set divided among ranks; draws and shuffle are exact up to it
 MAX_EPOCH = 2**31 - 2  # epoch + 1 is the high half of a record
@@ -47,7 +52,7 @@ class Band:
 
     Args:
         cut: in 0..65535; with independent draws a sample is dropped iff its 16-bit draw < cut.
-        weight_class: in 1..7; the class of its kept samples.
+        weight_class: in 1..255; the class of its kept samples.
         keep_num: with fixed counts, floor(n * keep_num / keep_den) of the n samples stay.
         keep_den: in 1..2^31 - 1, the same for all bands of a rule.
 
@@ -68,18 +73,27 @@ class Band:
         if not 0 <= self.cut <= 65535:
             raise ValueError(f"cut must be in 0..65535, got {self.cut}")
         if not 1 <= self.weight_class < NUM_CLASSES:
-            raise ValueError(f"weight_class must be in 1..7, got {self.weight_class}")
+            raise ValueError(f"weight_class must be in 1..255, got {self.weight_class}")
         if not 1 <= self.keep_den < 2**31:
             raise ValueError(f"keep_den must be in 1..2147483647, got {self.keep_den}")
         if not 0 <= self.keep_num <= self.keep_den:
             raise ValueError(f"keep_num must be in 0..keep_den, got {self.keep_num}")
 
 
+def weighed_classes(table: tuple[float, ...]) -> int:
+    """Return how many classes a table weighs: zeros at its end stand for no weight."""
+    count = len(table)
+    while count > 2 and table[count - 1] == 0:
+        count -= 1
+    return count
+
+
 def check_weight_table(table: tuple[float, ...]) -> None:
-    """Refuse a table that does not weigh the dropped 0 and the kept of class 1 one.
+    """Refuse a table with a class that a sample could be kept in without a weight.
 
     Args:
-        table: must be 8 floats that start 0.0, 1.0.
+        table: must be 2 to 256 numbers that start 0.0, 1.0 and go on positive and finite, as
+            float32; zeros at the end are of classes that nothing may be in.
 
     Raises:
         ValueError: it is not.
@@ -87,30 +101,36 @@ def check_weight_table(table: tuple[float, ...]) -> None:
     Example:
         >>> check_weight_table(weight_table(2.0))
     """
-    if len(table) != NUM_CLASSES or table[:2] != (0.0, 1.0):
-        raise ValueError(f"weight_table must have 8 entries that start 0.0, 1.0, got {table}")
+    if not 2 <= len(table) <= NUM_CLASSES or table[:2] != (0.0, 1.0):
+        raise ValueError(
+            f"weight_table must have 2 to {NUM_CLASSES} entries that start 0.0, 1.0, got {table}"
+        )
+    for k, weight in enumerate(table[2 : weighed_classes(table)], 2):
+        if not SMALLEST_WEIGHT <= weight <= LARGEST_WEIGHT:  # nan is not either
+            raise ValueError(
+                f"weight_table must be positive and finite as float32, got {weight} for class {k}"
+            )
 
 
 def weight_table(*weights: float) -> tuple[float, ...]:
-    """Return the 8-entry table whose classes 2, 3, ... carry the given weights.
+    """Return the table whose classes 2, 3, ... carry the given weights.
 
     Args:
-        weights: up to six weights, for classes 2..7.
+        weights: up to 254 weights, for classes 2..255.
 
     Returns:
-        ``(0.0, 1.0, *weights, 0.0, ...)``.
+        ``(0.0, 1.0, *weights)``.
 
     Raises:
-        ValueError: more than six weights.
+        ValueError: more than 254 weights.
 
     Example:
         >>> weight_table(2.0)
-        (0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        (0.0, 1.0, 2.0)
     """
     if len(weights) > NUM_CLASSES - 2:
         raise ValueError(f"weights must be at most {NUM_CLASSES - 2} numbers, got {len(weights)}")
-    row = (0.0, 1.0, *(float(w) for w in weights))
-    return row + (0.0,) * (NUM_CLASSES - len(row))
+    return (0.0, 1.0, *(float(w) for w in weights))
 
 
 def check_fraction(name: str, value: object, *, zero: bool, one: bool) -> None:

@@ -30,8 +30,11 @@ AWKWARD = [
     *(2.0**-40, 2.0**-41, -(2.0**-41), 3 * 2.0**-41, -3 * 2.0**-42, 2.0**-42),
     *(0.1, 0.5, -0.5, 1.0, -1.0, 2.302585, 65504.0, 65519.0),
     *(2.0**22, -(2.0**22), 2.0**22 - 0.25, 2.0**22 + 0.5, 5e6, -5e6, 3e38, -3e38),
+    *(1e10, -1e-14, 2.0**100, -(2.0**-100), 2.0**-118 - 2.0**-142, -(2.0**42), 2.0**-22),
     *(oracle.FLT_MAX, -oracle.FLT_MAX),
 ]
+# Of the classes from 2 on: powers of two, what has no end in binary, and no two alike.
+EVERY_WEIGHT = (2.0, 1.3333334, 65536.0, 0.1, *(k / 7 for k in range(8, 258)))
 NON_FINITE = [math.inf, -math.inf, math.nan]
 
 
@@ -74,9 +77,14 @@ def records_of(scores: Sequence[float], epoch: int = 0) -> Tensor:
     return int64([oracle.record_of(oracle.f32(s), epoch) for s in scores])
 
 
+def counters() -> Tensor:
+    """Return the counters of an epoch that has not begun."""
+    return int64([0, 0, 0, oracle.INT64_MAX, 0])
+
+
 def table(*weights: float) -> Tensor:
     """Return a weight table whose classes 2, 3, ... have the given weights."""
-    return float32([0.0, 1.0, *weights] + [0.0] * (6 - len(weights)))
+    return float32([0.0, 1.0, *weights] + [0.0] * (254 - len(weights)))
 
 
 def rule_of(
@@ -90,7 +98,8 @@ def rule_of(
     """Return the library's rule for the oracle's fates, brought to one denominator."""
     den = math.lcm(*(f.keep.denominator for f in fates))
     bands = tuple(pe.policies.Band(f.cut, f.weight_class, int(f.keep * den), den) for f in fates)
-    row = tuple(table(*weights).tolist())
+    spare = max(fate.weight_class for fate in fates) - 1 - len(weights)
+    row = pe.policies.weight_table(*weights, *[1.0] * spare)
     return pe.policies.Rule(float32(thresholds), bands, row, fixed, unseen_band)
 
 

@@ -17,7 +17,7 @@ from _assertions import assert_bitwise
 from _runs import N, batches, epochs, figures, losses_at, observe, plain, serve, through_disk
 
 import prune_engine as pe
-from prune_engine.ops.weights import decode_weights
+from prune_engine.ops.weights import decode_weights, weights_on
 from prune_engine.policies import RunFacts
 
 EPOCHS = 10
@@ -77,7 +77,7 @@ def weight_z(policy: pe.policies.Policy, n: int = 400, draws: int = 400) -> floa
             classes = rule.weight_class
         else:
             classes, _ = pe.ops.plan(buffer.records, rule, seed=0, epoch=epoch)
-        weights = decode_weights(classes, torch.tensor(rule.weight_table)).double()
+        weights = decode_weights(classes, weights_on(rule.weight_table, classes.device)).double()
         total += weights
         squares += weights.square()
     mean = total / draws

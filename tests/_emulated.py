@@ -148,9 +148,7 @@ class Emulated:
         finally:
             self._library.emulator_descending(0)
 
-    def observe(
-        self, losses, indices, score, records, score_sum, counters, weight_class, table, epoch, /
-    ):
+    def observe(self, losses, indices, score, state, advance, /):
         scored = losses if score is None else score
         rescaled = torch.empty_like(losses)
         weights = torch.empty(losses.shape, dtype=torch.float32)
@@ -158,7 +156,7 @@ class Emulated:
             "observe",
             *(REAL[losses.dtype], losses, REAL[scored.dtype], scored),
             *(int(indices.dtype == torch.int64), indices, losses.numel(), rescaled, weights),
-            *(records, records.numel(), score_sum, counters, weight_class, table, epoch),
+            *(state[0], state[0].numel(), *state[1:], int(advance)),
         )
         return rescaled, weights
 
@@ -212,14 +210,23 @@ class Emulated:
         return result
 
     def audit(self, records, weight_class, epoch, /):
-        result = torch.full((6,), -1, dtype=torch.int64)
+        result = torch.full((13,), -1, dtype=torch.int64)
         self._call("audit", records, weight_class, records.numel(), epoch, result)
         return result
 
     def cross_entropy_observe(
-        self, logits, targets, indices, class_weight, smoothing, ignore_index, kind, /, *state
+        self,
+        logits,
+        targets,
+        indices,
+        class_weight,
+        smoothing,
+        ignore_index,
+        kind,
+        state,
+        advance,
+        /,
     ):
-        records, score_sum, counters, weight_class, table, epoch = state
         size, num_classes = logits.shape
         real = torch.float64 if logits.dtype == torch.float64 else torch.float32
         rescaled, stats = torch.empty(size, dtype=real), torch.empty(size, 2, dtype=real)
@@ -230,7 +237,7 @@ class Emulated:
             *(int(indices.dtype == torch.int64), indices, size),
             *(_pointer(class_weight), smoothing, ignore_index, kind),
             *(rescaled, weights, score, stats),
-            *(records, records.numel(), score_sum, counters, weight_class, table, epoch),
+            *(state[0], state[0].numel(), *state[1:], int(advance)),
         )
         return rescaled, weights, score, stats
 

@@ -16,13 +16,13 @@ from typing import Any
 import oracle
 import torch
 from _assertions import assert_bitwise
-from _cases import int64, records, table, uint8
+from _cases import EVERY_WEIGHT, counters, int64, records, table, uint8
 from torch import Tensor
 
 from prune_engine.backends import reference
 
-WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
-REST = ("batch_weights", "records", "score_sum", "counters")
+WEIGHTS = table(*EVERY_WEIGHT)
+REST = ("batch_weights", "records", "score_sum", "counters", "step")
 
 
 def tolerance(dtype: torch.dtype) -> dict[str, float]:
@@ -67,8 +67,8 @@ class Case:
         samples = [rng.randrange(span or num_samples) for _ in range(batch_size)]
         self.indices = int64(samples)
         old = records(rng, num_samples, epoch, unseen=rng.choice([0.0, 0.3, 1.0]))
-        self.start = [int64(old), int64(oracle.sum_of_records(old)), int64([0, 0, 0, 2**63 - 1])]
-        classes = uint8([rng.randrange(6) for _ in range(num_samples)])
+        self.start = [int64(old), int64(oracle.sum_of_records(old)), counters(), int64([0])]
+        classes = uint8([rng.randrange(256) for _ in range(num_samples)])
         self.fixed = [classes, WEIGHTS, int64([epoch])]
 
     def run(
@@ -84,14 +84,14 @@ class Case:
         given = (weight if weight is None else weight.to(device), *numbers)
         batch = [tensor.to(device) for tensor in (self.logits, self.targets, self.indices)]
         fixed = [tensor.to(device) for tensor in self.fixed]
-        found = kernels.cross_entropy_observe(*batch, *given, kind, *state, *fixed)
-        names = ("rescaled", "batch_weights", "score", "stats", "records", "score_sum", "counters")
+        found = kernels.cross_entropy_observe(*batch, *given, kind, [*state, *fixed], True)
+        names = ("rescaled", "batch_weights", "score", "stats", *REST[1:])
         return {name: t.cpu() for name, t in zip(names, (*found, *state), strict=True)}
 
     def recorded(self, score: Tensor, epoch: int | None = None) -> dict[str, Tensor]:
         """What observe leaves of a score, by the reference: the records' bits are promised."""
         state = [tensor.clone() for tensor in self.start]
-        _, weights = reference.observe(score, self.indices, score, *state, *self.fixed)
+        _, weights = reference.observe(score, self.indices, score, [*state, *self.fixed], True)
         return dict(zip(REST, (weights, *state), strict=True))
 
 

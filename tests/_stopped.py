@@ -2,7 +2,8 @@
 """Runs stopped in the middle of an epoch, whose states earlier versions saved.
 
 ``tests/epoch/states/NAME.pt`` is what ``write`` left there when it ran on the package as it was
-before policies had their socket; a version that cannot go on from it has broken a user's run.
+before policies had their socket (version 2), ``states/3/NAME.pt`` when a state got its device step
+and 256 weights; a version that cannot go on from one has broken a user's run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import prune_engine as pe
 
 SEED, EPOCHS = 11, 8
 STATES = Path(__file__).with_name("epoch") / "states"
+VERSIONS = {2: STATES, 3: STATES / "3"}
 POLICIES: dict[str, pe.policies.Policy] = {
     "infobatch": pe.InfoBatch(0.5, delta=1.0),
     "bpas": pe.BPAS(10, 0.05, 0.2, noise_floor=1.0, shuffle_batches=True),
@@ -43,8 +45,8 @@ def train(engine: pe.PruneEngine, until: tuple[int, int]) -> list[list[int]]:
     return done
 
 
-def write(folder: Path = STATES) -> None:
-    """Save every run where it stops."""
+def write(folder: Path) -> None:
+    """Save every run where it stops; the folder must be there."""
     for name in POLICIES:
         engine = fresh(name)
         train(engine, (EPOCH, BATCHES))

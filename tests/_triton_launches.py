@@ -69,18 +69,21 @@ def cuda(*shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
     return torch.empty(*shape, dtype=dtype, device="cuda")
 
 
+def state() -> list[torch.Tensor]:
+    """Return the state that a batch is observed in."""
+    changed = [cuda(count) for count in (NUM_SAMPLES, 10, 5, 1)]
+    classes, table = cuda(NUM_SAMPLES, dtype=torch.uint8), cuda(256, dtype=torch.float32)
+    return [*changed, classes, table, cuda(1)]
+
+
 def observe(losses: torch.dtype, indices: torch.dtype, score: torch.dtype | None) -> None:
     """Observe a batch of 700."""
     module("observe").observe(
         cuda(700, dtype=losses),
         cuda(700, dtype=indices),
         None if score is None else cuda(700, dtype=score),
-        cuda(NUM_SAMPLES),
-        cuda(3),
-        cuda(4),
-        cuda(NUM_SAMPLES, dtype=torch.uint8),
-        cuda(8, dtype=torch.float32),
-        cuda(1),
+        state(),
+        True,
     )
 
 
@@ -134,12 +137,8 @@ def cross_entropy_observe(
         smoothing,
         -100,
         kind,
-        cuda(NUM_SAMPLES),
-        cuda(3),
-        cuda(4),
-        cuda(NUM_SAMPLES, dtype=torch.uint8),
-        cuda(8, dtype=torch.float32),
-        cuda(1),
+        state(),
+        True,
     )
 
 
@@ -193,7 +192,7 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "observe-bfloat16": (lambda: observe(torch.bfloat16, torch.int32, None), 1),
     "observe-float16": (lambda: observe(torch.float16, torch.int64, torch.float32), 1),
     "observe-float64": (lambda: observe(torch.float64, torch.int64, torch.float64), 1),
-    "mean_threshold": (lambda: module("mean_threshold").mean_threshold(cuda(3)), 1),
+    "mean_threshold": (lambda: module("mean_threshold").mean_threshold(cuda(10)), 1),
     "plan-keep-all": (lambda: plan(1, cut=0), 2),
     "plan-mean": (lambda: plan(2), 2),
     "plan-six-bands": (lambda: plan(6), 2),

@@ -56,7 +56,7 @@ def rng_guard() -> Iterator[None]:
 def backend(request: pytest.FixtureRequest) -> str:
     """Name each backend that this machine must have; an unbuilt cpu backend fails, not skips."""
     name: str = request.param
-    pe.ops.mean_threshold(torch.zeros(3, dtype=torch.int64), backend=name)  # raises if missing
+    pe.ops.mean_threshold(torch.zeros(10, dtype=torch.int64), backend=name)  # raises if missing
     return name
 
 

@@ -3,8 +3,8 @@
 
 Nothing here knows torch or numpy, and nothing is shared with the reference backend: the two were
 written from the contract separately, so that a misreading has to happen twice to go unseen. It
-is slow on purpose (one sample at a time) and exact everywhere: a score code is the floor of a
-``Fraction``, a float is its bit pattern.
+is slow on purpose (one sample at a time) and exact everywhere: a score is a ``Fraction``, a float
+its bit pattern.
 """
 
 from __future__ import annotations
@@ -77,53 +77,58 @@ def score_of(key: int) -> float:
     return from_bits(key - SIGN if key >= SIGN else WORD - 1 - key)
 
 
-def code_of(score: float) -> int:
-    """Return floor(clamp(score) * 2^40 + 1/2)."""
-    limit = Fraction(1 << 22)
-    exact = min(max(Fraction(score), -limit), limit)
-    return math.floor(exact * (1 << 40) + Fraction(1, 2))
-
-
 def record_of(score: float, epoch: int) -> int:
     """Return the 64-bit record of a score seen in an epoch."""
     return (epoch + 1) * WORD + key_of(score)
 
 
-def code_of_record(record: int) -> int:
-    """Return the code of the score in a non-zero record."""
-    return code_of(score_of(record % WORD))
+def limbs_of(score: float) -> list[int]:
+    """Return what one score adds to the nine limbs of the exact sum.
+
+    The last place of the score's significand lies in one limb. The low half of what is left of it
+    stays there, the rest is the next limb's.
+    """
+    _, exponent = math.frexp(score)
+    place = max(exponent - 24, -149) + 149 if score else 0
+    at = place // 32
+    value = Fraction(score) * 2**149 / 2 ** (32 * at)
+    assert value.denominator == 1
+    high, low = divmod(int(value), WORD)
+    limbs = [0] * 9
+    limbs[at] += low
+    limbs[at + 1] += high
+    return limbs
 
 
-def sum_of_codes(codes: Sequence[int]) -> list[int]:
-    """Return [sum of high limbs, sum of low limbs, number of codes]."""
-    return [sum(c // WORD for c in codes), sum(c % WORD for c in codes), len(codes)]
+def sum_of_scores(scores: Sequence[float]) -> list[int]:
+    """Return the score_sum of some scores: the sums of their limbs, and how many there are."""
+    rows = [limbs_of(score) for score in scores]
+    return [*(sum(row[j] for row in rows) for j in range(9)), len(rows)]
 
 
 def sum_of_records(records: Sequence[int]) -> list[int]:
     """Return the score_sum of a whole buffer."""
-    return sum_of_codes([code_of_record(r) for r in records if r])
+    return sum_of_scores([score_of(r % WORD) for r in records if r])
+
+
+def value_of(score_sum: Sequence[int]) -> Fraction:
+    """Return the exact sum that nine limbs stand for."""
+    units = sum(limb * WORD**j for j, limb in enumerate(score_sum[:9]))
+    return Fraction(units, 2**149)
 
 
 def mean_threshold(score_sum: Sequence[int]) -> float:
-    """Return the smallest finite float32 whose code reaches the mean code, rounded up.
-
-    For a mean T above the code of -2^22, code(x) >= T says x >= (T - 1/2) / 2^40; the answer is
-    that rational rounded up to a float32.
-    """
-    high, low, seen = score_sum
+    """Return the smallest finite float32 that is not below the exact mean."""
+    seen = score_sum[9]
     if seen == 0:
         return -FLT_MAX
-    target = -((-(high * WORD + low)) // seen)
-    if target <= code_of(-FLT_MAX):
-        return -FLT_MAX
-    bound = Fraction(2 * target - 1, 2 << 40)
-    key = key_of(f32(float(bound)))
-    while Fraction(score_of(key)) < bound:
+    mean = value_of(score_sum) / seen
+    key = key_of(f32(float(mean)))
+    while Fraction(score_of(key)) < mean:
         key += 1
-    # The bound is an odd multiple of 2^-41, so the answer is never a zero of either sign.
-    while Fraction(score_of(key - 1)) >= bound:
+    while key > key_of(-FLT_MAX) and Fraction(score_of(key - 1)) >= mean:
         key -= 1
-    return score_of(key)
+    return score_of(key) + 0.0  # no -0.0
 
 
 @dataclass
@@ -131,8 +136,8 @@ class Buffer:
     """What ``observe`` mutates."""
 
     records: list[int]
-    score_sum: list[int] = field(default_factory=lambda: [0, 0, 0])
-    counters: list[int] = field(default_factory=lambda: [0, 0, 0, INT64_MAX])
+    score_sum: list[int] = field(default_factory=lambda: [0] * 10)
+    counters: list[int] = field(default_factory=lambda: [0, 0, 0, INT64_MAX, 0])
 
 
 def observe(
@@ -157,9 +162,11 @@ def observe(
         rescaled.append(narrow(product if kind == "float64" else f32(product)))
         weights.append(weight)
         buffer.counters[0] += 1
-        score = f32(losses[j] if scores is None else scores[j])
+        given = losses[j] if scores is None else scores[j]
+        score = f32(given)
         if not math.isfinite(score):
             buffer.counters[1] += 1
+            buffer.counters[4] += math.isfinite(given)
             continue
         buffer.records[i] = max(buffer.records[i], record_of(score, epoch))
     # Recomputed, not updated: that the two agree is what the tests want to know.
@@ -293,7 +300,7 @@ def order(kept: Sequence[int], positions: Sequence[int], seed: int, epoch: int) 
 
 
 def audit(records: Sequence[int], classes: Sequence[int], epoch: int) -> list[int]:
-    """Return [sum hi, sum lo, seen, planned and recorded, missing, extra]."""
+    """Return [nine limbs, seen, planned and recorded, missing, extra]."""
     now = [r // WORD == epoch + 1 for r in records]
     pairs = list(zip(now, map(bool, classes), strict=True))
     tally = [pairs.count(case) for case in ((True, True), (False, True), (True, False))]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.backends import reference
+from prune_engine.bands import SUM_WORDS
 
 Call = Callable[[], object]
 INT64_MAX = 2**63 - 1
@@ -58,7 +59,8 @@ class Scored:
         keys = self.scores.view(torch.int32).to(torch.int64) | 1 << 31  # of scores above 0
         self.records = (1 << 32) | keys
         self.weight_class = torch.empty(n, dtype=torch.uint8, device=device)
-        self.score_sum = reference.audit(self.records, self.weight_class.fill_(1), 0)[:3].clone()
+        audit = reference.audit(self.records, self.weight_class.fill_(1), 0)
+        self.score_sum = audit[:SUM_WORDS].clone()
         self.threshold = reference.mean_threshold(self.score_sum)
         self.offsets = reference.plan(
             self.records, self.threshold, *HALF, 0, 1, self.weight_class
@@ -129,13 +131,14 @@ class Batches:
         self.indices = self.indices.view(steps, batch)
         self.losses = torch.rand(steps, batch, device=device, generator=generator)
         self.records = torch.zeros(n, dtype=torch.int64, device=device)
-        self.score_sum = torch.zeros(3, dtype=torch.int64, device=device)
-        self.counters = torch.tensor([0, 0, 0, INT64_MAX], device=device)
+        self.score_sum = torch.zeros(SUM_WORDS, dtype=torch.int64, device=device)
+        self.counters = torch.tensor([0, 0, 0, INT64_MAX, 0], device=device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)
         self.weight_class = torch.ones(n, dtype=torch.uint8, device=device)
-        self.weight_table = torch.tensor([0.0, 1.0, 2.0] + 5 * [0.0], device=device)
+        self.weight_table = torch.tensor([0.0, 1.0, 2.0] + 253 * [0.0], device=device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=device)
         self.state = (
-            *(self.records, self.score_sum, self.counters),
+            *(self.records, self.score_sum, self.counters, self.step),
             *(self.weight_class, self.weight_table, self.epoch),
         )
         # Losses, indices and both results once; a record is read and written, a class is read.
@@ -151,7 +154,7 @@ def observe_operator(kernels: Any, made: Batches) -> Operator:
 
     def observe() -> None:
         for losses, indices in zip(made.losses, made.indices, strict=True):
-            kernels.observe(losses, indices, None, *made.state)
+            kernels.observe(losses, indices, None, made.state, True)
 
     steps = len(made.losses)
     return Operator("observe", observe, made.bytes, made.next_epoch, steps)
@@ -170,13 +173,13 @@ def logit_operators(
     indices = made.indices[0]
     spare = [tensor.clone() for tensor in made.state]  # the reference records elsewhere
     _, weights, _, stats = reference.cross_entropy_observe(
-        logits, targets, indices, *labels, 0, *spare
+        logits, targets, indices, *labels, 0, spare, True
     )
     grad = torch.full((batch,), 1 / batch, device=device)
     size = logits.numel() * logits.element_size()
 
     def forward() -> object:
-        return kernels.cross_entropy_observe(logits, targets, indices, *labels, 0, *state)
+        return kernels.cross_entropy_observe(logits, targets, indices, *labels, 0, state, True)
 
     def backward() -> object:
         return kernels.cross_entropy_grad(grad, logits, targets, *labels, weights, stats)

@@ -1,43 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 // audit on the CPU: one read of the records recomputes the exact sum and compares what was seen
 // with what was planned.
-#include <cstring>
 #include <mutex>
 
 #include "../check.h"
-#include "dispatch.h"
+#include "survey.h"
 
 namespace prune_engine {
 namespace {
 
-struct Audit {
-  Limbs sum;
-  int64_t planned_seen;
-  int64_t missing;
-  int64_t extra;
+struct Coverage {
+  uint32_t planned_seen, missing, extra;
 };
 
-PE_CLONES void audit_range(const int64_t* records, const uint8_t* weight_class, int64_t begin,
-                           int64_t end, int64_t epoch, Audit* out) {
-  const auto this_epoch = static_cast<uint64_t>(epoch + 1);
-  uint64_t high = 0, low = 0, seen = 0, planned_seen = 0, missing = 0, extra = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const auto record = static_cast<uint64_t>(records[i]);
-    const uint64_t is_seen = record != 0 ? 1 : 0;
-    const uint64_t now = (record >> 32) == this_epoch ? 1 : 0;
-    const uint64_t planned = weight_class[i] != 0 ? 1 : 0;
-    const uint64_t code = code_of_bits(bits_of_key(record & 0xffffffffu)) & (0 - is_seen);
-    high += (code >> 32) | ((0 - (code >> 63)) << 32);  // a signed shift
-    low += code & 0xffffffffu;
-    seen += is_seen;
+// Also leaves the keys of the block in scratch.
+PE_CLONES Coverage compare_block(const int64_t* records, const uint8_t* weight_class, int32_t size,
+                                 uint32_t this_epoch, SurveyScratch* scratch) {
+  uint32_t* epoch = scratch->group;  // free until the keys are split
+  for (int32_t i = 0; i < size; ++i) scratch->key[i] = record_key(records[i]);
+  for (int32_t i = 0; i < size; ++i) {
+    epoch[i] = static_cast<uint32_t>(static_cast<uint64_t>(records[i]) >> 32);
+  }
+  uint32_t planned_seen = 0, missing = 0, extra = 0;
+  for (int32_t i = 0; i < size; ++i) {
+    const uint32_t now = epoch[i] == this_epoch ? 1 : 0;
+    const uint32_t planned = weight_class[i] != 0 ? 1 : 0;
     planned_seen += planned & now;
     missing += planned & (now ^ 1);
     extra += (planned ^ 1) & now;
   }
-  *out = {{int64_t(high), int64_t(low), int64_t(seen)},
-          int64_t(planned_seen),
-          int64_t(missing),
-          int64_t(extra)};
+  return {planned_seen, missing, extra};
+}
+
+void audit_range(const int64_t* records, const uint8_t* weight_class, int64_t begin, int64_t end,
+                 int64_t epoch, int64_t* result) {
+  SurveyScratch scratch;
+  const auto this_epoch = static_cast<uint32_t>(epoch + 1);
+  for_each_survey_block(begin, end, [&](int64_t at, int32_t size) {
+    const Coverage found =
+        compare_block(records + at, weight_class + at, size, this_epoch, &scratch);
+    result[kSumWords] += found.planned_seen;
+    result[kSumWords + 1] += found.missing;
+    result[kSumWords + 2] += found.extra;
+    add_keys(size, &scratch, result);
+  });
 }
 
 }  // namespace
@@ -48,21 +54,16 @@ Tensor audit_cpu(Tensor records,       // [N] int64
   check_audit(records, weight_class, epoch);
   const int64_t* all_records = records.const_data_ptr<int64_t>();
   const uint8_t* classes = weight_class.const_data_ptr<uint8_t>();
-  Tensor result = torch::stable::new_empty(records, {6}, ScalarType::Long);
+  Tensor result = torch::stable::new_empty(records, {kAuditWords}, ScalarType::Long);
   int64_t* out = result.mutable_data_ptr<int64_t>();
-  for (int k = 0; k < 6; ++k) out[k] = 0;
+  std::fill_n(out, kAuditWords, int64_t{0});
   std::mutex guard;
   torch::stable::parallel_for(0, records.numel(), 65536, [&](int64_t begin, int64_t end) {
-    Audit part;
-    audit_range(all_records, classes, begin, end, epoch, &part);
+    int64_t part[kAuditWords] = {};
+    audit_range(all_records, classes, begin, end, epoch, part);
     // Integer additions commute: the order of the threads does not show.
     const std::lock_guard<std::mutex> lock(guard);
-    out[0] += part.sum.high;
-    out[1] += part.sum.low;
-    out[2] += part.sum.seen;
-    out[3] += part.planned_seen;
-    out[4] += part.missing;
-    out[5] += part.extra;
+    for (int k = 0; k < kAuditWords; ++k) out[k] += part[k];
   });
   return result;
 }

@@ -2,6 +2,7 @@
 // cross_entropy_observe on the CPU: threads share the rows, each row is read once; the records then
 // take the scores as observe's do.
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <tuple>
 
@@ -24,7 +25,7 @@ void check_targets(const int64_t* targets, int64_t size, const Labels& labels) {
 
 template <typename Logit, typename Index>
 void observe_logits(const Logit* logits, const int64_t* targets, const Index* indices, int64_t size,
-                    const Labels& labels, const ScoreState& state, void* rescaled,
+                    const Labels& labels, const ScoreState& state, bool advance, void* rescaled,
                     float* batch_weights, float* score, void* saved) {
   using Real = typename Accumulator<Logit>::Type;
   auto* losses = static_cast<Real*>(rescaled);
@@ -35,6 +36,7 @@ void observe_logits(const Logit* logits, const int64_t* targets, const Index* in
   const Smoothing<Real> smoothing = {static_cast<Real>(labels.smoothing), count};
   const bool full = needs_full(labels.smoothing, labels.kind);
   const int64_t epoch = *state.epoch;
+  std::atomic<int64_t> saturated = 0;
   TorchThreads()(0, size, row_grain(count), [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
       const int64_t target = targets[b];
@@ -49,12 +51,16 @@ void observe_logits(const Logit* logits, const int64_t* targets, const Index* in
       const Real own = static_cast<Real>(row[target]);
       const Real weight = labels.class_weight ? static_cast<Real>(labels.class_weight[target]) : 1;
       losses[b] = row_loss(found, own, weight, smoothing);
-      score[b] = row_score(found, own, labels.kind, state.records[indices[b]], epoch);
+      const Real exact = row_score(found, own, labels.kind, state.records[indices[b]], epoch);
+      score[b] = static_cast<float>(exact);
+      if (is_finite(exact) && !is_finite(score[b])) ++saturated;
       stats[2 * b] = found.largest;
       stats[2 * b + 1] = row_factor(found, weight, smoothing);
     }
   });
-  observe_batch<Real, Index, float>({losses, indices, score, size}, state, losses, batch_weights);
+  observe_batch<Real, Index, float>({losses, indices, score, size}, state, advance, losses,
+                                    batch_weights);
+  state.counters[kSaturated] += saturated;
 }
 
 }  // namespace
@@ -65,32 +71,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_observe_cpu(
     Tensor indices,                      // [B] int64 | int32
     std::optional<Tensor> class_weight,  // [C] float32, or none
     double label_smoothing, int64_t ignore_index, int64_t kind,
-    Tensor records,       // [N] int64, changed
-    Tensor score_sum,     // [3] int64, changed
-    Tensor counters,      // [4] int64, changed
-    Tensor weight_class,  // [N] uint8
-    Tensor weight_table,  // [8] float32
-    Tensor epoch) {       // [1] int64
+    std::vector<Tensor> tensors,  // of the state, changed
+    bool advance) {
   const Labels labels =
       check_logits(logits, targets, class_weight, label_smoothing, ignore_index, kind);
   check_indices(indices, targets.numel());
-  const ScoreState state =
-      make_state(records, score_sum, counters, weight_class, weight_table, epoch);
+  const ScoreState state = make_state(tensors);
   check_epoch(*state.epoch);
   const int64_t size = targets.numel();
 
   const ScalarType real = real_dtype(logits);
-  Tensor rescaled = torch::stable::new_empty(logits, {size}, real);
-  Tensor batch_weights = torch::stable::new_empty(logits, {size}, ScalarType::Float);
-  Tensor score = torch::stable::new_empty(logits, {size}, ScalarType::Float);
-  Tensor stats = torch::stable::new_empty(logits, {size, 2}, real);
+  Tensor rescaled = fresh_like(logits, size, real);
+  Tensor batch_weights = fresh_like(logits, size, ScalarType::Float);
+  Tensor score = fresh_like(logits, size, ScalarType::Float);
+  Tensor stats = fresh_like(logits, size, real, 2);
   with_float_type(logits.scalar_type(), "logits", [&](auto* logit) {
     with_index_type(indices.scalar_type(), [&](auto* index) {
       using Logit = std::remove_pointer_t<decltype(logit)>;
       using Index = std::remove_pointer_t<decltype(index)>;
       observe_logits(static_cast<const Logit*>(logits.const_data_ptr()),
                      targets.const_data_ptr<int64_t>(), indices.const_data_ptr<Index>(), size,
-                     labels, state, rescaled.mutable_data_ptr(),
+                     labels, state, advance, rescaled.mutable_data_ptr(),
                      batch_weights.mutable_data_ptr<float>(), score.mutable_data_ptr<float>(),
                      stats.mutable_data_ptr());
     });

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // mean_threshold on the CPU: O(1), whatever N.
 #include "../check.h"
-#include "../semantics.h"
+#include "../exact_sum.h"
 
 namespace prune_engine {
 
-Tensor mean_threshold_cpu(Tensor score_sum /* [3] int64 */) {
+Tensor mean_threshold_cpu(Tensor score_sum /* [10] int64 */) {
   check_score_sum(score_sum);
-  const int64_t* sum = score_sum.const_data_ptr<int64_t>();
   Tensor threshold = torch::stable::new_empty(score_sum, {1}, ScalarType::Float);
-  threshold.mutable_data_ptr<float>()[0] = mean_threshold(Limbs{sum[0], sum[1], sum[2]});
+  threshold.mutable_data_ptr<float>()[0] = mean_threshold(score_sum.const_data_ptr<int64_t>());
   return threshold;
 }
 

@@ -10,21 +10,16 @@ std::tuple<Tensor, Tensor> observe_cpu(
     Tensor losses,                // [B] float16 | bfloat16 | float32 | float64
     Tensor indices,               // [B] int64 | int32
     std::optional<Tensor> score,  // [B] floating, or none: the loss
-    Tensor records,               // [N] int64, changed
-    Tensor score_sum,             // [3] int64, changed
-    Tensor counters,              // [4] int64, changed
-    Tensor weight_class,          // [N] uint8
-    Tensor weight_table,          // [8] float32
-    Tensor epoch) {               // [1] int64
+    std::vector<Tensor> tensors,  // of the state, changed
+    bool advance) {
   const Tensor& scored = score.has_value() ? *score : losses;
   check_losses(losses, indices, scored);
-  const ScoreState state =
-      make_state(records, score_sum, counters, weight_class, weight_table, epoch);
+  const ScoreState state = make_state(tensors);
   check_epoch(*state.epoch);
   const int64_t size = losses.numel();
 
-  Tensor rescaled = torch::stable::new_empty(losses, {size});
-  Tensor batch_weights = torch::stable::new_empty(losses, {size}, ScalarType::Float);
+  Tensor rescaled = fresh_like(losses, size, losses.scalar_type());
+  Tensor batch_weights = fresh_like(losses, size, ScalarType::Float);
   float* weights = batch_weights.mutable_data_ptr<float>();
   with_float_type(losses.scalar_type(), "losses", [&](auto* loss) {
     with_float_type(scored.scalar_type(), "score", [&](auto* score_type) {
@@ -35,7 +30,8 @@ std::tuple<Tensor, Tensor> observe_cpu(
         const ScoredBatch<Loss, Index, Score> batch = {
             static_cast<const Loss*>(losses.const_data_ptr()), indices.const_data_ptr<Index>(),
             static_cast<const Score*>(scored.const_data_ptr()), size};
-        observe_batch(batch, state, static_cast<Loss*>(rescaled.mutable_data_ptr()), weights);
+        observe_batch(batch, state, advance, static_cast<Loss*>(rescaled.mutable_data_ptr()),
+                      weights);
       });
     });
   });

@@ -2,6 +2,7 @@
 // How a batch of scores gets into the records on the CPU, for every operator that has one.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <type_traits>
 
@@ -45,14 +46,27 @@ inline double rescale<double>(double loss, float weight) {
   return loss * static_cast<double>(weight);
 }
 
+// Whether rounding to float32 made a score infinite: of the dtypes only double reaches beyond.
+inline bool saturates(double score) { return std::isfinite(score); }
+template <typename Score>
+bool saturates(Score) {
+  return false;
+}
+
+inline void add_score(uint32_t bits, int64_t sign, int64_t* added) {
+  const Addend addend = addend_of_bits(bits);
+  added[addend.group] += sign * addend.low;
+  added[addend.group + 1] += sign * addend.high;
+}
+
 template <typename Loss, typename Index, typename Score>
 void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreState& state,
-                   Loss* rescaled, float* batch_weights) {
+                   bool advance, Loss* rescaled, float* batch_weights) {
   const Index* indices = batch.indices;
   const int64_t epoch = *state.epoch;
   check_range(indices, batch.size, state.num_samples);
-  Limbs added = {0, 0, 0};
-  int64_t nonfinite = 0;
+  int64_t added[kSumWords] = {};
+  int64_t nonfinite = 0, saturated = 0;
   for (int64_t b = 0; b < batch.size; ++b) {
     if (b + kPrefetch < batch.size) {
       const auto ahead = static_cast<ptrdiff_t>(indices[b + kPrefetch]);
@@ -60,13 +74,13 @@ void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreStat
       __builtin_prefetch(state.weight_class + ahead, 0);
     }
     const auto index = static_cast<ptrdiff_t>(indices[b]);
-    const float weight = state.weight_table[state.weight_class[index] & (kNumClasses - 1)];
+    const float weight = state.weight_table[state.weight_class[index]];
     batch_weights[b] = weight;
     rescaled[b] = rescale<Loss>(batch.losses[b], weight);
-    const float score = static_cast<float>(batch.scores[b]);
-    const uint32_t bits = float_bits(score);
+    const uint32_t bits = float_bits(static_cast<float>(batch.scores[b]));
     if (!is_finite_bits(bits)) {  // Edge case 2: the last finite score decides
       ++nonfinite;
+      saturated += saturates(batch.scores[b]) ? 1 : 0;
       continue;
     }
     // Edge case 4, the same sample twice: a max-register does not mind the order.
@@ -74,22 +88,18 @@ void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreStat
     const int64_t old = state.records[index];
     if (fresh <= old) continue;
     state.records[index] = fresh;
-    const int64_t code = score_code(score);
-    added.high += code_high(code);
-    added.low += code_low(code);
+    add_score(bits, 1, added);
     if (old == 0) {
-      added.seen += 1;
+      added[kLimbs] += 1;
     } else {
-      const int64_t old_code = score_code(key_to_float(record_key(old)));
-      added.high -= code_high(old_code);
-      added.low -= code_low(old_code);
+      add_score(bits_of_key(record_key(old)), -1, added);
     }
   }
-  state.score_sum[0] += added.high;
-  state.score_sum[1] += added.low;
-  state.score_sum[2] += added.seen;
-  state.counters[0] += batch.size;
-  state.counters[1] += nonfinite;
+  for (int k = 0; k < kSumWords; ++k) state.score_sum[k] += added[k];
+  state.counters[kObserved] += batch.size;
+  state.counters[kNonfinite] += nonfinite;
+  state.counters[kSaturated] += saturated;
+  *state.step += advance ? 1 : 0;
 }
 
 }  // namespace prune_engine

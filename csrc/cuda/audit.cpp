@@ -9,7 +9,7 @@ Tensor audit_cuda(Tensor records,       // [N] int64
                   int64_t epoch) {
   const OnDevice device({records, "records"}, {{weight_class, "weight_class"}});
   check_audit(records, weight_class, epoch);
-  Tensor result = torch::stable::new_empty(records, {6}, ScalarType::Long);
+  Tensor result = torch::stable::new_empty(records, {kAuditWords}, ScalarType::Long);
   check_cuda(cuda::launch_audit(records.const_data_ptr<int64_t>(),
                                 weight_class.const_data_ptr<uint8_t>(), records.numel(), epoch,
                                 result.mutable_data_ptr<int64_t>(), device.stream()),

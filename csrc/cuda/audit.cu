@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // audit on a GPU: one read of the records recomputes the exact sum and compares what was seen with
 // what was planned.
-#include "block.cuh"
+#include "columns.cuh"
 #include "launch.h"
 
 namespace prune_engine {
@@ -13,18 +13,32 @@ constexpr int64_t kMaxGrid = 2048;
 constexpr int kPairs = 4;                         // 16-byte loads in flight per thread
 constexpr int64_t kTile = 2 * kPairs * kThreads;  // samples per block and stride
 
-// sums: high, low, seen, planned and seen, missing, extra.
+// Seen; planned and seen; missing; extra. A thread meets fewer than 2^31 samples.
+constexpr int kCounts = kAuditWords - kLimbs;
+
 __device__ __forceinline__ void audit_sample(int64_t record, bool planned, int64_t epoch,
-                                             int64_t (&sums)[6]) {
+                                             const SumColumn<kLimbs, kThreads>& mine,
+                                             int32_t (&counts)[kCounts]) {
   const bool seen = record != 0;
   const bool now = record_epoch(record) == epoch;
-  const int64_t code = seen ? score_code(key_to_float(record_key(record))) : 0;
-  sums[0] += code_high(code);
-  sums[1] += code_low(code);
-  sums[2] += seen ? 1 : 0;
-  sums[3] += planned && now ? 1 : 0;
-  sums[4] += planned && !now ? 1 : 0;
-  sums[5] += !planned && now ? 1 : 0;
+  if (seen) mine.add_score(bits_of_key(record_key(record)), false);
+  counts[0] += seen ? 1 : 0;
+  counts[1] += planned && now ? 1 : 0;
+  counts[2] += planned && !now ? 1 : 0;
+  counts[3] += !planned && now ? 1 : 0;
+}
+
+// For all threads of a block, once: one atomic a warp for each count that is not zero.
+__device__ __forceinline__ void add_counts(const int32_t (&counts)[kCounts], int64_t* result) {
+#pragma unroll
+  for (int k = 0; k < kCounts; ++k) {
+    int64_t sum = counts[k];
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      sum += __shfl_down_sync(kAllLanes, sum, offset);
+    }
+    if (lane_id() == 0) add_to(result + k, sum);
+  }
 }
 
 // Grid: ceil(num_samples / 2048) blocks of 256 threads, at most kMaxGrid; per stride a thread takes
@@ -32,7 +46,10 @@ __device__ __forceinline__ void audit_sample(int64_t record, bool planned, int64
 __global__ void __launch_bounds__(kThreads)
     audit_kernel(const int64_t* __restrict__ records, const uint8_t* __restrict__ weight_class,
                  int64_t num_samples, bool vector, int64_t epoch, int64_t* result) {
-  int64_t sums[6] = {};
+  __shared__ SumColumns<kLimbs, kThreads> columns;
+  const SumColumn<kLimbs, kThreads> mine(&columns, static_cast<int>(threadIdx.x));
+  mine.clear();
+  int32_t counts[kCounts] = {};
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kTile;
   for (int64_t begin = static_cast<int64_t>(blockIdx.x) * kTile; begin < num_samples;
        begin += stride) {
@@ -48,24 +65,25 @@ __global__ void __launch_bounds__(kThreads)
       }
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
-        audit_sample(pair[j].x, planned[j].x != 0, epoch, sums);
-        audit_sample(pair[j].y, planned[j].y != 0, epoch, sums);
+        audit_sample(pair[j].x, planned[j].x != 0, epoch, mine, counts);
+        audit_sample(pair[j].y, planned[j].y != 0, epoch, mine, counts);
       }
     } else {
       const int64_t end = begin + kTile < num_samples ? begin + kTile : num_samples;
       for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-        audit_sample(records[i], weight_class[i] != 0, epoch, sums);
+        audit_sample(records[i], weight_class[i] != 0, epoch, mine, counts);
       }
     }
   }
-  add_block<kThreads>(sums, result, result + 3);
+  add_counts(counts, result + kLimbs);
+  sum_columns<kThreads>(columns, [&](int row, long long sum) { add_to(result + row, sum); });
 }
 
 }  // namespace
 
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream) {
-  const cudaError_t zeroed = cudaMemsetAsync(result, 0, 6 * sizeof(int64_t), stream);
+  const cudaError_t zeroed = cudaMemsetAsync(result, 0, kAuditWords * sizeof(int64_t), stream);
   if (zeroed != cudaSuccess || num_samples == 0) return zeroed;
   const bool vector = aligned(records, sizeof(longlong2)) && aligned(weight_class, sizeof(uchar2));
   const unsigned grid = grid_of(num_samples, kTile, kMaxGrid);

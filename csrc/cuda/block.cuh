@@ -37,34 +37,6 @@ __device__ __forceinline__ void for_each_own(int64_t count, const Body& body) {
   }
 }
 
-// Adds the block's six sums to first[0..2] and second[0..2], one atomic for each sum that is not
-// zero. Called once by all threads of a block. Additions of integers commute (modulo 2^64), so the
-// order of the blocks does not show.
-template <int kThreads>
-__device__ __forceinline__ void add_block(const int64_t (&value)[6], int64_t* first,
-                                          int64_t* second) {
-  constexpr int kWarps = kThreads / kWarp;
-  __shared__ long long partial[6][kWarps];
-#pragma unroll
-  for (int k = 0; k < 6; ++k) {
-    long long sum = value[k];
-#pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      sum += __shfl_down_sync(kAllLanes, sum, offset);
-    }
-    if (lane_id() == 0) partial[k][warp_id()] = sum;
-  }
-  __syncthreads();
-  const int k = static_cast<int>(threadIdx.x);
-  if (k >= 6) return;
-  long long total = 0;
-#pragma unroll
-  for (int warp = 0; warp < kWarps; ++warp) total += partial[k][warp];
-  if (total == 0) return;
-  int64_t* target = k < 3 ? first + k : second + (k - 3);
-  atomicAdd(reinterpret_cast<unsigned long long*>(target), static_cast<unsigned long long>(total));
-}
-
 // The sum of the values of the threads before this one; *total is that of all. For all threads of
 // a block; may be called again.
 template <int kThreads, typename Value>

@@ -13,28 +13,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_observe_cuda(
     Tensor indices,                      // [B] int64 | int32
     std::optional<Tensor> class_weight,  // [C] float32, or none
     double label_smoothing, int64_t ignore_index, int64_t kind,
-    Tensor records,       // [N] int64, changed
-    Tensor score_sum,     // [3] int64, changed
-    Tensor counters,      // [4] int64, changed
-    Tensor weight_class,  // [N] uint8
-    Tensor weight_table,  // [8] float32
-    Tensor epoch) {       // [1] int64
-  const OnDevice device({records, "records"},
+    std::vector<Tensor> tensors,  // of the state, changed
+    bool advance) {
+  const OnDevice device(records_of(tensors),
                         {{logits, "logits"},
                          {targets, "targets"},
                          {indices, "indices"},
                          {class_weight.has_value() ? *class_weight : logits, "class_weight"}});
-  const ScoreState state =
-      state_on(device, records, score_sum, counters, weight_class, weight_table, epoch);
+  const ScoreState state = state_on(device, tensors);
   const Labels labels =
       check_logits(logits, targets, class_weight, label_smoothing, ignore_index, kind);
   check_indices(indices, targets.numel());
   const int64_t size = targets.numel();
   const ScalarType real = real_dtype(logits);
-  Tensor rescaled = torch::stable::new_empty(logits, {size}, real);
-  Tensor batch_weights = torch::stable::new_empty(logits, {size}, ScalarType::Float);
-  Tensor score = torch::stable::new_empty(logits, {size}, ScalarType::Float);
-  Tensor stats = torch::stable::new_empty(logits, {size, 2}, real);
+  Tensor rescaled = fresh_like(logits, size, real);
+  Tensor batch_weights = fresh_like(logits, size, ScalarType::Float);
+  Tensor score = fresh_like(logits, size, ScalarType::Float);
+  Tensor stats = fresh_like(logits, size, real, 2);
   const cuda::LogitBatch batch = {real_type(logits.scalar_type(), "logits"),
                                   logits.const_data_ptr(),
                                   targets.const_data_ptr<int64_t>(),
@@ -46,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_observe_cuda(
                                   batch_weights.mutable_data_ptr<float>(),
                                   score.mutable_data_ptr<float>(),
                                   stats.mutable_data_ptr()};
-  check_cuda(cuda::launch_cross_entropy_observe(batch, state, device.stream()),
+  check_cuda(cuda::launch_cross_entropy_observe(batch, state, advance, device.stream()),
              "cross_entropy_observe");
   return {rescaled, batch_weights, score, stats};
 }

@@ -79,7 +79,7 @@ __device__ __forceinline__ void read_row(const LogitBatch& batch, int64_t b, int
 template <typename Wide>
 __device__ __forceinline__ void finish_row(const LogitBatch& batch, const ScoreState& state,
                                            int64_t b, const RowStats<Wide>& found, int64_t epoch,
-                                           Tally* tally) {
+                                           const RecordColumn<kWarps>& mine) {
   const Labels& labels = batch.labels;
   const int64_t target = batch.targets[b];
   const int64_t index = batch.wide ? static_cast<const int64_t*>(batch.indices)[b]
@@ -87,6 +87,7 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const ScoreS
   const bool inside = static_cast<uint64_t>(index) < static_cast<uint64_t>(state.num_samples);
   Wide loss = 0, largest = 0, factor = 0;
   float score = static_cast<float>(NAN);
+  bool saturated = false;
   if (target != labels.ignore_index) {
     if (target < 0 || target >= labels.num_classes) {  // for all to see; a host would have raised
       loss = factor = static_cast<Wide>(NAN);
@@ -98,7 +99,10 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const ScoreS
       loss = row_loss(found, own, weight, smoothing);
       factor = row_factor(found, weight, smoothing);
       largest = found.largest;
-      score = row_score(found, own, labels.kind, inside ? state.records[index] : 0, epoch);
+      const Wide exact =
+          row_score(found, own, labels.kind, inside ? state.records[index] : 0, epoch);
+      score = static_cast<float>(exact);
+      saturated = is_finite(exact) && !is_finite(score);
     }
   }
   auto* stats = static_cast<Wide*>(batch.stats) + 2 * b;
@@ -107,10 +111,10 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const ScoreS
   batch.score[b] = score;
   float weight = 1.0f;
   if (inside) {
-    weight = state.weight_table[state.weight_class[index] & (kNumClasses - 1)];
-    record_score(state.records + index, score, epoch, tally);
+    weight = state.weight_table[state.weight_class[index]];
+    record_score(state.records + index, score, saturated, epoch, state.counters, mine);
   } else {
-    record_outside(index, state.counters, tally);
+    record_outside(index, state.counters, mine);
   }
   batch.batch_weights[b] = weight;
   static_cast<Wide*>(batch.rescaled)[b] = loss * static_cast<Wide>(weight);
@@ -119,13 +123,18 @@ __device__ __forceinline__ void finish_row(const LogitBatch& batch, const ScoreS
 // Grid: kThreads / threads rows a block; `threads` is kWarp or kThreads.
 template <typename Wide, bool kFull>
 __global__ void __launch_bounds__(kThreads, 2)
-    cross_entropy_observe_kernel(LogitBatch batch, ScoreState state, int threads) {
+    cross_entropy_observe_kernel(LogitBatch batch, ScoreState state, bool advance, int threads) {
   __shared__ RowStats<Wide> parts[kWarps];
+  __shared__ RecordColumns<kWarps> columns;
   const int64_t epoch = *state.epoch;
   const int rows = kThreads / threads;
   const int thread = static_cast<int>(threadIdx.x) % threads;
   const int own = static_cast<int>(threadIdx.x) / threads;
-  Tally tally = {};
+  // The first thread of a row records. Where a row takes a block there is one, and seven columns
+  // stay as they are: zero.
+  if (threadIdx.x < kWarps) RecordColumn<kWarps>(&columns, static_cast<int>(threadIdx.x)).clear();
+  __syncthreads();
+  const RecordColumn<kWarps> mine(&columns, own);
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * rows + own; b < batch.size;
        b += static_cast<int64_t>(gridDim.x) * rows) {
     RowStats<Wide> found;
@@ -139,29 +148,31 @@ __global__ void __launch_bounds__(kThreads, 2)
       found = lane_id() < kWarps ? parts[lane_id()] : no_stats<Wide>();
       __syncthreads();  // before the next row's parts are written
     }
-    if (thread == 0) finish_row(batch, state, b, found, epoch, &tally);
+    if (thread == 0) finish_row(batch, state, b, found, epoch, mine);
   }
-  add_tally<kThreads>(tally, state.score_sum, state.counters);
+  add_records<kThreads>(columns, advance, state);
 }
 
 template <typename Wide, bool kFull>
-void launch(const LogitBatch& batch, const ScoreState& state, cudaStream_t stream) {
+void launch(const LogitBatch& batch, const ScoreState& state, bool advance, cudaStream_t stream) {
   const int threads = batch.labels.num_classes <= kWarpRow ? kWarp : kThreads;
-  const unsigned grid = grid_of(batch.size, kThreads / threads, kMaxGrid);
-  cross_entropy_observe_kernel<Wide, kFull><<<grid, kThreads, 0, stream>>>(batch, state, threads);
+  // One block at least, for an empty batch may be a step.
+  const unsigned grid = std::max(1u, grid_of(batch.size, kThreads / threads, kMaxGrid));
+  const auto kernel = cross_entropy_observe_kernel<Wide, kFull>;
+  kernel<<<grid, kThreads, 0, stream>>>(batch, state, advance, threads);
 }
 
 }  // namespace
 
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
-                                         cudaStream_t stream) {
-  if (batch.size == 0) return cudaSuccess;  // Edge case 1
+                                         bool advance, cudaStream_t stream) {
+  if (batch.size == 0 && !advance) return cudaSuccess;  // Edge case 1
   if (batch.logit_type == Real::kDouble) {  // all sums: for a dtype this rare no second kernel
-    launch<double, true>(batch, state, stream);
+    launch<double, true>(batch, state, advance, stream);
   } else if (needs_full(batch.labels.smoothing, batch.labels.kind)) {
-    launch<float, true>(batch, state, stream);
+    launch<float, true>(batch, state, advance, stream);
   } else {
-    launch<float, false>(batch, state, stream);
+    launch<float, false>(batch, state, advance, stream);
   }
   return cudaGetLastError();
 }

@@ -188,7 +188,8 @@ struct Activated {
   double* row;  // [3]
 };
 
-cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, cudaStream_t stream);
+cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, bool advance,
+                           cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
 // Of each row of blocks + 1 counts: exclusive prefix sums in place, the total last.
 cudaError_t launch_offsets(int64_t* counts, int rows, int64_t blocks, cudaStream_t stream);
@@ -203,7 +204,7 @@ cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
-                                         cudaStream_t stream);
+                                         bool advance, cudaStream_t stream);
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream);
 cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream);
 cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream);

@@ -4,7 +4,7 @@
 
 namespace prune_engine {
 
-Tensor mean_threshold_cuda(Tensor score_sum /* [3] int64 */) {
+Tensor mean_threshold_cuda(Tensor score_sum /* [10] int64 */) {
   const OnDevice device({score_sum, "score_sum"}, {});
   check_score_sum(score_sum);
   Tensor threshold = torch::stable::new_empty(score_sum, {1}, ScalarType::Float);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // mean_threshold on a GPU: one thread, O(1), whatever N; the result stays on the device.
+#include "../exact_sum.h"
 #include "launch.h"
 
 namespace prune_engine {
@@ -9,7 +10,7 @@ namespace {
 // Grid: one block of one thread.
 __global__ void mean_threshold_kernel(const int64_t* __restrict__ score_sum,
                                       float* __restrict__ threshold) {
-  *threshold = mean_threshold(Limbs{score_sum[0], score_sum[1], score_sum[2]});
+  *threshold = mean_threshold(score_sum);
 }
 
 }  // namespace

@@ -11,24 +11,19 @@ std::tuple<Tensor, Tensor> observe_cuda(
     Tensor losses,                // [B] float16 | bfloat16 | float32 | float64
     Tensor indices,               // [B] int64 | int32
     std::optional<Tensor> score,  // [B] floating, or none: the loss
-    Tensor records,               // [N] int64, changed
-    Tensor score_sum,             // [3] int64, changed
-    Tensor counters,              // [4] int64, changed
-    Tensor weight_class,          // [N] uint8
-    Tensor weight_table,          // [8] float32
-    Tensor epoch) {               // [1] int64
+    std::vector<Tensor> tensors,  // of the state, changed
+    bool advance) {
   const Tensor& scored = score.has_value() ? *score : losses;
-  const OnDevice device({records, "records"},
+  const OnDevice device(records_of(tensors),
                         {{losses, "losses"}, {indices, "indices"}, {scored, "score"}});
-  const ScoreState state =
-      state_on(device, records, score_sum, counters, weight_class, weight_table, epoch);
+  const ScoreState state = state_on(device, tensors);
   check_losses(losses, indices, scored);
   const cuda::Real loss_type = real_type(losses.scalar_type(), "losses");
   const cuda::Real score_type = real_type(scored.scalar_type(), "score");
   const int64_t size = losses.numel();
 
-  Tensor rescaled = torch::stable::new_empty(losses, {size});
-  Tensor batch_weights = torch::stable::new_empty(losses, {size}, ScalarType::Float);
+  Tensor rescaled = fresh_like(losses, size, losses.scalar_type());
+  Tensor batch_weights = fresh_like(losses, size, ScalarType::Float);
   const cuda::LossBatch batch = {loss_type,
                                  losses.const_data_ptr(),
                                  score_type,
@@ -38,7 +33,7 @@ std::tuple<Tensor, Tensor> observe_cuda(
                                  size,
                                  rescaled.mutable_data_ptr(),
                                  batch_weights.mutable_data_ptr<float>()};
-  check_cuda(cuda::launch_observe(batch, state, device.stream()), "observe");
+  check_cuda(cuda::launch_observe(batch, state, advance, device.stream()), "observe");
   return {rescaled, batch_weights};
 }
 

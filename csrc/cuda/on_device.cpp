@@ -63,14 +63,17 @@ cuda::Real real_type(ScalarType dtype, const char* name) {
   }
 }
 
-ScoreState state_on(const OnDevice& device, Tensor& records, Tensor& score_sum, Tensor& counters,
-                    const Tensor& weight_class, const Tensor& weight_table, const Tensor& epoch) {
-  device.check({{score_sum, "score_sum"},
-                {counters, "counters"},
-                {weight_class, "weight_class"},
-                {weight_table, "weight_table"},
-                {epoch, "epoch"}});
-  return make_state(records, score_sum, counters, weight_class, weight_table, epoch);
+Named records_of(const std::vector<Tensor>& state) {
+  STD_TORCH_CHECK(!state.empty(), "state must be 7 tensors, got none");
+  return {state[0], "records"};
+}
+
+ScoreState state_on(const OnDevice& device, const std::vector<Tensor>& state) {
+  constexpr const char* kNames[] = {"records",      "score_sum",    "counters", "step",
+                                    "weight_class", "weight_table", "epoch"};
+  const ScoreState made = make_state(state);
+  for (size_t k = 0; k < state.size(); ++k) device.check({{state[k], kNames[k]}});
+  return made;
 }
 
 }  // namespace prune_engine

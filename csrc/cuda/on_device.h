@@ -39,8 +39,10 @@ void check_num_samples(int64_t num_samples);
 
 cuda::Real real_type(ScalarType dtype, const char* name);
 
-// Of the operators that change it; device is that of records.
-ScoreState state_on(const OnDevice& device, Tensor& records, Tensor& score_sum, Tensor& counters,
-                    const Tensor& weight_class, const Tensor& weight_table, const Tensor& epoch);
+// Of the operators that change it: the tensor that says where all must be.
+Named records_of(const std::vector<Tensor>& state);
+
+// device is that of its records.
+ScoreState state_on(const OnDevice& device, const std::vector<Tensor>& state);
 
 }  // namespace prune_engine

@@ -24,12 +24,8 @@ class Kernels(Protocol):
         losses: Tensor,
         indices: Tensor,
         score: Tensor | None,
-        records: Tensor,
-        score_sum: Tensor,
-        counters: Tensor,
-        weight_class: Tensor,
-        weight_table: Tensor,
-        epoch: Tensor,
+        state: Sequence[Tensor],
+        advance: bool,
         /,
     ) -> tuple[Tensor, Tensor]:
         """Record the scores of one batch and weigh its losses."""
@@ -92,12 +88,8 @@ class Kernels(Protocol):
         label_smoothing: float,
         ignore_index: int,
         kind: int,
-        records: Tensor,
-        score_sum: Tensor,
-        counters: Tensor,
-        weight_class: Tensor,
-        weight_table: Tensor,
-        epoch: Tensor,
+        state: Sequence[Tensor],
+        advance: bool,
         /,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Compute losses and scores of logits, record the scores and weigh the losses."""
@@ -225,8 +217,8 @@ def load(name: str) -> Kernels:
 
     Example:
         >>> import torch
-        >>> load("reference").mean_threshold(torch.tensor([1, 0, 2])).item()
-        0.001953125
+        >>> load("reference").mean_threshold(torch.zeros(10, dtype=torch.int64)).item() < -3e38
+        True
     """
     for row in TABLE:
         if row.name == name:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_engine.backends import surroundings
 from prune_engine.backends.surroundings import LIBRARY
-from prune_engine.bands import PLAN_BLOCK
+from prune_engine.bands import AUDIT_WORDS, PLAN_BLOCK
 
 CHECKS_ARGUMENTS = True  # before anything is written, so ops.py need not
 
@@ -85,12 +85,8 @@ def _(
     losses: Tensor,
     indices: Tensor,
     score: Tensor | None,
-    records: Tensor,
-    score_sum: Tensor,
-    counters: Tensor,
-    weight_class: Tensor,
-    weight_table: Tensor,
-    epoch: Tensor,
+    state: Sequence[Tensor],
+    advance: bool,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(losses), torch.empty_like(losses, dtype=torch.float32)
 
@@ -143,7 +139,7 @@ def _(places: Tensor, n: int, inverse: bool, seed: int, epoch: int) -> Tensor:
 
 @_register_fake("prune_engine::audit")
 def _(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:
-    return records.new_empty(6, dtype=torch.int64)
+    return records.new_empty(AUDIT_WORDS, dtype=torch.int64)
 
 
 @_register_fake("prune_engine::cross_entropy_observe")
@@ -155,12 +151,8 @@ def _(
     label_smoothing: float,
     ignore_index: int,
     kind: int,
-    records: Tensor,
-    score_sum: Tensor,
-    counters: Tensor,
-    weight_class: Tensor,
-    weight_table: Tensor,
-    epoch: Tensor,
+    state: Sequence[Tensor],
+    advance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     size = logits.shape[0]
     real = torch.float64 if logits.dtype == torch.float64 else torch.float32

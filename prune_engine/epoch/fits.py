@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from prune_engine.bands import NUM_CLASSES, check_weight_table
+from prune_engine.bands import check_weight_table, weighed_classes
 
 MANY = 2**62  # more than any run counts, and within int64 together with as many again
 
@@ -66,10 +66,15 @@ def tensor_problems(state: Mapping[str, Any], expected: Mapping[str, Tensor]) ->
     return problems
 
 
-def class_problems(name: str, classes: Tensor) -> list[str]:
-    """List a phrase where weight classes are out of range: a batch looks its weight up by them."""
+def class_problems(name: str, classes: Tensor, count: int) -> list[str]:
+    """List a phrase where weight classes are not below a number: the others have no weight."""
     most = int(classes.max()) if classes.numel() else 0
-    return [f"{name}: expected classes in 0..7, got {most}"] if most >= NUM_CLASSES else []
+    return [f"{name}: expected classes in 0..{count - 1}, got {most}"] if most >= count else []
+
+
+def weighed(table: Tensor) -> int:
+    """Return how many classes of a table have a weight, with that of the dropped."""
+    return weighed_classes(tuple(float(weight) for weight in table))
 
 
 def table_problems(name: str, table: Tensor) -> list[str]:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import NUM_CLASSES, PLAN_BLOCK
+from prune_engine.bands import PLAN_BLOCK, weighed_classes
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.lasting import lasting
 from prune_engine.ops.checks import check_vector
 from prune_engine.ops.rule import Arrangement, Rule, Selection
 from prune_engine.ops.to_host import host_ints
-from prune_engine.ops.weights import decode_weights
+from prune_engine.ops.weights import decode_weights, weights_on
 from prune_engine.plain import plain
 
 PLAN_TENSORS = ("weight_class", "weight_table", "threshold")  # what a plan made ahead is saved as
@@ -34,7 +34,7 @@ class EpochPlan:
         epoch: the epoch it is for.
         seed: the engine's seed.
         weight_class: uint8 [N]; 0 = dropped.
-        weight_table: float32 [8].
+        weight_table: float32 [256].
         kept: int32 [num_kept], ascending; with an arrangement in its order.
         threshold: float32 [T], the rule's thresholds.
         backend: which kernels.
@@ -238,13 +238,13 @@ def make_plan(
         The plan.
 
     Raises:
-        ValueError: a selection is not for these samples, or has a class above 7.
+        ValueError: a selection is not for these samples, or has a class without a weight.
 
     Example:
         >>> len(make_plan(ScoreBuffer(2), Rule.keep_all(torch.device("cpu")), seed=0, epoch=3))
         2
     """
-    table = torch.tensor(rule.weight_table, dtype=torch.float32, device=buffer.device)
+    table = weights_on(rule.weight_table, buffer.device)
     if isinstance(rule, Selection):
         block_offsets, num_kept = _count_selection(rule, buffer)
         chosen = rule.weight_class
@@ -292,12 +292,15 @@ def _count_selection(selection: Selection, buffer: ScoreBuffer) -> tuple[Tensor,
         device=buffer.device,
     )
     block_offsets = count_kept(classes)
-    # A batch looks its weight up by the class, so a wild one must not get there; the largest is
-    # read along with the count, which the host waits for anyway.
+    # A class without a weight would silently weigh 0; the largest is read along with the count,
+    # which the host waits for anyway.
     largest = classes.max() if classes.numel() else block_offsets[0]
     num_kept, most = host_ints(torch.stack([block_offsets[-1], largest.to(torch.int64)]))
-    if most >= NUM_CLASSES:
-        raise ValueError(f"weight_class must be in 0..{NUM_CLASSES - 1}, got {most}")
+    weighed = weighed_classes(selection.weight_table)
+    if most >= weighed:
+        raise ValueError(
+            f"weight_class must be in 0..{weighed - 1}, the classes with a weight, got {most}"
+        )
     return block_offsets, num_kept
 
 

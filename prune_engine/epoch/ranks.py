@@ -25,6 +25,7 @@ Shard = Literal["auto", "none"] | tuple[int, int]
 
 BLOCK = 1 << 22  # samples exchanged at a time: it bounds what an exchange allocates
 KEY_MASK = 0xFFFFFFFF
+BAD_INDEX = 3  # among the counters
 
 
 def world(group: Any = None) -> tuple[int, int]:
@@ -162,22 +163,22 @@ def exchange(
 
     Args:
         records: [N] int64, changed; all ranks' agreed when the epoch began.
-        counters: [K] int64, not changed; the last is a minimum, the others are sums.
+        counters: [K] int64, not changed: the buffer's, and what else is to be summed.
         epoch: the running epoch, whose records may differ.
         facts: what must be the same on every rank.
         group: the data-parallel group.
 
     Returns:
-        [K] int64: the sums of the counters, and the minimum of the last; the argument itself where
-        there is one rank.
+        [K] int64: the sums of the counters, and the minimum of the fourth; the argument itself
+        where there is one rank.
 
     Raises:
         PruneEngineError: ranks are at different points; no record has changed then.
 
     Example:
-        >>> records, counters = torch.zeros(2, dtype=torch.int64), torch.tensor([1, 2, 3, 4])
+        >>> records, counters = torch.zeros(2, dtype=torch.int64), torch.tensor([1, 2, 3, 4, 5])
         >>> exchange(records, counters, epoch=0, facts={"epoch": 0}).tolist()
-        [1, 2, 3, 4]
+        [1, 2, 3, 4, 5]
     """
     if alone(group):
         return counters
@@ -196,8 +197,14 @@ def exchange(
             _exchange_pairs(block, counts, floor, group)
         else:
             _all_reduce_max(block, group)
-    every = table[:, len(facts) : len(facts) + len(counters)]
-    return torch.cat([every[:, :-1].sum(dim=0), every[:, -1:].amin(dim=0)])
+    return merge_counters(table[:, len(facts) : len(facts) + len(counters)])
+
+
+def merge_counters(every: Tensor) -> Tensor:
+    """Merge the counters of all ranks, [W, K]: sums, but the smallest bad index."""
+    merged = every.sum(dim=0)
+    merged[BAD_INDEX] = every[:, BAD_INDEX].amin()
+    return merged
 
 
 def swap(sent: Tensor, out: list[int], into: list[int], group: Any = None) -> Tensor:

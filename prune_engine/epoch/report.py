@@ -36,6 +36,8 @@ class EpochReport:
             from padding or from ranks that train the same.
         partial: the epoch was broken off: ``served`` is what was trained, and ``nominal_trained``
             has grown by the same share of an epoch.
+        num_saturated: of the nonfinite, those that were finite before they were rounded to float32:
+            float64 beyond its range (3.4e38).
 
     Example:
         >>> sorted(f.name for f in fields(EpochReport))[:2]
@@ -63,6 +65,7 @@ class EpochReport:
     ended_early: bool = False
     repeated: int = 0
     partial: bool = False
+    num_saturated: int = 0
 
     @property
     def saved_fraction(self) -> float:

@@ -703,13 +703,13 @@ class EpochRun:
         # What a rank observed, and of how many samples, is told along with its counters.
         own = self._count_records() - self._shared_records if self._one_table else 0
         told = torch.tensor([offered, own], device=counters.device)
-        merged = self._exchange(torch.cat([counters[:-1], told, counters[-1:]]), facts)
-        self._offered, recorded = host_ints(merged[-3:-1])
+        merged = self._exchange(torch.cat([counters, told]), facts)
+        self._offered, recorded = host_ints(merged[-2:])
         if self._one_table:
             after = self._count_records()
             self._overlap += recorded - (after - self._shared_records)
             self._shared_records = after
-        return torch.cat([merged[:-3], merged[-1:]])
+        return merged[:-2]
 
     def _exchange(self, counters: Tensor, facts: dict[str, int]) -> Tensor:
         records, group = self.buffer.records, self.process_group
@@ -734,7 +734,7 @@ class EpochRun:
         if counters.nonfinite and self.on_nonfinite == "raise":
             raise NonFiniteLossError(
                 f"losses must be finite, got {counters.nonfinite} that were not in epoch "
-                f"{self.epoch}"
+                f"{self.epoch}, {counters.saturated} of them float64 beyond float32"
             )
         audit = self._audit()
         planned, due = self.plan.num_kept, self.served
@@ -754,6 +754,7 @@ class EpochRun:
             missing=audit.missing,
             extra=audit.extra,
             nonfinite=counters.nonfinite,
+            num_saturated=counters.saturated,
             num_seen=audit.seen,
             threshold=self._threshold(),
             score_mean=self.buffer.mean(),

@@ -12,13 +12,23 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
-from prune_engine.bands import INT64_MAX, MAX_EPOCH, MAX_SAMPLES, NUM_CLASSES
+from prune_engine.bands import (
+    COUNTERS,
+    INT64_MAX,
+    LIMBS,
+    MAX_EPOCH,
+    MAX_SAMPLES,
+    NUM_CLASSES,
+    SUM_WORDS,
+)
 from prune_engine.epoch.copies import pack, unpack
+from prune_engine.epoch.exact_sum import exact_mean, sum_in_units
 from prune_engine.epoch.fits import (
     class_problems,
     int_problems,
     table_problems,
     tensor_problems,
+    weighed,
 )
 from prune_engine.errors import StateMismatchError
 from prune_engine.lasting import lasting
@@ -59,12 +69,15 @@ class Counters:
         nonfinite: scores that were inf or nan.
         out_of_range: indices outside the data set (only a device gets this far).
         bad_index: the smallest of those.
+        saturated: of the nonfinite ones, those that were finite before they were rounded to
+            float32: float64 beyond its range.
     """
 
     observed: int
     nonfinite: int
     out_of_range: int
     bad_index: int
+    saturated: int
 
 
 def _filled(count: int, value: int, dtype: type[np.generic], device: torch.device) -> Tensor:
@@ -159,8 +172,9 @@ class ScoreBuffer:
         self.backend = backends.resolve(backend, self.device.type)
         self.records = _filled(num_samples, 0, np.int64, self.device)
         self.device = self.records.device  # "cuda" has become "cuda:0"
-        self.score_sum = torch.zeros(3, dtype=torch.int64, device=self.device)
-        self.counters = torch.zeros(4, dtype=torch.int64, device=self.device)
+        self.score_sum = torch.zeros(SUM_WORDS, dtype=torch.int64, device=self.device)
+        self.counters = torch.zeros(COUNTERS, dtype=torch.int64, device=self.device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.weight_class = _filled(num_samples, 1, np.uint8, self.device)
         self.weight_table = torch.zeros(NUM_CLASSES, dtype=torch.float32, device=self.device)
         self.epoch = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -173,6 +187,7 @@ class ScoreBuffer:
             self.records,
             self.score_sum,
             self.counters,
+            self.step,
             self.weight_class,
             self.weight_table,
             self.epoch,
@@ -197,7 +212,12 @@ class ScoreBuffer:
         return _decoded(self.records[inside])
 
     def observe(
-        self, losses: Tensor, indices: Tensor, *, score: Tensor | None = None
+        self,
+        losses: Tensor,
+        indices: Tensor,
+        *,
+        score: Tensor | None = None,
+        advance: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Record one batch in the current epoch and weigh its losses (``ops.observe``).
 
@@ -205,6 +225,7 @@ class ScoreBuffer:
             losses: [B] float16 | bfloat16 | float32 | float64.
             indices: [B] int64 | int32 in 0..N-1.
             score: [B] floating; default the losses.
+            advance: whether ``step`` grows by 1: once for each batch that is served.
 
         Returns:
             ``rescaled`` [B] and ``batch_weights`` [B], in the order of the batch.
@@ -217,7 +238,13 @@ class ScoreBuffer:
             kernels = torch.ops.prune_engine  # a graph names operators, not functions that launch
         # These tensors are the buffer's own: none of them is ever saved for a backward pass.
         return observe_state(
-            losses, indices, score, self.observe_arguments, kernels, checks=self._checks
+            losses,
+            indices,
+            score,
+            self.observe_arguments,
+            kernels,
+            advance=advance,
+            checks=self._checks,
         )
 
     def cross_entropy_observe(
@@ -230,6 +257,7 @@ class ScoreBuffer:
         ignore_index: int = -100,
         class_weight: Tensor | None = None,
         score: str = "loss",
+        advance: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Record one batch from its logits (``ops.cross_entropy_observe``).
 
@@ -241,6 +269,7 @@ class ScoreBuffer:
             ignore_index: a target that counts for nothing.
             class_weight: [C], of the loss.
             score: a name of ``scores.SCORES``.
+            advance: whether ``step`` grows by 1: once for each batch that is served.
 
         Returns:
             ``rescaled``, ``batch_weights`` and ``score`` [B], in the order of the batch.
@@ -258,6 +287,7 @@ class ScoreBuffer:
             ignore_index=ignore_index,
             class_weight=class_weight,
             score=score,
+            advance=advance,
         )
 
     def mean_threshold(self) -> Tensor:
@@ -294,7 +324,7 @@ class ScoreBuffer:
 
         Args:
             weight_class: uint8 [N]; may be the buffer's own.
-            weight_table: float32 [8].
+            weight_table: float32 [256].
             epoch: in 0..2^31-2.
         """
         if weight_class is not self.weight_class:
@@ -312,14 +342,13 @@ class ScoreBuffer:
             The counts; this reads them from the device.
         """
         result = ops.audit(self.records, self.weight_class, epoch=epoch, backend=self.backend)
-        self.score_sum.copy_(result[:3])
-        _, _, seen, planned_seen, missing, extra = host_ints(result)
-        return Audit(seen, planned_seen, missing, extra)
+        self.score_sum.copy_(result[:SUM_WORDS])
+        return Audit(*host_ints(result)[LIMBS:])
 
     def refresh_sum(self) -> None:
         """Recompute the exact sum from the records: after records came from elsewhere."""
         self.score_sum.copy_(
-            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:3]
+            ops.audit(self.records, self.weight_class, epoch=0, backend=self.backend)[:SUM_WORDS]
         )
 
     def resize(self, num_samples: int) -> None:
@@ -368,10 +397,9 @@ class ScoreBuffer:
         self.counters.select(0, 3).fill_(INT64_MAX)
 
     def mean(self) -> float:
-        """Return the exact mean of the scores as a float64, nan before the first."""
-        high, low, seen = host_ints(self.score_sum)
-        total = (high << 32) + low
-        return total / seen / 2**40 if seen else float("nan")
+        """Return the float64 nearest to the exact mean of the scores, nan before the first."""
+        words = host_ints(self.score_sum)
+        return exact_mean(sum_in_units(words), words[LIMBS])
 
     @lasting
     def state_dict(self) -> dict[str, Any]:
@@ -382,6 +410,7 @@ class ScoreBuffer:
             "weight_class": self.weight_class.to("cpu", copy=True),
             "weight_table": self.weight_table.to("cpu", copy=True),
             "epoch": int(self.epoch.item()),
+            "step": int(self.step.item()),
         }
 
     def state_problems(self, state: Mapping[str, Any]) -> list[str]:
@@ -394,14 +423,14 @@ class ScoreBuffer:
             One phrase per difference.
         """
         tensors = {name: getattr(self, name) for name in TENSORS}
-        numbers = int_problems(state, {"epoch": MAX_EPOCH})
+        numbers = int_problems(state, {"epoch": MAX_EPOCH, "step": INT64_MAX})
         problems = [*tensor_problems(state, tensors), *numbers]
         if problems:
             return problems
         return [
             *_record_problems(state["records"], state["epoch"]),
             *([] if bool((state["counters"] >= 0).all()) else ["counters: expected at least 0"]),
-            *class_problems("weight_class", state["weight_class"]),
+            *class_problems("weight_class", state["weight_class"], weighed(state["weight_table"])),
             *table_problems("weight_table", state["weight_table"]),
         ]
 
@@ -420,7 +449,7 @@ class ScoreBuffer:
         tensors["threshold"] = self.weight_table.new_empty(length)
         problems = [*tensor_problems(plan, tensors), *int_problems(plan, {"epoch": MAX_EPOCH})]
         return problems or [
-            *class_problems("weight_class", plan["weight_class"]),
+            *class_problems("weight_class", plan["weight_class"], weighed(plan["weight_table"])),
             *table_problems("weight_table", plan["weight_table"]),
         ]
 
@@ -443,6 +472,7 @@ class ScoreBuffer:
         for name in TENSORS:
             getattr(self, name).copy_(state[name])
         self.epoch.fill_(int(state["epoch"]))
+        self.step.fill_(int(state["step"]))
         self.refresh_sum()
 
 

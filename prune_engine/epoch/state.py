@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from prune_engine.bands import MAX_EPOCH, MAX_SEED
+from prune_engine.bands import COUNTERS, MAX_EPOCH, MAX_SEED, NUM_CLASSES
 from prune_engine.epoch import fits
 from prune_engine.epoch.plan import PLAN_TENSORS
 from prune_engine.epoch.policy import Policy, PolicyMemory
@@ -23,7 +23,7 @@ from prune_engine.plain import plain
 
 Saved = Mapping[str, Any] | Sequence[Mapping[str, Any]]  # a state, or its parts
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 # Figures with a default came later: states of before have none.
 REPORT_FIELDS: dict[str, type] = {
     field.name: {"int": int, "float": float, "bool": bool}[str(field.type)]
@@ -273,6 +273,7 @@ def check(run: Run, saved: Saved) -> Mapping[str, Any]:
             "the state is of mode='steps', which is no more: mode='flow' counts pruning epochs "
             "instead of steps, and cannot go on where such a run was"
         )
+    saved = upgraded(saved)
     differences = [
         f"{name}: expected {expected!r}, got {fits.shown(saved.get(name), whole=True)}"
         for name, expected in identity(run).items()
@@ -354,6 +355,44 @@ def _memory_problems(run: Run, saved: object) -> list[str]:
         return [f"memory: expected dict, got {type(saved).__name__}"]
     problems = run.memory.state_problems(cast("Mapping[str, Any]", saved))
     return [f"memory.{problem}" for problem in problems]
+
+
+def upgraded(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a state of version 2 as one of this version; any other as it is.
+
+    Version 3 has a device step counter, which counted the batches observed until then; one more
+    counter, for float64 scores beyond float32, which were counted with those
+    that are not finite; and weights for 256 classes, of which there were 8.
+
+    Args:
+        saved: the state; not changed.
+
+    Returns:
+        The state, to be checked.
+
+    Example:
+        >>> upgraded({"version": 1})
+        {'version': 1}
+    """
+    buffer, steps = saved.get("buffer"), saved.get("steps")
+    if saved.get("version") != 2 or not isinstance(buffer, Mapping):
+        return saved
+    held = {"step": steps, **cast("Mapping[str, Any]", buffer)}
+    counters = held.get("counters")
+    if isinstance(counters, Tensor) and counters.shape == (COUNTERS - 1,):
+        held["counters"] = torch.cat([counters, counters.new_zeros(1)])
+    made: dict[str, Any] = {"buffer": _with_all_classes(held)}
+    if isinstance(saved.get("ahead"), tuple):
+        made["ahead"] = tuple(_with_all_classes(fits.row(came)) for came in saved["ahead"])
+    return {**saved, **made, "version": STATE_VERSION}
+
+
+def _with_all_classes(held: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Pad a weight table of 8 classes to all of them."""
+    table = held.get("weight_table")
+    if not isinstance(table, Tensor) or table.shape != (8,):
+        return held
+    return {**held, "weight_table": torch.cat([table, table.new_zeros(NUM_CLASSES - 8)])}
 
 
 def single(saved: Saved) -> Mapping[str, Any]:

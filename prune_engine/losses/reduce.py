@@ -106,7 +106,7 @@ def reduce_losses(
 
 
 def refuse_nonfinite(scores: Tensor, indices: Tensor) -> None:
-    """Raise where a score of a batch is inf or nan; this reads them, so it is for the cpu.
+    """Raise where a float32 score of a batch is inf or nan; this reads them: for the cpu.
 
     Args:
         scores: [B] floating.
@@ -118,10 +118,12 @@ def refuse_nonfinite(scores: Tensor, indices: Tensor) -> None:
     Example:
         >>> refuse_nonfinite(torch.tensor([1.0]), torch.tensor([7]))
     """
-    finite = torch.isfinite(scores)
+    finite = torch.isfinite(scores.detach().to(torch.float32))  # as it would be recorded
     if not bool(finite.all()):
         sample = indices[~finite][0].item()
-        raise NonFiniteLossError(f"losses must be finite, got another for sample {sample}")
+        raise NonFiniteLossError(
+            f"losses must be finite in float32, got {scores[~finite][0].item()} for sample {sample}"
+        )
 
 
 def cross_entropy(

@@ -20,16 +20,16 @@ def audit(records: Tensor, weight_class: Tensor, *, epoch: int, backend: str = "
         backend: which kernels.
 
     Returns:
-        int64 [6]: sum high, sum low, number seen, planned and recorded in the epoch, planned but
-        not recorded (missing), recorded though not planned (extra).
+        int64 [13]: nine limbs of the sum, number seen (``score_sum``), planned and recorded in the
+        epoch, planned but not recorded (missing), recorded though not planned (extra).
 
     Raises:
         ValueError: a shape, device or number does not fit.
 
     Example:
         >>> classes = torch.tensor([1, 0], dtype=torch.uint8)
-        >>> audit(torch.zeros(2, dtype=torch.int64), classes, epoch=0).tolist()
-        [0, 0, 0, 0, 1, 0]
+        >>> audit(torch.zeros(2, dtype=torch.int64), classes, epoch=0)[9:].tolist()
+        [0, 0, 1, 0]
     """
     check_vector("records", records, (torch.int64,))
     size, device = records.shape[0], records.device

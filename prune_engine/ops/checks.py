@@ -10,14 +10,23 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from prune_engine.bands import MAX_EPOCH, MAX_INDEX, MAX_SAMPLES, MAX_SEED, NUM_CLASSES, PLAN_BLOCK
+from prune_engine.bands import (
+    COUNTERS,
+    MAX_EPOCH,
+    MAX_INDEX,
+    MAX_SAMPLES,
+    MAX_SEED,
+    NUM_CLASSES,
+    PLAN_BLOCK,
+    SUM_WORDS,
+)
 from prune_engine.plain import plain
 
 LOSS_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INDEX_DTYPES = (torch.int64, torch.int32)
 
-# records, score_sum, counters, weight_class, weight_table and epoch, in the order of the schemas
-ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+# records, score_sum, counters, step, weight_class, weight_table and epoch: the state of the schemas
+ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def check_vector(
@@ -146,6 +155,7 @@ def check_state(
     records: object,
     score_sum: object,
     counters: object,
+    step: object,
     weight_class: object,
     weight_table: object,
     epoch: object,
@@ -154,10 +164,11 @@ def check_state(
 
     Args:
         records: must be [N] int64.
-        score_sum: must be [3] int64.
-        counters: must be [4] int64.
+        score_sum: must be [10] int64.
+        counters: must be [5] int64.
+        step: must be [1] int64.
         weight_class: must be [N] uint8.
-        weight_table: must be [8] float32.
+        weight_table: must be [256] float32.
         epoch: must be [1] int64.
 
     Raises:
@@ -165,15 +176,16 @@ def check_state(
         ValueError: a shape, device or layout does not fit.
 
     Example:
-        >>> count = torch.zeros(4, dtype=torch.int64)
-        >>> classes = torch.ones(4, dtype=torch.uint8)
-        >>> check_state(count, count[:3], count, classes, torch.zeros(8), count[:1])
+        >>> count = torch.zeros(10, dtype=torch.int64)
+        >>> classes, table = torch.ones(10, dtype=torch.uint8), torch.zeros(256)
+        >>> check_state(count, count, count[:5], count[:1], classes, table, count[:1])
     """
     integer = (torch.int64,)
     records = check_vector("records", records, integer, changed=True)
     device, size = records.device, records.shape[0]
-    check_vector("score_sum", score_sum, integer, size=3, device=device, changed=True)
-    check_vector("counters", counters, integer, size=4, device=device, changed=True)
+    check_vector("score_sum", score_sum, integer, size=SUM_WORDS, device=device, changed=True)
+    check_vector("counters", counters, integer, size=COUNTERS, device=device, changed=True)
+    check_vector("step", step, integer, size=1, device=device, changed=True)
     check_vector("weight_class", weight_class, (torch.uint8,), size=size, device=device)
     check_vector("weight_table", weight_table, (torch.float32,), size=NUM_CLASSES, device=device)
     check_vector("epoch", epoch, integer, size=1, device=device)

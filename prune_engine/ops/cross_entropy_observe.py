@@ -30,6 +30,7 @@ def cross_entropy_observe(
     records: Tensor,
     score_sum: Tensor,
     counters: Tensor,
+    step: Tensor,
     weight_class: Tensor,
     weight_table: Tensor,
     epoch: int | Tensor,
@@ -37,6 +38,7 @@ def cross_entropy_observe(
     ignore_index: int = -100,
     class_weight: Tensor | None = None,
     score: str = "loss",
+    advance: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do cross-entropy, its score and ``observe`` in one pass over the logits, in one launch.
@@ -53,16 +55,18 @@ def cross_entropy_observe(
         targets: [B] int64 | int32 in 0..C-1, or ``ignore_index``.
         indices: [B] int64 | int32, dataset positions in 0..N-1.
         records: [N] int64, changed.
-        score_sum: [3] int64, changed.
-        counters: [4] int64, changed.
+        score_sum: [10] int64, changed.
+        counters: [5] int64, changed.
+        step: [1] int64, changed.
         weight_class: [N] uint8, this epoch's decision.
-        weight_table: [8] float32.
+        weight_table: [256] float32: the weight of each class.
         epoch: see ``observe``.
         label_smoothing: s, in 0..1; of the loss, never of the score.
         ignore_index: a row with this target has loss 0 and no score: its last one stays, and it is
             counted with the non-finite ones.
         class_weight: [C] floating, of the loss, never of the score.
         score: a name of ``scores.SCORES``.
+        advance: see ``observe``.
         backend: which kernels.
 
     Returns:
@@ -79,8 +83,9 @@ def cross_entropy_observe(
 
     Example:
         >>> from prune_engine.epoch import ScoreBuffer
-        >>> names = ("records", "score_sum", "counters", "weight_class", "weight_table", "epoch")
         >>> buffer = ScoreBuffer(4)
+        >>> names = ("records", "score_sum", "counters", "step")
+        >>> names += ("weight_class", "weight_table", "epoch")
         >>> state = {name: getattr(buffer, name) for name in names}
         >>> logits, targets = torch.tensor([[2.0, 2.0]]), torch.tensor([0])
         >>> losses, _, score = cross_entropy_observe(
@@ -94,7 +99,7 @@ def cross_entropy_observe(
         epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
     if isinstance(weight_class, Tensor) and isinstance(weight_table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         weight_class, weight_table = weight_class.contiguous(), weight_table.contiguous()
-    state = (records, score_sum, counters, weight_class, weight_table, epoch)
+    state = (records, score_sum, counters, step, weight_class, weight_table, epoch)
     check_state(*state)
     kernels = backends.kernels_for(backend, records)
     result = cross_entropy_state(
@@ -107,9 +112,10 @@ def cross_entropy_observe(
         ignore_index=ignore_index,
         class_weight=class_weight,
         score=score,
+        advance=advance,
     )
     # The compiled operators do not tell autograd what they changed (see observe).
-    torch.autograd.graph.increment_version(state[:3])
+    torch.autograd.graph.increment_version(state[:4])
     return result
 
 
@@ -124,6 +130,7 @@ def cross_entropy_state(
     ignore_index: int,
     class_weight: Tensor | None,
     score: str,
+    advance: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do what ``cross_entropy_observe`` does with a state and kernels that are known to fit.
 
@@ -131,12 +138,13 @@ def cross_entropy_state(
         logits: [B, C], see there.
         targets: [B], see there.
         indices: [B], see there.
-        state: records, score_sum, counters, weight_class, weight_table and epoch.
+        state: records, score_sum, counters, step, weight_class, weight_table and epoch.
         kernels: of a backend that serves their device.
         label_smoothing: see there.
         ignore_index: see there.
         class_weight: [C] or None, see there.
         score: see there.
+        advance: see there.
 
     Returns:
         ``rescaled``, ``batch_weights`` and ``score``, see there.
@@ -151,7 +159,8 @@ def cross_entropy_state(
         >>> state = ScoreBuffer(2).observe_arguments
         >>> batch = torch.zeros(1, 4), torch.tensor([0]), torch.tensor([1])
         >>> cross_entropy_state(*batch, state, backends.load("reference"), label_smoothing=0.0,
-        ...     ignore_index=-100, class_weight=None, score="least_confidence")[2].item()
+        ...     ignore_index=-100, class_weight=None, score="least_confidence",
+        ...     advance=True)[2].item()
         0.75
     """
     kind = score_kind(score)
@@ -171,7 +180,7 @@ def cross_entropy_state(
     labels = (class_weight, label_smoothing, ignore_index)
     try:
         rescaled, weights, found, stats = kernels.cross_entropy_observe(
-            logits.detach(), targets, indices, *labels, kind, *state
+            logits.detach(), targets, indices, *labels, kind, state, advance
         )
     except RuntimeError as error:
         raise_index_error(error)

@@ -30,30 +30,35 @@ def observe(
     records: Tensor,
     score_sum: Tensor,
     counters: Tensor,
+    step: Tensor,
     weight_class: Tensor,
     weight_table: Tensor,
     epoch: int | Tensor,
     score: Tensor | None = None,
+    advance: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Record the scores of one batch and weigh its losses, in one launch.
 
     ``records[i] = max(records[i], (epoch + 1) << 32 | key(score_i))``, ``rescaled = loss *
     weight_table[weight_class[i]]`` (InfoBatch, ICLR 2024, eq. 5; SEMANTICS 2). A max-register does
-    not depend on the order of samples, batches or ranks. ``records``, ``score_sum`` and
-    ``counters`` change; nothing else does.
+    not depend on the order of samples, batches or ranks. ``records``, ``score_sum``, ``counters``
+    and ``step`` change; nothing else does.
 
     Args:
         losses: [B] float16 | bfloat16 | float32 | float64, per sample, unreduced.
         indices: [B] int64 | int32, dataset positions in 0..N-1.
         records: [N] int64, changed.
-        score_sum: [3] int64, changed.
-        counters: [4] int64, changed.
+        score_sum: [10] int64, changed: nine limbs of the exact sum, number seen (SEMANTICS 3.1).
+        counters: [5] int64, changed.
+        step: [1] int64, changed: batches so far. On the device, so that a captured graph counts.
         weight_class: [N] uint8, this epoch's decision.
-        weight_table: [8] float32.
+        weight_table: [256] float32: the weight of each class.
         epoch: in 0..2^31-2; an int64 [1] tensor on the device where a captured graph is replayed
             in later epochs.
         score: [B] floating, what is recorded; default the losses themselves, detached.
+        advance: whether this call makes ``step`` grow by 1: once for each batch that is served,
+            however often it is observed.
         backend: which kernels.
 
     Returns:
@@ -68,13 +73,14 @@ def observe(
     Example:
         >>> state = dict(
         ...     records=torch.zeros(4, dtype=torch.int64),
-        ...     score_sum=torch.zeros(3, dtype=torch.int64),
-        ...     counters=torch.tensor([0, 0, 0, 2**63 - 1]),
+        ...     score_sum=torch.zeros(10, dtype=torch.int64),
+        ...     counters=torch.tensor([0, 0, 0, 2**63 - 1, 0]),
+        ...     step=torch.zeros(1, dtype=torch.int64),
         ...     weight_class=torch.tensor([1, 2, 1, 0], dtype=torch.uint8),
-        ...     weight_table=torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0]),
+        ...     weight_table=torch.arange(256.0),
         ... )
         >>> rescaled, _ = observe(torch.tensor([0.5, 3.0]), torch.tensor([1, 2]), epoch=0, **state)
-        >>> rescaled.tolist(), state["score_sum"][2].item()
+        >>> rescaled.tolist(), state["score_sum"][9].item()
         ([1.0, 3.0], 2)
     """
     epoch = plain(epoch)
@@ -84,17 +90,17 @@ def observe(
     # What is changed must be changed in place (check_state); what is read may be converted.
     if isinstance(weight_class, Tensor) and isinstance(weight_table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         weight_class, weight_table = weight_class.contiguous(), weight_table.contiguous()
-    state = (records, score_sum, counters, weight_class, weight_table, epoch)
+    state = (records, score_sum, counters, step, weight_class, weight_table, epoch)
     try:
         kernels = backends.kernels_for(backend, records)
     except AttributeError:
         check_state(*state)
         raise
     checks = torch.compiler.is_compiling() or kernels.CHECKS_ARGUMENTS
-    result = observe_state(losses, indices, score, state, kernels, checks=checks)
+    result = observe_state(losses, indices, score, state, kernels, advance=advance, checks=checks)
     # The compiled operators do not tell autograd what they changed; a tensor saved for a backward
     # pass must not be damaged unnoticed.
-    torch.autograd.graph.increment_version(state[:3])
+    torch.autograd.graph.increment_version(state[:4])
     return result
 
 
@@ -105,6 +111,7 @@ def observe_state(
     state: ObserveState,
     kernels: backends.Kernels,
     *,
+    advance: bool,
     checks: bool,
 ) -> tuple[Tensor, Tensor]:
     """Do what ``observe`` does with a state and kernels that are known to fit: the hot path.
@@ -113,8 +120,9 @@ def observe_state(
         losses: [B], see ``observe``.
         indices: [B], see ``observe``.
         score: [B] or None, see ``observe``.
-        state: records, score_sum, counters, weight_class, weight_table and epoch.
+        state: records, score_sum, counters, step, weight_class, weight_table and epoch.
         kernels: of a backend that serves their device.
+        advance: see ``observe``.
         checks: whether those kernels check their arguments themselves.
 
     Returns:
@@ -130,7 +138,7 @@ def observe_state(
         >>> state = ScoreBuffer(2).observe_arguments
         >>> kernels = backends.load("reference")
         >>> batch = torch.ones(1), torch.tensor([1]), None
-        >>> observe_state(*batch, state, kernels, checks=False)[0].tolist()
+        >>> observe_state(*batch, state, kernels, advance=True, checks=False)[0].tolist()
         [1.0]
     """
     records = state[0]
@@ -148,9 +156,9 @@ def observe_state(
         wants_grad = losses.requires_grad and torch.is_grad_enabled()
         tangent = has_tangent(losses)
         if wants_grad and not (losses.is_cpu or tangent):
-            result = differentiable_observe(losses, kernels.observe, indices, score, *state)
+            result = differentiable_observe(losses, kernels.observe, indices, score, state, advance)
         else:
-            result = kernels.observe(losses.detach(), indices, score, *state)
+            result = kernels.observe(losses.detach(), indices, score, state, advance)
     except (AttributeError, RuntimeError, TypeError) as error:
         check_state(*state)
         check_batch(losses, indices, score, records.device)
@@ -159,7 +167,7 @@ def observe_state(
             raise_index_error(error)
         losses, indices = losses.contiguous(), indices.contiguous()
         score = None if score is None else score.contiguous()
-        return observe_state(losses, indices, score, state, kernels, checks=checks)
+        return observe_state(losses, indices, score, state, kernels, advance=advance, checks=checks)
     if (wants_grad and losses.is_cpu) or tangent:
         # The same product once more, by an operator with a native gradient: on a cpu that takes a
         # tenth of the time of a Python autograd function, and there is no launch.

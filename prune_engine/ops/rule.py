@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prune_engine.bands import MAX_BANDS, Band, check_weight_table, weight_table
+from prune_engine.bands import MAX_BANDS, Band, check_weight_table, weighed_classes, weight_table
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Rule:
     Args:
         thresholds: float32 [T], T in 0..5, ascending, on the device of the records.
         bands: T + 1 bands, lowest scores first.
-        weight_table: 8 floats; entry k is the weight of class k; entry 0 is 0, entry 1 is 1.
+        weight_table: 2 to 256 floats; entry k is the weight of class k; 0, 1, then positive.
         fixed: draw fixed counts per band instead of independently.
         unseen_band: the band of samples that have no score yet; -1 keeps them with weight 1.
 
@@ -54,6 +54,12 @@ class Rule:
                 f"got {len(self.bands)}"
             )
         check_weight_table(self.weight_table)
+        highest = max(band.weight_class for band in self.bands)
+        if highest >= weighed_classes(self.weight_table):
+            raise ValueError(
+                f"weight_table must have a weight for class {highest} of bands, got "
+                f"{self.weight_table}"
+            )
         if not -1 <= self.unseen_band < len(self.bands):
             raise ValueError(
                 f"unseen_band must be in -1..{len(self.bands) - 1}, got {self.unseen_band}"
@@ -110,8 +116,8 @@ class Selection:
     copies the classes, so the same selection may serve many epochs.
 
     Args:
-        weight_class: uint8 [N] on the device of the records, 0..7; 0 = dropped.
-        weight_table: 8 floats; entry k is the weight of class k; entry 0 is 0, entry 1 is 1.
+        weight_class: uint8 [N] on the device of the records, each one of the table; 0 = dropped.
+        weight_table: 2 to 256 floats; entry k is the weight of class k; 0, 1, then positive.
         thresholds: float32 [T], what the report calls the thresholds; default none.
         arrangement: lists and orders the kept samples where groups of them stay together; it must
             list exactly those of a class above 0. Default: ascending, each on its own.

@@ -33,16 +33,16 @@ def decode_weights(weight_class: Tensor, weight_table: Tensor) -> Tensor:
 
     Args:
         weight_class: [M] uint8.
-        weight_table: [8] float32.
+        weight_table: [256] float32.
 
     Returns:
         float32 [M], in the same order.
 
     Raises:
-        ValueError: the table does not have 8 entries.
+        ValueError: the table does not have 256 entries.
 
     Example:
-        >>> table = torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0])
+        >>> table = weights_on((0.0, 1.0, 2.0), torch.device("cpu"))
         >>> decode_weights(torch.tensor([2, 0], dtype=torch.uint8), table).tolist()
         [2.0, 0.0]
     """
@@ -50,3 +50,10 @@ def decode_weights(weight_class: Tensor, weight_table: Tensor) -> Tensor:
     device = weight_class.device
     check_vector("weight_table", weight_table, (torch.float32,), size=NUM_CLASSES, device=device)
     return weight_table[weight_class.to(torch.int32)]
+
+
+def weights_on(table: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a rule's table as the operators take it, float32 [256]: the classes without 0."""
+    padded = torch.zeros(NUM_CLASSES, dtype=torch.float32)
+    padded[: len(table)] = torch.tensor(table, dtype=torch.float32)
+    return padded.to(device)

@@ -99,7 +99,7 @@ class BanditMemory(PolicyMemory):
         """
         problems = tensor_problems(state, {name: getattr(self, name) for name in TENSORS})
         problems += int_problems(state, {"decided": 1})
-        return problems or class_problems("chosen", state["chosen"])
+        return problems or class_problems("chosen", state["chosen"], 2)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state in which ``state_problems`` found nothing.

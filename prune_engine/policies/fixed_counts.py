@@ -32,7 +32,7 @@ def select_fixed(
         size: how many are in the pool.
         seed: in 0..2^63-1.
         epoch: in 0..2^31-2.
-        weight_class: in 1..7, of those that stay.
+        weight_class: in 1..255, of those that stay.
 
     Returns:
         uint8 [N]: 0 = dropped, 1 = not in the pool.
@@ -48,5 +48,6 @@ def select_fixed(
     records = pool.to(buffer.records.dtype) * ((1 << 32) | (1 << 31))
     band = Band(0, weight_class, count, max(1, size))
     nothing = Rule.keep_all(buffer.device).thresholds
-    rule = Rule(nothing, (band,), weight_table(), fixed=True)
+    weights = weight_table(*[1.0] * (weight_class - 1))  # of which only the classes are wanted
+    rule = Rule(nothing, (band,), weights, fixed=True)
     return ops.plan(records, rule, seed=seed, epoch=epoch, backend=buffer.backend)[0]

@@ -107,7 +107,8 @@ def bench(num_samples: int, batch_size: int, device: str) -> list[dict[str, Any]
             continue
 
         def observe(backend: str = row.name) -> object:
-            return ops.observe(losses, indices, epoch=epoch, backend=backend, **state)
+            batch = losses, indices
+            return ops.observe(*batch, epoch=epoch, advance=True, backend=backend, **state)
 
         def plan(backend: str = row.name) -> object:
             decided, offsets = ops.plan(state["records"], rule, seed=7, epoch=1, backend=backend)

@@ -14,10 +14,12 @@ from prune_engine import backends, ops
 from prune_engine.bands import (
     INT64_MAX,
     PLAN_BLOCK,
+    SUM_WORDS,
     Band,
     weight_table,
 )
 from prune_engine.ops.rule import Rule
+from prune_engine.ops.weights import weights_on
 
 NUM_SAMPLES = 5_000  # more than one block of a plan, and little enough for two seconds
 SEED = 7
@@ -108,14 +110,15 @@ def state(num_samples: int, device: torch.device) -> dict[str, Tensor]:
         device: where they live.
 
     Returns:
-        records, score_sum, counters, weight_class and weight_table.
+        records, score_sum, counters, step, weight_class and weight_table.
     """
     return {
         "records": torch.zeros(num_samples, dtype=torch.int64, device=device),
-        "score_sum": torch.zeros(3, dtype=torch.int64, device=device),
-        "counters": torch.tensor([0, 0, 0, INT64_MAX], device=device),
+        "score_sum": torch.zeros(SUM_WORDS, dtype=torch.int64, device=device),
+        "counters": torch.tensor([0, 0, 0, INT64_MAX, 0], device=device),
+        "step": torch.zeros(1, dtype=torch.int64, device=device),
         "weight_class": torch.ones(num_samples, dtype=torch.uint8, device=device),
-        "weight_table": torch.tensor(weight_table(2.0), device=device),
+        "weight_table": weights_on(weight_table(2.0), device),
     }
 
 
@@ -169,11 +172,13 @@ def _observe(operators: Any, backend: str, device: torch.device) -> Iterator[Ten
             batch = (losses[part].to(device), indices[part].to(device))
             yield from operators.observe(*batch, epoch=epoch, backend=backend, **held)
         losses = losses.flip(0)
-    yield from (held["records"], held["score_sum"], held["counters"])
+    yield from (held["records"], held["score_sum"], held["counters"], held["step"])
 
 
 def _mean_threshold(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
-    for score_sum in ([0, 0, 0], [1 << 8, 0, 2], [-3, 5, 7], [123_456, 789, 5_000]):
+    nothing, one, tiny = [0] * SUM_WORDS, [0] * 4 + [1 << 21] + [0] * 4, [5] + [0] * 8
+    huge = [0] * 6 + [-3, 7 << 40, -123_456]
+    for score_sum in (nothing, [*one, 3], [*tiny, 2], [*huge, 5_000]):
         yield operators.mean_threshold(torch.tensor(score_sum, device=device), backend=backend)
 
 

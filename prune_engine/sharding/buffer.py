@@ -12,9 +12,10 @@ from torch import Tensor
 from prune_engine import ops
 from prune_engine.bands import MAX_SAMPLES
 from prune_engine.epoch.copies import refuse_to_copy
+from prune_engine.epoch.exact_sum import exact_mean, mean_as_sum
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import PruneEngineError
-from prune_engine.sharding.layout import mean_as_sum, owned
+from prune_engine.sharding.layout import owned
 from prune_engine.sharding.local_samples import Share
 
 
@@ -57,7 +58,7 @@ class ShardedBuffer(ScoreBuffer):
         self.num_samples = num_samples
         self.first = self.owned.start
         self.shard = shard
-        self.total: tuple[int, int] = (0, 0)  # of all shards: exact sum of codes, number seen
+        self.total: tuple[int, int] = (0, 0)  # of all shards: exact sum in units, number seen
         self._share: Share | None = None
         self._own = self.observe_arguments
 
@@ -79,10 +80,15 @@ class ShardedBuffer(ScoreBuffer):
         return self._share.places(indices)
 
     def observe(
-        self, losses: Tensor, indices: Tensor, *, score: Tensor | None = None
+        self,
+        losses: Tensor,
+        indices: Tensor,
+        *,
+        score: Tensor | None = None,
+        advance: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Record one batch in the share of this rank (``ScoreBuffer.observe``)."""
-        return super().observe(losses, self.places(indices), score=score)
+        return super().observe(losses, self.places(indices), score=score, advance=advance)
 
     def cross_entropy_observe(
         self,
@@ -94,6 +100,7 @@ class ShardedBuffer(ScoreBuffer):
         ignore_index: int = -100,
         class_weight: Tensor | None = None,
         score: str = "loss",
+        advance: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Record one batch from its logits (``ScoreBuffer.cross_entropy_observe``)."""
         if score == "forgetting":
@@ -106,6 +113,7 @@ class ShardedBuffer(ScoreBuffer):
             ignore_index=ignore_index,
             class_weight=class_weight,
             score=score,
+            advance=advance,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -118,9 +126,8 @@ class ShardedBuffer(ScoreBuffer):
         return ops.mean_threshold(score_sum, backend=self.backend)
 
     def mean(self) -> float:
-        """Return the exact mean of the scores of all shards, nan before the first."""
-        total, seen = self.total
-        return total / seen / 2**40 if seen else float("nan")
+        """Return the float64 nearest to the exact mean of all shards' scores, nan before any."""
+        return exact_mean(*self.total)
 
     def last_scores(self, indices: Tensor) -> Tensor:
         """Refuse: a sample's last score is its owner's."""

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
+from prune_engine.bands import LIMBS, SUM_WORDS
 from prune_engine.epoch import ranks
+from prune_engine.epoch.exact_sum import sum_in_units
 from prune_engine.epoch.score_buffer import KEY_MASK, Audit
 from prune_engine.ops.to_host import host_ints
 from prune_engine.sharding.buffer import ShardedBuffer
@@ -51,7 +53,7 @@ def return_records(
         group: the data-parallel group.
 
     Returns:
-        [K] int64: the sums of the counters, and the minimum of the last.
+        [K] int64: the counters of all ranks (``ranks.merge_counters``).
 
     Raises:
         PruneEngineError: ranks are at different points; no record has changed then.
@@ -85,8 +87,7 @@ def return_records(
         )
         news = (came & KEY_MASK).bitwise_or_((epoch + 1) << 32)
         buffer.records.scatter_reduce_(0, came >> 32, news, "amax")
-    every = table[:, len(facts) :]
-    return torch.cat([every[:, :-1].sum(dim=0), every[:, -1:].amin(dim=0)])
+    return ranks.merge_counters(table[:, len(facts) :])
 
 
 def _rows(table: Tensor) -> list[list[int]]:
@@ -114,12 +115,13 @@ def audit_shards(buffer: ShardedBuffer, *, epoch: int, group: Any = None) -> Aud
         The counts of all shards together.
     """
     result = ops.audit(buffer.records, buffer.weight_class, epoch=epoch, backend=buffer.backend)
-    buffer.score_sum.copy_(result[:3])
+    buffer.score_sum.copy_(result[:SUM_WORDS])
     # On the host, whose ints do not overflow: the limbs of 2^31 samples would.
     columns = zip(*_rows(ranks.gather(result, group)), strict=True)
-    high, low, seen, planned_seen, missing, extra = (sum(column) for column in columns)
-    buffer.total = ((high << 32) + low, seen)
-    return Audit(seen, planned_seen, missing, extra)
+    words = [sum(column) for column in columns]
+    audit = Audit(*words[LIMBS:])
+    buffer.total = (sum_in_units(words), audit.seen)
+    return audit
 
 
 def make_share(

@@ -108,27 +108,6 @@ def edges(num_samples: int, size: int) -> list[int]:
     return [*(owned(num_samples, rank, size).start for rank in range(size)), num_samples]
 
 
-def mean_as_sum(total: int, seen: int) -> list[int]:
-    """Return a ``score_sum`` of one sample, whose code is the mean's, rounded up.
-
-    Its mean threshold is that of the whole (SEMANTICS 3.2), whose own limbs overflow int64 past
-    2^31 samples.
-
-    Args:
-        total: the exact sum of score codes.
-        seen: how many there are.
-
-    Returns:
-        High limb, low limb, and 1; zeros where nothing is seen.
-
-    Example:
-        >>> mean_as_sum(3 << 40, 2)
-        [384, 0, 1]
-    """
-    mean = -(-total // seen) if seen else 0
-    return [mean >> 32, mean & 0xFFFFFFFF, min(seen, 1)]
-
-
 def shared(num_kept: int, start: int, rank: int, size: int) -> range:
     """Return the positions of an epoch that a rank trains.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from prune_engine.bands import SUM_WORDS
 from prune_engine.errors import PruneEngineError
 from prune_engine.ops.checks import INDEX_DTYPES, ObserveState, check_vector
 from prune_engine.ops.to_host import host_ints
@@ -30,7 +31,7 @@ class Share:
         positions: of the epoch that this rank trains.
         largest: how many samples the largest share has.
         records: int64 [m], changed by ``observe``; 0 = not seen in this epoch.
-        score_sum: int64 [3], changed along with them; nobody reads it.
+        score_sum: int64 [10], changed along with them; nobody reads it.
 
     Example:
         >>> share = Share(torch.tensor([4, 9]), torch.tensor([1, 2], dtype=torch.uint8),
@@ -55,7 +56,7 @@ class Share:
         self.positions = shared(num_kept, start, *shard)
         self.largest = len(shared(num_kept, start, 0, shard[1]))
         self.records = torch.zeros_like(samples)
-        self.score_sum = samples.new_zeros(3)
+        self.score_sum = samples.new_zeros(SUM_WORDS)
 
     def find(self, indices: Tensor) -> Tensor:
         """Say where samples are in this share, without waiting for the device.
@@ -75,8 +76,8 @@ class Share:
 
     def arguments(self, own: ObserveState) -> ObserveState:
         """Return what a batch is recorded in, in place of the rank's own records and classes."""
-        _, _, counters, _, weight_table, epoch = own
-        return (self.records, self.score_sum, counters, self.classes, weight_table, epoch)
+        _, _, counters, step, _, weight_table, epoch = own
+        return (self.records, self.score_sum, counters, step, self.classes, weight_table, epoch)
 
     def places(self, indices: Tensor) -> Tensor:
         """Say where a batch is recorded.

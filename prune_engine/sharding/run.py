@@ -149,7 +149,7 @@ class ShardedRun(EpochRun):
         whole: Mapping[str, Any] = {}
         try:
             whole = assemble([saved] if isinstance(saved, Mapping) else saved, self._own)
-            state.check(self, whole)
+            whole = state.check(self, whole)
         except StateMismatchError as error:
             problem = error
         ranks.fail_together(

@@ -97,6 +97,10 @@ template <typename Value>
 Value __ldcg(const Value* pointer) {
   return *emulator::aligned_pointer(pointer);
 }
+template <typename Value>
+Value __ldg(const Value* pointer) {
+  return *emulator::aligned_pointer(pointer);
+}
 inline void __threadfence() {}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 

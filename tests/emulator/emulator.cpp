@@ -144,12 +144,14 @@ void emulator_descending(int on) { emulator::descending = on != 0; }
 void emulated_observe(int loss_type, const void* losses, int score_type, const void* score,
                       int wide, const void* indices, int64_t size, void* rescaled,
                       float* batch_weights, int64_t* records, int64_t num_samples,
-                      int64_t* score_sum, int64_t* counters, const uint8_t* weight_class,
-                      const float* weight_table, const int64_t* epoch) {
+                      int64_t* score_sum, int64_t* counters, int64_t* step,
+                      const uint8_t* weight_class, const float* weight_table, const int64_t* epoch,
+                      int advance) {
   cuda::launch_observe(
       {static_cast<cuda::Real>(loss_type), losses, static_cast<cuda::Real>(score_type), score,
        wide != 0, indices, size, rescaled, batch_weights},
-      {records, num_samples, score_sum, counters, weight_class, weight_table, epoch}, nullptr);
+      {records, num_samples, score_sum, counters, step, weight_class, weight_table, epoch},
+      advance != 0, nullptr);
 }
 
 void emulated_mean_threshold(const int64_t* score_sum, float* threshold) {
@@ -213,8 +215,8 @@ void emulated_cross_entropy_observe(int logit_type, const void* logits, int64_t 
                                     int64_t ignore_index, int64_t kind, void* rescaled,
                                     float* batch_weights, float* score, void* stats,
                                     int64_t* records, int64_t num_samples, int64_t* score_sum,
-                                    int64_t* counters, const uint8_t* weight_class,
-                                    const float* weight_table, const int64_t* epoch) {
+                                    int64_t* counters, int64_t* step, const uint8_t* weight_class,
+                                    const float* weight_table, const int64_t* epoch, int advance) {
   cuda::launch_cross_entropy_observe(
       {static_cast<cuda::Real>(logit_type),
        logits,
@@ -227,7 +229,8 @@ void emulated_cross_entropy_observe(int logit_type, const void* logits, int64_t 
        batch_weights,
        score,
        stats},
-      {records, num_samples, score_sum, counters, weight_class, weight_table, epoch}, nullptr);
+      {records, num_samples, score_sum, counters, step, weight_class, weight_table, epoch},
+      advance != 0, nullptr);
 }
 
 void emulated_cross_entropy_grad(int logit_type, const void* grad, const void* logits,

@@ -175,14 +175,14 @@ def check_exchange(rank: int) -> None:
     for few in (True, False):
         mine = torch.zeros(6 * size, dtype=torch.int64)
         mine[rank if few else slice(rank, None)] = floor + rank + 1
-        told = torch.tensor([rank + 1, rank, 10, 7 - rank])
+        told = torch.tensor([rank + 1, rank, 10, 7 - rank, 2])
         with Collectives() as seen:
             merged = exchange(mine, told, epoch=2**30 - 1, facts={"few": few})
         assert seen.count == 2
         want = [floor + min(at, size - 1) + 1 for at in range(6 * size)]
         want[size if few else 6 * size :] = [0] * (5 * size if few else 0)
         assert mine.tolist() == want
-        assert merged.tolist()[2:] == [10 * size, 8 - size]
+        assert merged.tolist()[2:] == [10 * size, 8 - size, 2 * size]
 
 
 def work(rank: int, size: int, folder: str) -> None:

@@ -62,14 +62,29 @@ def test_edge_case_02_non_finite_losses_pass_through_and_are_counted(backend, ba
 def test_edge_case_02_raise_says_so_and_records_nothing(backend):
     """on_nonfinite="raise" stops, on the cpu before anything is written."""
     engine = infobatch(backend=backend, on_nonfinite="raise")
-    with pytest.raises(pe.NonFiniteLossError, match="finite, got another for sample 4"):
+    with pytest.raises(pe.NonFiniteLossError, match="finite in float32, got nan for sample 4"):
         engine.observe(torch.tensor([0.5, math.nan]), torch.tensor([3, 4]))
     with pytest.raises(pe.NonFiniteLossError, match="sample 3"):
         engine.observe(torch.ones(1), torch.tensor([3]), score=torch.tensor([math.inf]))
+    with pytest.raises(pe.NonFiniteLossError, match=r"got 1e\+300 for sample 7"):
+        engine.observe(torch.tensor([2.0, 1e300], dtype=torch.float64), torch.tensor([6, 7]))
     assert not engine.buffer.records.any()
     assert engine.buffer.counters[0] == engine.cursor == 0
     engine.observe(torch.tensor([math.nan]), torch.tensor([3]), score=torch.ones(1))
     assert engine.buffer.records[3] != 0, "what is scored is finite; the loss is the user's"
+
+
+def test_edge_case_02_the_report_names_float64_beyond_float32(backend):
+    """What only rounding made infinite is not recorded, and not silent."""
+    engine = infobatch(backend=backend)
+    losses = losses_at(range(N)).double()
+    losses[4], losses[5], losses[6], losses[7] = 1e39, -1e300, math.inf, 3e38
+    engine.observe(losses, torch.arange(N))
+    report = engine.end_epoch()
+    assert (report.nonfinite, report.num_saturated, report.num_seen) == (3, 2, N - 3)
+    assert report.as_dict()["num_saturated"] == 2
+    serve(engine)
+    assert engine.end_epoch().num_saturated == 0, "control: the next epoch has none"
 
 
 @pytest.mark.parametrize("index", [-1, N, 2**31, -(2**63), 2**63 - 1])
@@ -88,13 +103,13 @@ def test_edge_case_03_a_devices_sticky_flag_raises_at_the_end_of_the_epoch(count
     """A device skips it, keeps the first bad index, and end_epoch raises."""
     engine = infobatch()
     serve(engine)
-    engine.buffer.counters[2:] = torch.tensor([count, -7])  # what a device's kernel leaves
+    engine.buffer.counters[2:4] = torch.tensor([count, -7])  # what a device's kernel leaves
     with pytest.raises(IndexError, match=rf"0\.\.99: {count} .*epoch 0, the smallest -7"):
         engine.end_epoch()
     assert (engine.epoch, len(engine.history)) == (0, 0)
     engine.buffer.reset_counters()
     assert engine.end_epoch().epoch == 0
-    assert engine.buffer.counters.tolist() == [0, 0, 0, 2**63 - 1], "each epoch's own flag"
+    assert engine.buffer.counters.tolist() == [0, 0, 0, 2**63 - 1, 0], "each epoch's own flag"
 
 
 @given(

@@ -258,3 +258,20 @@ def test_the_plan_keeps_its_storage_so_that_a_captured_graph_stays_right():
     now = [engine.buffer.weight_class, engine.buffer.weight_table, engine.buffer.epoch]
     assert [tensor.data_ptr() for tensor in now] == places
     assert engine.buffer.epoch.item() == 3
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_the_device_counts_the_batches_that_are_served(divided):
+    engine = infobatch(shard_scores=divided)
+    for _ in range(2):
+        serve(engine)
+        engine.end_epoch()
+    assert engine.buffer.step.tolist() == [engine.steps]
+    assert engine.steps > 10
+    batch = torch.tensor(list(engine.sampler())[:4])
+    engine.buffer.observe(torch.ones(4), batch, advance=False)
+    assert engine.buffer.step.tolist() == [engine.steps], "a second look at a batch is no step"
+    engine.buffer.cross_entropy_observe(torch.ones(4, 3), batch % 3, batch, advance=False)
+    assert engine.buffer.step.tolist() == [engine.steps]
+    engine.buffer.cross_entropy_observe(torch.ones(4, 3), batch % 3, batch)
+    assert engine.buffer.step.tolist() == [engine.steps + 1], "control"

@@ -75,7 +75,7 @@ def test_one_exchange_per_epoch_a_row_of_numbers_and_the_changed_records():
     log = ranks.logs[0]
     assert [name for name, _ in log] == ["all_gather", "all_gather"] * epochs
     for (_, row), (_, pairs), (_, order) in zip(log[::2], log[1::2], first["plans"], strict=True):
-        assert row == (size - 1) * 11 * 8, "4 facts, 4 counters, what was seen, 1 count"
+        assert row == (size - 1) * 12 * 8, "4 facts, 5 counters, what was seen, 1 count"
         served = len(order) // GLOBAL_BATCH * GLOBAL_BATCH
         assert pairs == 8 * served * (size - 1) / size, "8 bytes a sample that others trained"
         assert pairs < 2 * 8 * n * (size - 1) / size, "what an all-reduce takes"
@@ -116,7 +116,7 @@ def test_pairs_and_all_reduce_give_the_same_records(n, size, share, block, seed)
                 patch.setattr(ranks, "pairs_are_fewer_bytes", lambda *_: choice)
 
             def work(rank: int) -> torch.Tensor:
-                records, counters = mine[rank].clone(), torch.zeros(4, dtype=torch.int64)
+                records, counters = mine[rank].clone(), torch.zeros(5, dtype=torch.int64)
                 for _ in range(2):  # a retry changes nothing
                     ranks.exchange(records, counters, epoch=epoch, facts={"x": 1})
                 return records
@@ -130,13 +130,13 @@ def test_pairs_and_all_reduce_give_the_same_records(n, size, share, block, seed)
 
 def test_counters_are_summed_and_the_smallest_bad_index_is_kept():
     def work(rank: int) -> list[int]:
-        counters = torch.tensor([rank + 1, rank, 10, 7 - rank])
+        counters = torch.tensor([rank + 1, rank, 10, 7 - rank, 2 * rank])
         records = torch.zeros(3, dtype=torch.int64)
         merged = ranks.exchange(records, counters, epoch=0, facts={})
-        assert counters.tolist() == [rank + 1, rank, 10, 7 - rank], "not changed"
+        assert counters.tolist() == [rank + 1, rank, 10, 7 - rank, 2 * rank], "not changed"
         return merged.tolist()
 
-    assert Ranks(3).run(work) == [[6, 3, 30, 5]] * 3
+    assert Ranks(3).run(work) == [[6, 3, 30, 5, 6]] * 3
 
 
 # --- ranks that are not at one point ------------------------------------------------------------

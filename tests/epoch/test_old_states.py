@@ -9,15 +9,17 @@ import pytest
 import torch
 from _assertions import assert_bitwise
 from _runs import figures, plain
-from _stopped import BATCHES, EPOCH, EPOCHS, POLICIES, STATES, fresh, train
+from _stopped import BATCHES, EPOCH, EPOCHS, POLICIES, VERSIONS, fresh, train
 
 import prune_engine as pe
+from prune_engine.epoch.state import upgraded
 
 names = pytest.mark.parametrize("name", POLICIES)
+versions = pytest.mark.parametrize("version", VERSIONS)
 
 
-def saved(name: str) -> Any:
-    return torch.load(STATES / f"{name}.pt", weights_only=True)
+def saved(name: str, version: int = 2) -> Any:
+    return torch.load(VERSIONS[version] / f"{name}.pt", weights_only=True)
 
 
 def rest(engine: pe.PruneEngine, state: Any) -> list[list[int]]:
@@ -25,27 +27,39 @@ def rest(engine: pe.PruneEngine, state: Any) -> list[list[int]]:
     return train(engine, (EPOCHS, 0))
 
 
+@versions
 @names
-def test_an_old_state_goes_on_as_the_run_that_never_stopped(name):
+def test_an_old_state_goes_on_as_the_run_that_never_stopped(name, version):
     whole, resumed = fresh(name), fresh(name)
     train(whole, (EPOCH, BATCHES))
     want = train(whole, (EPOCHS, 0))
-    assert rest(resumed, saved(name)) == want
+    assert rest(resumed, saved(name, version)) == want
     assert figures(resumed) == figures(whole)
     assert_bitwise(resumed.buffer.records, whole.buffer.records, "records")
     assert plain(resumed.state_dict()) == plain(whole.state_dict())
     assert len({report.planned for report in whole.history}) > 1, "there were decisions to take"
 
 
+@versions
 @names
-def test_a_state_saved_now_is_what_it_was(name):
+def test_a_state_saved_now_is_what_it_was(name, version):
     engine = fresh(name)
     train(engine, (EPOCH, BATCHES))
-    now, then = plain(engine.state_dict()), plain(saved(name))
+    now, then = plain(engine.state_dict()), plain(upgraded(saved(name, version)))
     for part, old in [(now, then), *zip(now["history"], then["history"], strict=True)]:
         assert {key: part[key] for key in old if key in part and key != "history"} == {
             key: value for key, value in old.items() if key not in ("history", "total_steps")
         }
+
+
+@names
+def test_a_version_without_a_device_step_goes_on_from_its_count_of_steps(name):
+    engine, old = fresh(name), saved(name)
+    assert old["version"] == 2
+    assert "step" not in old["buffer"]
+    engine.load_state_dict(old)
+    assert engine.buffer.step.item() == engine.steps == old["steps"] > 0
+    assert "step" not in old["buffer"], "the caller's state is left alone"
 
 
 @names

@@ -87,9 +87,9 @@ def test_a_run_through_the_collectives_is_the_run_without(plain, device, divided
 def test_an_exchange_with_oneself_changes_nothing(device, few, monkeypatch):
     monkeypatch.setattr(ranks, "pairs_are_fewer_bytes", lambda *_: few)
     records = (torch.arange(9, dtype=torch.int64) + (4 << 32)).to(device)
-    counters = torch.tensor([3, 2, 1, 0], device=device)
+    counters = torch.tensor([3, 2, 1, 0, 4], device=device)
     with Collectives() as seen:
         merged = ranks.exchange(records, counters, epoch=3, facts={"epoch": 3})
     assert seen.count == 2
     assert_bitwise(records.cpu(), torch.arange(9) + (4 << 32), "records")
-    assert merged.tolist() == [3, 2, 1, 0]
+    assert merged.tolist() == [3, 2, 1, 0, 4]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import prune_engine as pe
 
 SIZE = 10
+STATE = ("records", "score_sum", "counters", "step", "weight_class", "weight_table", "epoch")
 
 
 def step(engine: pe.PruneEngine, count: int) -> list[int]:
@@ -34,7 +35,7 @@ def step(engine: pe.PruneEngine, count: int) -> list[int]:
 
 def assert_same(got: pe.PruneEngine, want: pe.PruneEngine) -> None:
     """Fail unless two engines are in the same state, but for the time they took."""
-    for name in ("records", "score_sum", "counters", "weight_class", "weight_table", "epoch"):
+    for name in STATE:
         assert_bitwise(getattr(got.buffer, name), getattr(want.buffer, name), name)
     assert_bitwise(got.plan.indices, want.plan.indices, "order")
     assert_bitwise(got.plan.weights, want.plan.weights, "weights")
@@ -141,7 +142,7 @@ def test_a_state_holds_two_tensors_of_length_n():
     sizes = [
         v.numel() for v in infobatch(5000).state_dict()["buffer"].values() if hasattr(v, "numel")
     ]
-    assert sorted(sizes) == [4, 8, 5000, 5000]
+    assert sorted(sizes) == [5, 256, 5000, 5000]
 
 
 # --- world sizes --------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def damaged(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("version", 1, "version: expected 2, got 1"),
+        ("version", 1, "version: expected 3, got 1"),
         ("seed", None, "seed: expected 0, got None"),
         ("epoch", "1", "epoch: expected int"),
         ("cursor", None, "cursor: expected int"),
@@ -276,7 +277,7 @@ def damaged(path: str, value: Any) -> dict[str, Any]:
         ("buffer.records", None, "records: expected a tensor"),
         ("buffer.records", torch.zeros(3, dtype=torch.int64), r"records: .*got torch.int64 \(3,\)"),
         ("buffer.weight_class", torch.zeros(N), "weight_class: .*got torch.float32"),
-        ("buffer.counters", torch.zeros(5, dtype=torch.int64), "counters"),
+        ("buffer.counters", torch.zeros(6, dtype=torch.int64), "counters"),
         ("buffer.weight_table", None, "weight_table"),
         ("buffer.epoch", None, "epoch: expected an int"),
         ("ahead", ({"epoch": 3},), r"ahead\[0\]: weight_class, weight_table, threshold missing"),

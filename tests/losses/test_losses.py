@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _assertions import assert_bitwise
+from _cases import table
 from _runs import infobatch
 
 import prune_engine as pe
@@ -73,8 +74,8 @@ def test_a_large_batch_of_half_precision_is_summed_wide(dtype):
         got = reduce_losses(losses, weights, reduction, denom)
         assert (got.item(), got.dtype) == (want, dtype), (reduction, denom, weight)
     engine = infobatch(4096)
-    table = torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0])
-    engine.buffer.activate(torch.full((4096,), 2, dtype=torch.uint8), table, 0)
+    weights = table(2.0)
+    engine.buffer.activate(torch.full((4096,), 2, dtype=torch.uint8), weights, 0)
     assert engine.observe(losses, torch.arange(4096), denom=4096).item() == 40.0
     control = losses.detach().sum() / 4096
     assert not control.isfinite() or dtype == torch.bfloat16, "torch's own sum overflows"

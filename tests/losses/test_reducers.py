@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _assertions import assert_bitwise
-from _cases import float32
+from _cases import float32, table
 from _runs import infobatch
 
 import prune_engine as pe
 
-TABLE = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+TABLE = table(2.0)
 
 
 def weighing(weights: list[int]) -> pe.PruneEngine:

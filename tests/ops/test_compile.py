@@ -72,7 +72,7 @@ def test_two_graphs_serve_a_whole_run():
 
 def test_control_an_epoch_that_is_a_number_compiles_again():
     engine, counter = infobatch(SAMPLES), CompileCounter()
-    names = ("records", "score_sum", "counters", "weight_class", "weight_table")
+    names = ("records", "score_sum", "counters", "step", "weight_class", "weight_table")
     tensors = {name: getattr(engine.buffer, name) for name in names}
 
     def step(losses: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:

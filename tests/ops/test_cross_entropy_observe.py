@@ -265,7 +265,7 @@ def test_edge_case_07_views_are_converted(backend):
 
 def test_the_public_function_is_the_buffers_method(backend):
     buffer, case = pe.epoch.ScoreBuffer(40, backend=backend), Case(8, 6, 3)
-    names = ("records", "score_sum", "counters", "weight_class", "weight_table")
+    names = ("records", "score_sum", "counters", "step", "weight_class", "weight_table")
     state = {name: getattr(buffer, name).clone() for name in names}
     want = buffer.cross_entropy_observe(case.logits, case.targets, case.indices, score="margin")
     before = state["records"]._version
@@ -315,7 +315,17 @@ def test_gradcheck(backend):
 def operator_arguments(dtype, weight=None):
     case = Case(6, 5, 2, dtype=dtype, ignored=False)
     state = [tensor.clone() for tensor in case.start]
-    return (case.logits, case.targets, case.indices, weight, 0.1, -100, 1, *state, *case.fixed)
+    return (
+        case.logits,
+        case.targets,
+        case.indices,
+        weight,
+        0.1,
+        -100,
+        1,
+        [*state, *case.fixed],
+        True,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -14,7 +14,18 @@ import oracle
 import pytest
 import torch
 from _assertions import assert_bitwise
-from _cases import AWKWARD, NON_FINITE, float32, floats, int64, records, table, uint8
+from _cases import (
+    AWKWARD,
+    EVERY_WEIGHT,
+    NON_FINITE,
+    counters,
+    float32,
+    floats,
+    int64,
+    records,
+    table,
+    uint8,
+)
 
 import prune_engine as pe
 from prune_engine import backends
@@ -27,7 +38,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SIZES = [0, 1, 31, 32, 33, 257, 4095, 4096, 4097, 9001]
 LARGE = [] if SANITIZE else [1_281_167, 2**24 + 5]
 SEEDS = [0, 2**63 - 1, 123456789012345]
-WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
+WEIGHTS = table(*EVERY_WEIGHT)
 RULES = {
     "keep": ([], [0], [1], [1], 0, -1),
     "mean": ([0.7], [32768, 0], [2, 1], [1, 1], 0, -1),
@@ -104,17 +115,17 @@ def test_observe(device, dtype, index_dtype, batch_size):
             pool[torch.randint(len(pool), (batch_size,), generator=generator)] for _ in range(2)
         )
         batch = (losses.to(dtype), indices, None if score_dtype is None else scores.to(score_dtype))
-        state = [int64(old), int64(oracle.sum_of_records(old)), int64([0, 0, 0, oracle.INT64_MAX])]
-        fixed = [uint8([rng.randrange(6) for _ in range(9001)]), WEIGHTS, int64([epoch])]
+        state = [int64(old), int64(oracle.sum_of_records(old)), counters(), int64([3])]
+        fixed = [uint8([rng.randrange(256) for _ in range(9001)]), WEIGHTS, int64([epoch])]
         want_state = [t.clone() for t in state]
         got_state = [t.to(device) for t in state]
-        want = backends.load("cpu").observe(*batch, *want_state, *fixed)
+        want = backends.load("cpu").observe(*batch, [*want_state, *fixed], True)
         got = backends.load("cuda").observe(
             *(t if t is None else t.to(device) for t in batch),
-            *got_state,
-            *(t.to(device) for t in fixed),
+            [*got_state, *(t.to(device) for t in fixed)],
+            True,
         )
-        labels = ["rescaled", "batch_weights", "records", "score_sum", "counters"]
+        labels = ["rescaled", "batch_weights", "records", "score_sum", "counters", "step"]
         same(labels, [*got, *got_state], [*want, *want_state])
 
 
@@ -125,7 +136,7 @@ def test_observe_edge_case_03_out_of_range_is_counted(device, bad):
     rescaled, weights = buffer.observe(losses, torch.tensor([0, bad, 5], device=device))
     assert_bitwise(rescaled, losses, "rescaled")
     assert_bitwise(weights, [1.0, 1.0, 1.0], "batch_weights")
-    assert_bitwise(buffer.counters, [2, 0, 1, bad], "counters")
+    assert_bitwise(buffer.counters, [2, 0, 1, bad, 0], "counters")
     assert_bitwise(buffer.scores.isnan(), [False, *[True] * 4, False, True, True], "unseen")
 
 
@@ -152,7 +163,7 @@ def test_plan_compact_order_and_audit(device, count, name):
         want_kept = cpu.compact(want, want_offsets, num_kept)
         got_kept = cuda.compact(got, got_offsets, num_kept)
         audits = [cuda.audit(moved, got, epoch), cpu.audit(scored, want, epoch)]
-        means = [cuda.mean_threshold(audits[0][:3]), cpu.mean_threshold(audits[1][:3])]
+        means = [cuda.mean_threshold(audits[0][:10]), cpu.mean_threshold(audits[1][:10])]
         same(
             ["kept", "audit", "mean"],
             [got_kept, audits[0], means[0]],
@@ -212,14 +223,19 @@ def test_views_that_are_not_aligned(device):
 def test_a_tensor_on_another_device_is_refused(device):
     buffer = pe.epoch.ScoreBuffer(8, device=device)
     losses, indices = torch.ones(2, device=device), torch.tensor([0, 1], device=device)
-    state = {name: getattr(buffer, name) for name in ("records", "score_sum", "counters", "epoch")}
+    names = ("records", "score_sum", "counters", "step", "epoch")
+    state = {name: getattr(buffer, name) for name in names}
     state |= {"weight_class": buffer.weight_class, "weight_table": buffer.weight_table.cpu()}
     with pytest.raises((ValueError, TypeError), match="weight_table"):
         pe.ops.observe(losses, indices, backend="cuda", **state)
+    order = (*names[:4], "weight_class", "weight_table")
     with pytest.raises(RuntimeError, match="weight_table must be on device cuda"):
         backends.load("cuda").observe(
-            *(losses, indices, None, buffer.records, buffer.score_sum, buffer.counters),
-            *(buffer.weight_class, buffer.weight_table.cpu(), buffer.epoch),
+            losses,
+            indices,
+            None,
+            [*(state[name] for name in order), buffer.epoch],
+            True,
         )
 
 
@@ -287,7 +303,7 @@ def test_a_captured_graph_serves_two_epochs(device):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         rescaled, weights = buffer.observe(losses, indices)
-    for tensor in (buffer.records, buffer.score_sum):
+    for tensor in (buffer.records, buffer.score_sum, buffer.step):
         tensor.zero_()
     buffer.reset_counters()
     generator = torch.Generator().manual_seed(1)
@@ -303,7 +319,7 @@ def test_a_captured_graph_serves_two_epochs(device):
             graph.replay()
             want = expected.observe(values, batch)
             same(["rescaled", "batch_weights"], [rescaled, weights], [*want])
-    for name in ("records", "score_sum", "counters"):
+    for name in ("records", "score_sum", "counters", "step"):
         assert_bitwise(getattr(buffer, name), getattr(expected, name), name)
 
 

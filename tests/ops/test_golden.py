@@ -29,12 +29,12 @@ POLICIES = {
     "full": pe.KeepAll(),
 }
 DIGESTS = {
-    "infobatch": "376779e5b610eb86",
-    "infobatch_fixed": "33ada2f7271c8b36",
-    "infobatch_quantile": "3299b89a9135e3dc",
-    "budget": "7fc52b77fef0237d",
-    "random": "5018f1f5aac254ef",
-    "full": "21e0c65b76b9dbfb",
+    "infobatch": "457e769c1038f84c",
+    "infobatch_fixed": "5fdf1f8b7e9f93c4",
+    "infobatch_quantile": "2e4b550b69392aa3",
+    "budget": "970810c3746a2431",
+    "random": "5b8dee51ec2d4acf",
+    "full": "c5ef56d432f9c579",
 }
 # Of moments in float64, in the order in which the C++ kernels add, whatever vectors there are.
 MOMENTS = "69aff37c0eed81a9"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import oracle
@@ -11,14 +12,15 @@ import torch
 from _assertions import assert_bitwise
 from _cases import (
     AWKWARD,
+    EVERY_WEIGHT,
     MAX_EPOCH,
     NON_FINITE,
+    counters,
     epochs,
     float32,
     floats,
     int64,
     records,
-    records_of,
     salts,
     sizes,
     table,
@@ -31,7 +33,7 @@ from hypothesis import strategies as st
 import prune_engine as pe
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-WEIGHTS = table(2.0, 1.3333334, 65536.0, 0.1)
+WEIGHTS = table(*EVERY_WEIGHT)
 
 
 class State:
@@ -41,12 +43,13 @@ class State:
         """Start with an exact sum and no samples counted."""
         self.records = int64(old)
         self.score_sum = int64(oracle.sum_of_records(old))
-        self.counters = int64([0, 0, 0, oracle.INT64_MAX])
+        self.counters = counters()
+        self.step = int64([41])
         self.weight_class = uint8(classes)
 
     def observe(self, losses, indices, backend, *, epoch=0, score=None, **changed):
         """Call the public function."""
-        names = ("records", "score_sum", "counters", "weight_class")
+        names = ("records", "score_sum", "counters", "step", "weight_class")
         state = {name: getattr(self, name) for name in names} | {"weight_table": WEIGHTS}
         return pe.ops.observe(
             losses, indices, epoch=epoch, score=score, backend=backend, **(state | changed)
@@ -54,7 +57,8 @@ class State:
 
     def snapshot(self) -> list[int]:
         """Return everything mutable as one list."""
-        return [*self.records.tolist(), *self.score_sum.tolist(), *self.counters.tolist()]
+        changed = (self.records, self.score_sum, self.counters, self.step)
+        return [number for tensor in changed for number in tensor.tolist()]
 
 
 def fresh(count: int = 8) -> State:
@@ -85,7 +89,7 @@ def test_observe_equals_oracle(
 ):
     rng = random.Random(salt)
     old = records(rng, num_samples, epoch, unseen=rng.choice([0.0, 0.3, 1.0]))
-    classes = [rng.randrange(6) for _ in range(num_samples)]
+    classes = [rng.randrange(256) for _ in range(num_samples)]
     span = rng.choice([num_samples, min(num_samples, 5)])  # the second: many duplicates
     indices = [rng.randrange(span) for _ in range(batch_size)]
     losses = torch.tensor(floats(rng, batch_size, finite=False), dtype=torch.float64).to(dtype)
@@ -116,6 +120,7 @@ def test_observe_equals_oracle(
     assert_bitwise(state.records, want.records, "records")
     assert_bitwise(state.score_sum, want.score_sum, "score_sum")
     assert_bitwise(state.counters, want.counters, "counters")
+    assert_bitwise(state.step, [42], "step")
 
 
 @given(salt=salts, thread_count=threads)
@@ -135,7 +140,7 @@ def test_batches_commute(backend, num_threads, salt, thread_count):
             with num_threads(thread_count):
                 state.observe(losses[take], indices[take], backend)
             start = stop
-        outcomes.append(state.snapshot())
+        outcomes.append(state.snapshot()[:-1])  # all but the number of batches
     assert_bitwise(outcomes[0], outcomes[1], "state after the same samples in another order")
 
 
@@ -164,14 +169,26 @@ def test_results_are_fresh_and_arguments_are_left_alone(backend):
     weights.zero_()
     assert_bitwise(losses, [0.5, 1.5], "losses after the results were overwritten")
     assert_bitwise(indices, [3, 0], "indices")
-    assert_bitwise(WEIGHTS, table(2.0, 1.3333334, 65536.0, 0.1), "weight_table")
+    assert_bitwise(WEIGHTS, table(*EVERY_WEIGHT), "weight_table")
 
 
-def test_values_past_the_clamp_keep_their_order_but_not_their_code(backend):
+def test_a_sum_over_all_exponents_is_exact(backend):
+    # What no float could add up: the large ones cancel, the small one is all that is left.
+    scores = [oracle.FLT_MAX, -oracle.FLT_MAX, 2.0**-149]
     state = fresh(3)
-    state.observe(float32([3e38, 5e6, -3e38]), int64([0, 1, 2]), backend)
-    assert_bitwise(state.records, records_of([3e38, 5e6, -3e38]), "records")
-    assert_bitwise(state.score_sum, [2 * 2**30 - 2**30, 0, 3], "score_sum")
+    state.observe(float32(scores), int64([0, 1, 2]), backend)
+    assert_bitwise(state.score_sum, [1, 0, 0, 0, 0, 0, 0, 2**32, -1, 3], "score_sum")
+    assert sum(scores[:2]) + scores[2] == 2.0**-149
+    assert scores[0] + (scores[1] + scores[2]) == 0.0, "control: in floats the order decides"
+
+
+@pytest.mark.parametrize("size", [0, 3])
+@pytest.mark.parametrize("advance", [True, False])
+def test_a_step_is_a_batch_that_is_served_and_not_a_call(backend, advance, size):
+    state = fresh()
+    for _ in range(3):
+        state.observe(torch.ones(size), torch.arange(size), backend, advance=advance)
+    assert state.step.item() == 41 + 3 * advance
 
 
 def test_minus_zero_is_stored_as_zero(backend):
@@ -186,7 +203,7 @@ def test_edge_case_01_no_samples_or_no_batch(backend):
     assert rescaled.shape == weights.shape == (0,)
     state = fresh(4)
     before = state.snapshot()
-    state.observe(float32([]), torch.empty(0, dtype=torch.int32), backend)
+    state.observe(float32([]), torch.empty(0, dtype=torch.int32), backend, advance=False)
     assert_bitwise(state.snapshot(), before, "state after an empty batch")
 
 
@@ -200,16 +217,23 @@ def test_edge_case_02_non_finite_loss_passes_through_and_is_only_counted(backend
     rescaled, _ = state.observe(loss, int64([1, 0]), backend, epoch=3)
     assert_bitwise(rescaled, loss, "rescaled")
     assert_bitwise(state.records[1:], records_before[1:], "the last finite score")
-    assert_bitwise(state.counters, [3, 1, 0, oracle.INT64_MAX], "counters")
+    assert_bitwise(state.counters, [3, 1, 0, oracle.INT64_MAX, 0], "counters")
     assert not torch.equal(state.score_sum, sum_before), "control: the finite one is recorded"
 
 
 def test_edge_case_02_float64_loss_that_overflows_float32_is_non_finite(backend):
-    state = fresh(1)
-    rescaled, _ = state.observe(torch.tensor([1e300]).double(), int64([0]), backend)
-    assert state.records.item() == 0
-    assert state.counters.tolist()[:2] == [1, 1]
-    assert rescaled.dtype == torch.float64
+    state = fresh(5)
+    wide = [1e300, -3.5e38, math.inf, oracle.FLT_MAX, math.nan]
+    losses = torch.tensor(wide, dtype=torch.float64)
+    rescaled, _ = state.observe(losses, torch.arange(5), backend)
+    assert (state.records != 0).tolist() == [False, False, False, True, False]
+    assert_bitwise(rescaled, losses, "rescaled")
+    # Two were finite until they were rounded: they are counted by name too.
+    assert state.counters.tolist() == [5, 4, 0, oracle.INT64_MAX, 2]
+    state.observe(torch.ones(5), torch.arange(5), backend, score=losses)
+    assert state.counters.tolist() == [10, 8, 0, oracle.INT64_MAX, 4]
+    state.observe(losses.float(), torch.arange(5), backend)  # control: they came infinite
+    assert state.counters.tolist() == [15, 12, 0, oracle.INT64_MAX, 4]
 
 
 @pytest.mark.parametrize("bad", [-1, 8, 2**31 - 1, -(2**31), 2**40, -(2**63)])
@@ -234,16 +258,16 @@ def test_edge_case_04_the_larger_score_of_an_epoch_stays(backend, losses):
     for loss in losses:
         apart.observe(float32([loss]), int64([5]), backend, epoch=4)
     assert together.records[5] == apart.records[5] == oracle.record_of(3.0, 4)
-    assert_bitwise(together.score_sum, oracle.sum_of_codes([3 << 40]), "score_sum")
+    assert_bitwise(together.score_sum, oracle.sum_of_scores([3.0]), "score_sum")
     assert_bitwise(apart.score_sum, together.score_sum, "score_sum, one by one")
     together.observe(float32([0.5]), int64([5]), backend, epoch=5)
     assert together.records[5] == oracle.record_of(0.5, 5), "a later epoch wins even if smaller"
 
 
 @pytest.mark.parametrize("value", AWKWARD)
-def test_every_awkward_float_leaves_its_exact_code(backend, value):
+def test_every_awkward_float_leaves_its_exact_value(backend, value):
     state = fresh(1)
     state.observe(float32([value]), int64([0]), backend, epoch=MAX_EPOCH)
     stored = oracle.f32(value)
     assert state.records.item() == oracle.record_of(stored, MAX_EPOCH)
-    assert_bitwise(state.score_sum, oracle.sum_of_codes([oracle.code_of(stored)]), "score_sum")
+    assert_bitwise(state.score_sum, oracle.sum_of_scores([stored]), "score_sum")

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import oracle
 import pytest
 import torch
 from _assertions import assert_bitwise
-from _cases import MAX_EPOCH, float32, int64, records_of, table, uint8
+from _cases import MAX_EPOCH, counters, float32, int64, records_of, table, uint8
 
 import prune_engine as pe
 from prune_engine.backends import native
@@ -20,8 +19,9 @@ def state(**changed):
     """Return the keyword arguments of observe for eight samples."""
     return {
         "records": torch.zeros(8, dtype=torch.int64),
-        "score_sum": torch.zeros(3, dtype=torch.int64),
-        "counters": int64([0, 0, 0, oracle.INT64_MAX]),
+        "score_sum": torch.zeros(10, dtype=torch.int64),
+        "counters": counters(),
+        "step": torch.zeros(1, dtype=torch.int64),
         "weight_class": uint8(CLASSES),
         "weight_table": WEIGHTS,
         "epoch": 0,
@@ -47,15 +47,17 @@ LOSSES, INDICES = float32([0.5, 1.5, 2.5, 3.5]), int64([0, 1, 2, 3])
         ("records", torch.zeros(8, dtype=torch.int32)),
         ("records", torch.zeros(2, 4, dtype=torch.int64)),
         ("records", torch.zeros(16, dtype=torch.int64)[::2]),
-        ("score_sum", torch.zeros(2, dtype=torch.int64)),
-        ("score_sum", torch.zeros(3)),
-        ("score_sum", torch.zeros(6, dtype=torch.int64)[::2]),
-        ("counters", torch.zeros(3, dtype=torch.int64)),
-        ("counters", torch.zeros(8, dtype=torch.int64)[::2]),
+        ("score_sum", torch.zeros(3, dtype=torch.int64)),
+        ("score_sum", torch.zeros(10)),
+        ("score_sum", torch.zeros(20, dtype=torch.int64)[::2]),
+        ("counters", torch.zeros(4, dtype=torch.int64)),
+        ("counters", torch.zeros(10, dtype=torch.int64)[::2]),
+        ("step", torch.zeros(2, dtype=torch.int64)),
+        ("step", torch.zeros(1)),
         ("weight_class", torch.ones(8, dtype=torch.int64)),
         ("weight_class", uint8([1] * 7)),
-        ("weight_table", torch.ones(7)),
-        ("weight_table", torch.ones(8, dtype=torch.float64)),
+        ("weight_table", torch.ones(8)),
+        ("weight_table", torch.ones(256, dtype=torch.float64)),
         ("score", int64([1, 2, 3, 4])),
         ("score", torch.zeros(5)),
         ("score", torch.zeros(4, device="meta")),
@@ -65,7 +67,7 @@ LOSSES, INDICES = float32([0.5, 1.5, 2.5, 3.5]), int64([0, 1, 2, 3])
 )
 def test_edge_case_07_wrong_argument_is_named_and_nothing_is_written(backend, argument, value):
     given = state() | {"losses": LOSSES, "indices": INDICES} | {argument: value}
-    mutable = {"records", "score_sum", "counters"} - {argument}
+    mutable = {"records", "score_sum", "counters", "step"} - {argument}
     with pytest.raises((TypeError, ValueError), match=rf"\b{argument}\b"):
         pe.ops.observe(given.pop("losses"), given.pop("indices"), backend=backend, **given)
     for name in mutable:
@@ -139,7 +141,7 @@ def test_gradcheck_and_gradgradcheck(backend):
 def raw_arguments(losses, score=None):
     """Return fresh arguments of the operator itself, in the order of its schema."""
     given = state(epoch=int64([0]))
-    return (losses, INDICES, score, *given.values())
+    return (losses, INDICES, score, [*given.values()], True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -147,7 +149,7 @@ def raw_arguments(losses, score=None):
 def test_opcheck(dtype, with_score):
     arguments = raw_arguments(LOSSES.to(dtype), LOSSES.clone() if with_score else None)
     torch.library.opcheck(native.observe, arguments)
-    assert not arguments[3].any(), "opcheck works on copies"
+    assert not arguments[3][0].any(), "opcheck works on copies"
 
 
 def test_the_operator_itself_refuses_a_backward_pass():
@@ -186,14 +188,21 @@ def test_compiled_step_has_the_bits_of_eager(compiler):
         losses, given = LOSSES.clone().requires_grad_(), state()
         mean, weights = call(losses, given)
         mean.backward()
-        kept = [given[k] for k in ("records", "score_sum", "counters")]
+        kept = [given[k] for k in ("records", "score_sum", "counters", "step")]
         results.append([mean, weights, losses.grad, *kept])
     torch._dynamo.reset()
     for compiled_result in results[1:]:
         for got, want, name in zip(
             compiled_result,
             results[0],
-            ["mean", "batch_weights", "gradient", "records", "score_sum", "counters"],
+            ["mean", "batch_weights", "gradient", "records", "score_sum", "counters", "step"],
             strict=True,
         ):
             assert_bitwise(got, want, f"{compiler} {name}")
+
+
+@pytest.mark.parametrize("count", [0, 6, 8])
+def test_the_operator_itself_says_how_many_tensors_a_state_has(count):
+    losses, indices, score, tensors, advance = raw_arguments(LOSSES)
+    with pytest.raises(RuntimeError, match="state must be 7 tensors"):
+        native.observe(losses, indices, score, (tensors + tensors)[:count], advance)

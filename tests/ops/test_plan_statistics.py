@@ -82,9 +82,9 @@ def test_rescaled_sum_is_unbiased_and_the_plain_sum_is_not(prune_ratio):
     rule = mean_rule(1.0, cut)
     full, z = weighted_sums(rule, list(rule.weight_table), 600)
     assert abs(z) < MAX_Z, f"weighted sum is {z:.1f} deviations from {full}"
-    _, plain = weighted_sums(rule, [0.0] + [1.0] * 7, 600)
+    _, plain = weighted_sums(rule, [0.0] + [1.0] * 2, 600)
     assert plain < -MAX_Z, "control: without the weight, what was dropped is missing"
-    _, near = weighted_sums(rule, [0.0, 1.0, 1.02 * rule.weight_table[2], *[0.0] * 5], 600)
+    _, near = weighted_sums(rule, [0.0, 1.0, 1.02 * rule.weight_table[2]], 600)
     assert near > 3, "control: a weight 2% too large shows"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from _cases import table
 from torch import Tensor
 from torch.autograd import gradgradcheck
 
@@ -15,7 +16,7 @@ import prune_engine as pe
 from prune_engine import backends
 from prune_engine.ops.observe import differentiable_observe
 
-TABLE = torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+TABLE = table(2.0)
 CLASSES = torch.tensor([1, 2, 1, 2], dtype=torch.uint8)
 TARGETS, INDICES = torch.tensor([0, 4, -100, 2]), torch.arange(4)
 WEIGHT = torch.tensor([1.0, 0.5, 2.0, 1.5, 0.25])
@@ -97,7 +98,7 @@ def test_observe_on_a_device_is_linear_to_any_order(backend):
     def loss(x: Tensor) -> Tensor:
         state = weighing(backend).buffer.observe_arguments
         losses = x.square().sum(dim=1)
-        return differentiable_observe(losses, kernels.observe, INDICES, None, *state)[0]
+        return differentiable_observe(losses, kernels.observe, INDICES, None, state, True)[0]
 
     assert right_again(loss, drawn(4, 3).requires_grad_())
 

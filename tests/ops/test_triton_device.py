@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from _assertions import assert_bitwise
-from _cases import MAX_SEED, float32, mean_rule
+from _cases import MAX_SEED, counters, float32, mean_rule
 from triton_parity import *  # noqa: F403 - its tests, here with DEVICE "cuda"
 from triton_parity import DEVICE, WEIGHTS
 from triton_parity_logits import *  # noqa: F403
@@ -41,8 +41,9 @@ def state(num_samples: int) -> dict[str, torch.Tensor]:
     """Return the tensors of a buffer in which nothing was seen, on the device."""
     return {
         "records": torch.zeros(num_samples, dtype=torch.int64, device=DEVICE),
-        "score_sum": torch.zeros(3, dtype=torch.int64, device=DEVICE),
-        "counters": torch.tensor([0, 0, 0, 2**63 - 1], device=DEVICE),
+        "score_sum": torch.zeros(10, dtype=torch.int64, device=DEVICE),
+        "counters": counters().to(DEVICE),
+        "step": torch.zeros(1, dtype=torch.int64, device=DEVICE),
         "weight_class": torch.ones(num_samples, dtype=torch.uint8, device=DEVICE),
         "weight_table": WEIGHTS.to(DEVICE),
         "epoch": torch.zeros(1, dtype=torch.int64, device=DEVICE),
@@ -90,7 +91,7 @@ def test_a_large_epoch_equals_the_cpu(num_samples: int) -> None:
     assert_bitwise(whole, want_whole, "order")
     audit = pe.ops.audit(there["records"], classes, epoch=0, backend="triton")
     assert_bitwise(audit, pe.ops.audit(old, want, epoch=0, backend="cpu"), "audit")
-    assert_bitwise(audit[:3], there["score_sum"], "the running sum")
+    assert_bitwise(audit[:10], there["score_sum"], "the running sum")
 
 
 def test_an_epoch_never_makes_the_host_wait() -> None:

@@ -34,17 +34,21 @@ def call(name, *arguments):
     return operator.redispatch(DispatchKeySet(DispatchKey.XPU), *arguments)
 
 def same(label, arguments, changed=()):
-    def copied():
-        return [t.clone() if isinstance(t, torch.Tensor) else t for t in arguments]
+    def copied(given):
+        if isinstance(given, list):
+            return [copied(entry) for entry in given]
+        return given.clone() if isinstance(given, torch.Tensor) else given
 
-    mine, theirs = copied(), copied()
+    mine, theirs = ([copied(given) for given in arguments] for _ in range(2))
     got = call(label, *mine)
     want = getattr(backends.load("reference"), label)(*theirs)
     both = zip(*((x if isinstance(x, tuple) else (x,)) for x in (got, want)), strict=True)
     for a, b in both:
         assert_bitwise(a, b, label)
     for at in changed:
-        assert_bitwise(mine[at], theirs[at], f"{label}, argument {at}")
+        state = isinstance(mine[at], list)
+        for a, b in zip(mine[at], theirs[at], strict=True) if state else [(mine[at], theirs[at])]:
+            assert_bitwise(a, b, f"{label}, argument {at}")
     return want
 
 names = sorted(triton.OPERATORS)
@@ -57,11 +61,11 @@ n, generator = 5000, torch.Generator().manual_seed(0)
 losses = torch.rand(700, generator=generator)
 indices = torch.randint(n, (700,), generator=generator)
 records, classes = torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.uint8)
-sums, counters = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 0, 0, 2**63 - 1])
-table = torch.tensor([0.0, 1, 2, 0, 0, 0, 0, 0])
-state = (records, sums, counters, classes, table, torch.tensor([4]))
-same("observe", (losses, indices, None, *state), changed=(3, 4, 5))
-call("observe", losses, indices, None, *state)
+sums, counters = torch.zeros(10, dtype=torch.int64), torch.tensor([0, 0, 0, 2**63 - 1, 0])
+table = torch.arange(256.0)
+state = [records, sums, counters, torch.tensor([7]), classes, table, torch.tensor([4])]
+same("observe", (losses, indices, None, state, True), changed=(3,))
+call("observe", losses, indices, None, state, True)
 threshold = same("mean_threshold", (sums,))
 rule = ([32768, 0], [2, 1], [1, 1], 0, -1, 7, 5)
 offsets = same("plan", (records, threshold, *rule, classes), changed=(9,))

@@ -18,7 +18,7 @@ import prune_engine as pe
 from prune_engine.bands import weight_table
 from prune_engine.epoch.plan import make_plan
 
-TABLE = weight_table(2.5)
+TABLE = weight_table(2.5, *(k / 8 for k in range(1, 254)))
 
 
 class Totals(pe.policies.PolicyMemory):
@@ -79,7 +79,7 @@ def hardest(n: int = N, **options: Any) -> pe.PruneEngine:
 )
 def test_a_selection_is_the_plan(n, dropped, backend, ahead):
     generator = torch.Generator().manual_seed(n)
-    classes = torch.randint(1, 8, (n,), generator=generator, dtype=torch.uint8)
+    classes = torch.randint(1, 256, (n,), generator=generator, dtype=torch.uint8)
     classes[torch.rand(n, generator=generator) < dropped] = 0
     buffer = pe.epoch.ScoreBuffer(n, backend=backend)
     plan = make_plan(buffer, pe.policies.Selection(classes, TABLE), seed=1, epoch=4, ahead=ahead)
@@ -103,13 +103,16 @@ def test_a_plan_copies_the_selection(ahead):
     ("classes", "message"),
     [
         (torch.ones(3, dtype=torch.uint8), "weight_class must be a vector of 4 elements"),
-        (torch.tensor([1, 8, 1, 1], dtype=torch.uint8), r"weight_class must be in 0\.\.7, got 8"),
+        (
+            torch.tensor([1, 3, 1, 1], dtype=torch.uint8),
+            r"weight_class must be in 0\.\.2, the classes with a weight, got 3",
+        ),
     ],
 )
 def test_a_selection_that_does_not_fit_is_refused_and_nothing_changes(classes, message):
     buffer = pe.epoch.ScoreBuffer(4)
     with pytest.raises(ValueError, match=message):
-        make_plan(buffer, pe.policies.Selection(classes, TABLE), seed=0, epoch=3)
+        make_plan(buffer, pe.policies.Selection(classes, weight_table(2.5)), seed=0, epoch=3)
     assert_bitwise(buffer.weight_class, [1] * 4, "classes")
     assert int(buffer.epoch) == 0
 
@@ -119,7 +122,11 @@ def test_a_selection_that_does_not_fit_is_refused_and_nothing_changes(classes, m
     [
         ((torch.ones(3), TABLE), TypeError, "weight_class must be torch.uint8, got torch.float32"),
         ((torch.ones(1, 1, dtype=torch.uint8), TABLE), ValueError, "weight_class must be a vector"),
-        ((torch.ones(1, dtype=torch.uint8), (0.0, 2.0)), ValueError, "weight_table must have 8"),
+        (
+            (torch.ones(1, dtype=torch.uint8), (0.0, 2.0)),
+            ValueError,
+            "weight_table must have 2 to 256",
+        ),
         (
             (torch.ones(1, dtype=torch.uint8), TABLE, torch.ones(1, dtype=torch.float64)),
             TypeError,
@@ -262,5 +269,5 @@ def test_a_memory_where_none_is_kept_is_refused():
 def test_a_state_of_before_there_was_memory_is_refused():
     engine = hardest()
     state = {**engine.state_dict(), "version": 1}
-    with pytest.raises(pe.StateMismatchError, match="version: expected 2, got 1"):
+    with pytest.raises(pe.StateMismatchError, match="version: expected 3, got 1"):
         engine.load_state_dict(state)

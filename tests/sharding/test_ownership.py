@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prune_engine as pe
+from prune_engine.epoch.exact_sum import exact_mean, mean_as_sum, sum_in_units
 from prune_engine.sharding.layout import (
     edges,
-    mean_as_sum,
     owned,
     owner,
     shard_cost,
@@ -128,24 +128,25 @@ def test_fixed_counts_of_a_shard_are_refused():
 
 
 @given(
-    scores=st.lists(st.floats(-5e6, 5e6, width=32), min_size=1, max_size=6),
+    scores=st.lists(
+        st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=6
+    ),
     times=st.sampled_from([1, 3, 10**9, 10**10]),
 )
 def test_the_mean_of_ten_thousand_million_scores_is_exact(scores, times):
-    codes = [oracle.code_of(score) for score in scores]
-    total, seen = sum(codes) * times, len(codes) * times
-    got = pe.ops.mean_threshold(int64(mean_as_sum(total, seen)))
-    want = oracle.mean_threshold(oracle.sum_of_codes(codes))
-    assert_bitwise(got, float32([want]), "threshold")
+    one = oracle.sum_of_scores(scores)
+    units, seen = sum_in_units(one) * times, one[9] * times
+    got = pe.ops.mean_threshold(int64(mean_as_sum(units, seen)))
+    assert_bitwise(got, float32([oracle.mean_threshold(one)]), "threshold")
+    assert exact_mean(units, seen) == float(oracle.value_of(one) / one[9])
 
 
 def test_control_the_limbs_of_so_many_scores_do_not_fit():
-    codes = [oracle.code_of(4e6 - 0.25)] * 3
-    high, low, seen = (each * 10**10 // 3 for each in oracle.sum_of_codes(codes))
-    assert max(high, low) >= 2**63
-    assert mean_as_sum((high << 32) + low, seen)[0] < 2**31
-    assert mean_as_sum(0, 0) == [0, 0, 0]
-    assert pe.ops.mean_threshold(int64([0, 0, 0])).item() == -oracle.FLT_MAX
+    many = [word * 10**10 for word in oracle.sum_of_scores([oracle.FLT_MAX])]
+    assert max(many) >= 2**63
+    assert max(mean_as_sum(sum_in_units(many), many[9])) < 2**32
+    assert mean_as_sum(0, 0) == [0] * 10
+    assert pe.ops.mean_threshold(int64([0] * 10)).item() == -oracle.FLT_MAX
 
 
 # --- what it costs, on paper ---------------------------------------------------------------------

@@ -13,6 +13,7 @@ from _ranks import Ranks
 from _runs import batches, figures, losses_at, through_disk
 
 import prune_engine as pe
+from prune_engine.epoch.exact_sum import sum_in_units
 from prune_engine.sharding import exchange
 from prune_engine.sharding import run as sharded_run
 from prune_engine.sharding.layout import owned, shard_cost
@@ -110,8 +111,8 @@ def test_control_a_shard_that_draws_by_its_own_numbers_is_caught(monkeypatch):
 def test_control_a_shard_that_takes_its_own_mean_is_caught(monkeypatch):
     def alone(buffer: pe.epoch.ScoreBuffer, **options: Any) -> Any:
         merged = audit(buffer, **options)
-        high, low, seen = buffer.score_sum.tolist()
-        buffer.total = ((high << 32) + low, seen)
+        words = buffer.score_sum.tolist()
+        buffer.total = (sum_in_units(words), words[9])
         return merged
 
     audit = sharded_run.audit_shards
@@ -163,7 +164,7 @@ def test_bytes_on_the_wire_are_those_that_the_arithmetic_says():
             received = [bytes_ for _, bytes_ in log[at : at + 6]]
             assert received[2] == 8 * sum(came), "8 bytes of each owned sample trained elsewhere"
             rows = received[0] + received[1] + received[3] + received[4]
-            assert rows == (size - 1) * 8 * (8 + 2 + size + 6 + 1), "rows of numbers"
+            assert rows == (size - 1) * 8 * (4 + 5 + 2 + size + 13 + 1), "rows of numbers"
             if epoch < 2:
                 fetched = 5 * found[rank][epoch + 1][0]
                 assert received[5] == fetched, "5 bytes of each trained sample owned elsewhere"

@@ -59,7 +59,7 @@ def test_what_a_device_skipped_and_counted_is_raised_when_the_epoch_ends():
     assert share is not None
     assert share.find(torch.tensor([N, 0])).tolist() == [-1, 0]
     train_epoch(engine, 1)
-    engine.buffer.counters[2:] = torch.tensor([3, -1])
+    engine.buffer.counters[2:4] = torch.tensor([3, -1])
     with pytest.raises(IndexError, match="was served in the epoch: 3 were not in epoch 0"):
         engine.end_epoch()
 

@@ -8,13 +8,12 @@ nothing else, is checked here.
 
 **Load-bearing roundings**, easy to "simplify" wrongly:
 
-1. A score is rounded to float32 once, first of all. Whether it is finite, its key and its code are
-   all read from that float32: a float64 loss of 1e300 is a non-finite score.
-2. ``code`` rounds half up (``floor(v + 0.5)``), not half to even as ``torch.round`` does. They
-   differ at 2^-41: code 1 and not 0.
-3. The mean is never rounded: ``ceil(sum / seen)`` is an integer division, and the threshold is the
-   smallest float32 whose code reaches it, found by search. A mean taken in floating point moves
-   samples across the threshold.
+1. A score is rounded to float32 once, first of all. Whether it is finite, its key and what it adds
+   to the sum are all read from that float32: a float64 loss of 1e300 is a non-finite score.
+2. No carry is ever propagated in the limbs of a sum: each is the plain sum of what the scores put
+   there, or else it would not be a function of the records alone.
+3. The mean is never rounded: a long division says which float32 is the smallest that reaches it. A
+   mean taken in floating point moves samples across the threshold.
 4. ``rescaled`` of a float16, bfloat16 or float32 loss is one float32 product, then one rounding to
    the dtype of the loss. The weight is not rounded to that dtype first. For float64 the weight is
    widened, which is exact, and the product rounds once.
@@ -30,13 +29,13 @@ that its test states.
 
 from prune_engine.backends.reference.activation_std import activation_std
 from prune_engine.backends.reference.arithmetic import (
+    addends,
     bijection,
     float_to_key,
     hash32,
     keep_draw,
     key_to_float,
     philox4x32,
-    score_code,
 )
 from prune_engine.backends.reference.audit import audit
 from prune_engine.backends.reference.compact import compact
@@ -56,6 +55,7 @@ from prune_engine.backends.reference.top import top
 
 __all__ = [
     "activation_std",
+    "addends",
     "audit",
     "bijection",
     "compact",
@@ -75,7 +75,6 @@ __all__ = [
     "plan",
     "relu_moments",
     "relu_moments_",
-    "score_code",
     "select",
     "shuffle",
     "top",

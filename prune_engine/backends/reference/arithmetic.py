@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic under the reference operators: score keys, score codes, draws and the shuffle.
+"""The arithmetic under the reference operators: score keys, exact sums, draws and the shuffle.
 
-Everything here is elementwise integer arithmetic on int64 tensors, except the one conversion in
-:func:`score_code`. An unsigned 32-bit word is held in an int64 whose upper half is zero, because
-torch has few operators for unsigned types. ``csrc/semantics.h``, ``philox.h`` and ``bijection.h``
-hold the same functions in C++.
+Everything here is elementwise integer arithmetic on int64 tensors. An unsigned 32-bit word is held
+in an int64 whose upper half is zero, because torch has few operators for unsigned types.
+``csrc/semantics.h``, ``exact_sum.h``, ``philox.h`` and ``bijection.h`` hold the same functions in
+C++.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from prune_engine.bands import ROUNDS_LARGE, ROUNDS_LIMIT, ROUNDS_SMALL, STREAM_
 
 __all__ = [
     "MASK32",
+    "addends",
     "bijection",
     "float_to_key",
     "hash32",
@@ -25,7 +26,6 @@ __all__ = [
     "keep_draw",
     "key_to_float",
     "philox4x32",
-    "score_code",
 ]
 
 
@@ -33,10 +33,6 @@ MASK32 = 0xFFFFFFFF
 PIECE = 1 << 18  # elements at a time: what the arithmetic allocates stays in a processor's cache
 FLOAT32_MAX = torch.finfo(torch.float32).max
 _SIGN = 0x80000000
-
-
-_CODE_LIMIT = 2.0**22
-_CODE_SCALE = 2.0**40
 
 
 Network = Callable[[Tensor, int, int, Tensor], Tensor]
@@ -97,25 +93,31 @@ def key_to_float(key: Tensor) -> Tensor:
     return ((bits ^ _SIGN) - _SIGN).to(torch.int32).view(torch.float32)
 
 
-def score_code(x: Tensor) -> Tensor:
-    """Turn float32 scores into fixed-point integers with 40 fractional bits.
+def addends(records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split scores into what each adds to the limbs of the exact sum (SEMANTICS 3.1).
 
-    ``code = floor(clamp(x, -2^22, 2^22) * 2^40 + 0.5)`` in float64. Exact for every float32: the
-    product only moves the exponent, and where the sum cannot hold the half (from 2^52 on) the
-    product is a multiple of 2^29, so that rounding to even gives the product back.
+    A finite float32 is ``(-1)^s * m * 2^(p - 149)`` with a whole ``m < 2^24`` and ``p`` in 0..253:
+    a number of units of 2^-149. With ``g = p >> 5`` it is ``v * 2^(32 g)`` units, ``|v| < 2^55``,
+    and v is split as two's complement into a low half and a high one.
 
     Args:
-        x: float32, any shape, finite.
+        records: int64 [M], none of them 0.
 
     Returns:
-        int64, the shape of x, values in [-2^62, 2^62], ascending with x.
+        int64 [M] three times: g; ``v & 0xffffffff``, which goes to limb g; ``v >> 32``, to g + 1.
 
     Example:
-        >>> score_code(torch.tensor([1.0, -1.0, 2.0**-41, -(2.0**-41), 1e30])).tolist()
-        [1099511627776, -1099511627776, 1, 0, 4611686018427387904]
+        >>> [t.item() for t in addends((1 << 32) | float_to_key(torch.tensor([-1.0])))]
+        [3, 0, -2097152]
     """
-    clamped = x.to(torch.float64).clamp(-_CODE_LIMIT, _CODE_LIMIT)
-    return torch.floor(clamped * _CODE_SCALE + 0.5).to(torch.int64)
+    key = records & MASK32
+    bits = torch.where(key >= _SIGN, key ^ _SIGN, key ^ MASK32)
+    exponent = (bits >> 23) & 0xFF
+    normal = (exponent != 0).to(torch.int64)
+    place = exponent - normal
+    value = ((bits & 0x7FFFFF) | (normal << 23)) << (place & 31)
+    value = torch.where(bits >= _SIGN, -value, value)
+    return place >> 5, value & MASK32, value >> 32
 
 
 def _multiply32(a: Tensor, b: int) -> tuple[Tensor, Tensor]:

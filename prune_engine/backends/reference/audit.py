@@ -21,14 +21,14 @@ def audit(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:
         epoch: in [0, 2^31 - 2].
 
     Returns:
-        int64 [6]: the three entries of ``score_sum``, samples planned and recorded, planned but
+        int64 [13]: the ten entries of ``score_sum``, samples planned and recorded, planned but
         not recorded (missing), recorded though not planned (extra).
 
     Example:
         >>> from prune_engine.backends.reference.arithmetic import float_to_key
         >>> records = torch.cat([(2 << 32) | float_to_key(torch.ones(2)), torch.zeros(1).long()])
-        >>> audit(records, torch.tensor([1, 0, 1], dtype=torch.uint8), epoch=1).tolist()
-        [512, 0, 2, 1, 1, 1]
+        >>> audit(records, torch.tensor([1, 0, 1], dtype=torch.uint8), epoch=1)[4:].tolist()
+        [4194304, 0, 0, 0, 0, 2, 1, 1, 1]
     """
     planned = weight_class != 0
     recorded = (records >> 32) == epoch + 1

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,12 +26,8 @@ def cross_entropy_observe(
     label_smoothing: float,
     ignore_index: int,
     kind: int,
-    records: Tensor,
-    score_sum: Tensor,
-    counters: Tensor,
-    weight_class: Tensor,
-    weight_table: Tensor,
-    epoch: Tensor,
+    state: Sequence[Tensor],
+    advance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute each row's loss and score, record the scores and weight the losses.
 
@@ -44,12 +42,8 @@ def cross_entropy_observe(
         label_smoothing: in [0, 1].
         ignore_index: a row with this target has loss 0 and no score.
         kind: position in ``scores.SCORES``.
-        records: [N] int64, changed in place.
-        score_sum: [3] int64, changed in place.
-        counters: [4] int64, changed in place.
-        weight_class: [N] uint8.
-        weight_table: [8] float32.
-        epoch: [1] int64.
+        state: as of :func:`observe`, changed in place.
+        advance: whether step grows by 1.
 
     Returns:
         rescaled [B], float32 or float64; batch_weights [B] float32; score [B] float32; stats
@@ -61,14 +55,15 @@ def cross_entropy_observe(
             was written.
 
     Example:
-        >>> state = [torch.zeros(3).long(), torch.zeros(3).long(), torch.zeros(4).long()]
-        >>> fixed = [torch.ones(3, dtype=torch.uint8), torch.eye(8)[1], torch.tensor([0])]
+        >>> state = [torch.zeros(count).long() for count in (3, 10, 5, 1)]
+        >>> state += [torch.ones(3, dtype=torch.uint8), torch.eye(256)[1], torch.tensor([0])]
         >>> rescaled, _, score, _ = cross_entropy_observe(
         ...     torch.zeros(1, 2), torch.tensor([1]), torch.tensor([2]), None, 0.0, -100, 3,
-        ...     *state, *fixed)
+        ...     state, True)
         >>> round(rescaled.item(), 4), score.item()
         (0.6931, 0.5)
     """
+    records, epoch = state[0], state[-1]
     num_samples, num_classes = records.numel(), logits.shape[1]
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     z = logits.detach().to(wide)
@@ -113,9 +108,9 @@ def cross_entropy_observe(
         correct = z.gather(1, y[:, None])[:, 0] == largest
         score = scores.forgetting(correct, last, (old >> 32) - 1, epoch)
     broken = ignored | bad | ~torch.isfinite(torch.logsumexp(z, dim=1))
-    score = torch.where(broken, torch.nan, score).to(torch.float32)
+    score = torch.where(broken, torch.nan, score)
 
-    state = (records, score_sum, counters, weight_class, weight_table, epoch)
-    rescaled, batch_weights = observe(losses, indices, score, *state)
+    rescaled, batch_weights = observe(losses, indices, score, state, advance)
     stats = torch.stack([largest, torch.where(bad, torch.nan, factor)], dim=1)
+    score = score.to(torch.float32)
     return rescaled, batch_weights, score, torch.where(ignored[:, None], 0.0, stats)

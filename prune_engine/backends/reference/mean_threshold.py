@@ -6,53 +6,86 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prune_engine.backends.reference.arithmetic import (
-    FLOAT32_MAX,
-    MASK32,
-    float_to_key,
-    key_to_float,
-    score_code,
-)
+from prune_engine.backends.reference.arithmetic import MASK32
+from prune_engine.bands import LIMBS
+
+_LOWEST_BITS = 0xFF7FFFFF  # of -FLT_MAX
+_SIGN = 1 << 31
 
 
 def mean_threshold(score_sum: Tensor) -> Tensor:
     """The threshold below which a score is strictly below the mean.
 
-    The smallest finite float32 x with ``code(x) >= ceil(sum of codes / number seen)``: then
-    ``score < x`` exactly where the code of the score is below the mean of the codes.
+    The smallest float32 x with ``x * seen >= sum``. A long division gives the two highest digits,
+    of 32 bits, of ``|sum| / seen`` in units of 2^-149, and whether anything lies below them. The
+    float32 of r dropped bits is ``(r << 23) + the 24 bits that stay``, in bits, for subnormals
+    too; the next larger one is 1 more.
 
     Args:
-        score_sum: [3] int64: sum of high limbs, sum of low limbs, number seen n in [0, 2^31).
+        score_sum: [10] int64: nine limbs of 32 bits, number seen n in [0, 2^31).
 
     Returns:
         float32 [1] on the device of score_sum, which is not read on the host. The lowest finite
-        float32 if nothing was seen. Never -0.0, as the code of -2^-41 is 0 already.
+        float32 if nothing was seen. Never -0.0.
 
     Example:
-        >>> codes = score_code(torch.tensor([1.0, 2.0, 6.0]))
-        >>> mean_threshold(torch.stack([(codes >> 32).sum(), (codes & MASK32).sum(),
-        ...                             torch.tensor(3)]))
+        >>> from prune_engine.backends.reference.arithmetic import float_to_key
+        >>> from prune_engine.backends.reference.observe import limb_sums
+        >>> mean_threshold(limb_sums((1 << 32) | float_to_key(torch.tensor([1.0, 2.0, 6.0]))))
         tensor([3.])
     """
-    high, low, seen = score_sum.unbind()
-    divisor = seen.clamp(min=1)
-    # Schoolbook long division in base 2^32. Carrying brings the low limb below 2^32; the remainder
-    # of the high limb is below n < 2^31, so remainder * 2^32 + low stays below 2^63.
-    high = high + (low >> 32)
-    low = low & MASK32
-    high_quotient = torch.div(high, divisor, rounding_mode="floor")
-    rest = ((high - high_quotient * divisor) << 32) + low
-    low_quotient = torch.div(rest, divisor, rounding_mode="floor")
-    ceiling = (rest > low_quotient * divisor).to(torch.int64)
-    mean_code = (high_quotient << 32) + low_quotient + ceiling
+    seen = score_sum[LIMBS]
+    digits, negative = _digits(score_sum)
+    at, upper, lower, rest = _quotient(digits, seen.clamp(min=1))
+    # The bit length; exact, for every number of 32 bits is a float64.
+    length = torch.frexp(upper.to(torch.float64)).exponent.to(torch.int64)
+    down = 8 + length  # places of the window upper : lower that a float has no room for
+    down = torch.where(at <= 0, down.clamp(min=32), down)  # a subnormal has no digit below
+    far, near = (down - 32).clamp(min=0), down.clamp(max=32)
+    top = torch.where(down > 32, upper >> far, (upper << (32 - near)) | (lower >> near))
+    one = torch.ones_like(down)
+    lost = torch.where(down > 32, (upper & ((one << far) - 1)) | lower, lower & ((one << near) - 1))
+    magnitude = ((32 * (at - 1) + down).clamp(min=0) << 23) + top
+    up = ((lost | rest) != 0).to(torch.int64)
+    towards_zero = torch.where(magnitude == 0, 0, magnitude | _SIGN)
+    bits = torch.where(negative, towards_zero, magnitude + up)
+    bits = torch.where(seen <= 0, _LOWEST_BITS, bits)
+    return ((bits ^ _SIGN) - _SIGN).to(torch.int32).view(torch.float32).reshape(1)
 
-    # Binary search over the keys of the finite floats: codes ascend with keys, the answer is never
-    # outside [first, last], and 32 halvings leave one of fewer than 2^32 keys.
-    bounds = score_sum.new_tensor([-FLOAT32_MAX, FLOAT32_MAX], dtype=torch.float32)
-    lowest, last = float_to_key(bounds).unbind()
-    first = lowest
-    for _ in range(32):
-        middle = (first + last) >> 1
-        reached = score_code(key_to_float(middle)) >= mean_code
-        first, last = torch.where(reached, first, middle + 1), torch.where(reached, middle, last)
-    return key_to_float(torch.where(seen == 0, lowest, last)).reshape(1)
+
+def _digits(score_sum: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return |sum| in ten digits of 32 bits, the lowest first, and whether the sum is negative."""
+    digits: list[Tensor] = []
+    carry = torch.zeros_like(score_sum[0])
+    for limb in score_sum[:LIMBS]:
+        carried = limb + carry  # |carry| <= 2^31: no overflow for n < 2^31
+        digits.append(carried & MASK32)
+        carry = carried >> 32
+    negative = carry < 0
+    digits.append(carry & MASK32)
+    flip, one = torch.where(negative, MASK32, 0), negative.to(torch.int64)
+    for j, digit in enumerate(digits):
+        flipped = (digit ^ flip) + one
+        digits[j], one = flipped & MASK32, flipped >> 32
+    return digits, negative
+
+
+def _quotient(digits: list[Tensor], divisor: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Divide: the place of the highest digit (-1: there is none), it, the next, what is left."""
+    zero = torch.zeros_like(divisor)
+    rest, first, following, sticky, at = zero, zero, zero, zero, zero - 1
+    for j in range(len(digits) - 1, -1, -1):
+        here = (rest << 32) | digits[j]  # below 2^63: rest < n < 2^31
+        hit = (at < 0) & (here >= divisor)
+        following = torch.where(at == j + 1, digits[j], following)
+        sticky = torch.where(at > j + 1, sticky | digits[j], sticky)
+        first = torch.where(hit, here, first)
+        rest = torch.where((at < 0) & ~hit, here, rest)
+        at = torch.where(hit, j, at)
+    upper = torch.div(first, divisor, rounding_mode="floor")
+    left = first - upper * divisor
+    here = (left << 32) | following
+    lower = torch.div(here, divisor, rounding_mode="floor")
+    after = here - lower * divisor
+    rest = torch.where(at < 0, rest, torch.where(at > 0, after, left))
+    return at, upper, torch.where(at > 0, lower, 0), rest | sticky

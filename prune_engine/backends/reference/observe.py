@@ -1,47 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference backend's records: part of the specification in :mod:`.reference`."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from prune_engine.backends.reference.arithmetic import (
-    MASK32,
-    float_to_key,
-    key_to_float,
-    score_code,
-)
+from prune_engine.backends.reference.arithmetic import addends, float_to_key
+from prune_engine.bands import LIMBS, SUM_WORDS
 
 
 def observe(
     losses: Tensor,
     indices: Tensor,
     score: Tensor | None,
-    records: Tensor,
-    score_sum: Tensor,
-    counters: Tensor,
-    weight_class: Tensor,
-    weight_table: Tensor,
-    epoch: Tensor,
+    state: Sequence[Tensor],
+    advance: bool,
 ) -> tuple[Tensor, Tensor]:
     """Record the scores of one batch and weight its losses.
 
     ``records[i] = max(records[i], ((epoch + 1) << 32) | key(score))``: a max-register, so neither
-    order nor repetition matters. Where the record grew, ``score_sum`` grows by the difference of
-    the codes. ``rescaled = loss * weight_table[weight_class[i]]``.
+    order nor repetition matters. Where the record grew, the limbs of ``score_sum`` grow by what
+    the new score adds to them less what the old one did. ``rescaled = loss *
+    weight_table[weight_class[i]]``.
 
     Args:
         losses: [B] float16, bfloat16, float32 or float64. Differentiable.
         indices: [B] int64 or int32, values in [0, N).
         score: [B] floating point, or None to score by the loss itself.
-        records: [N] int64, changed in place.
-        score_sum: [3] int64, changed in place: sum of high limbs, sum of low limbs, number seen.
-        counters: [4] int64, changed in place: samples observed, non-finite scores, indices out of
-            range, the smallest of those (2^63 - 1 if none).
-        weight_class: [N] uint8, values in 0..7.
-        weight_table: [8] float32, entry 0 being 0.
-        epoch: [1] int64, in [0, 2^31 - 2].
+        state: records [N] int64, changed in place; score_sum [10] int64, changed in place: nine
+            limbs, number seen; counters [5] int64, changed in place: samples observed, non-finite
+            scores, indices out of range, the smallest of those (2^63 - 1 if none), float64 scores
+            that only rounding to float32 made infinite; step [1] int64, changed in place;
+            weight_class [N] uint8; weight_table [256] float32, entry 0 being 0;
+            epoch [1] int64, in [0, 2^31 - 2].
+        advance: whether step grows by 1.
 
     Returns:
         rescaled, [B] in the dtype of losses, and batch_weights, [B] float32, in batch order.
@@ -50,17 +44,20 @@ def observe(
         IndexError: an index is out of range and the tensors are on the cpu; nothing was written.
 
     Example:
-        >>> records, score_sum = torch.zeros(3, dtype=torch.int64), torch.zeros(3).long()
-        >>> counters = torch.tensor([0, 0, 0, 2**63 - 1])
-        >>> observe(torch.tensor([1.0, 4.0]), torch.tensor([2, 0]), None, records, score_sum,
-        ...         counters, torch.tensor([2, 1, 1], dtype=torch.uint8),
-        ...         torch.tensor([0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]), torch.tensor([0]))
+        >>> from prune_engine.backends.reference.arithmetic import MASK32, key_to_float
+        >>> records, score_sum = torch.zeros(3, dtype=torch.int64), torch.zeros(10).long()
+        >>> counters, step = torch.tensor([0, 0, 0, 2**63 - 1, 0]), torch.tensor([7])
+        >>> classes = torch.tensor([2, 1, 1], dtype=torch.uint8)
+        >>> state = [records, score_sum, counters, step, classes]
+        >>> state += [torch.arange(256.0), torch.tensor([0])]
+        >>> observe(torch.tensor([1.0, 4.0]), torch.tensor([2, 0]), None, state, True)
         (tensor([1., 8.]), tensor([1., 2.]))
         >>> key_to_float(records & MASK32)[records != 0]
         tensor([4., 1.])
-        >>> score_sum.tolist()   # 5 * 2^40, of 2 samples
-        [1280, 0, 2]
+        >>> score_sum[4:].tolist(), step.item()   # 5 * 2^149 = 5 * 2^21 * 2^128 units, 2 samples
+        ([10485760, 0, 0, 0, 0, 2], 8)
     """
+    records, score_sum, counters, step, weight_class, weight_table, epoch = state
     indices = indices.to(torch.int64)
     in_range = (indices >= 0) & (indices < records.numel())
     outside = indices[~in_range]
@@ -75,7 +72,8 @@ def observe(
     product_dtype = torch.float64 if losses.dtype == torch.float64 else torch.float32
     rescaled = losses.to(product_dtype) * batch_weights.to(product_dtype)
 
-    scores = (losses if score is None else score).detach().to(torch.float32)
+    given = (losses if score is None else score).detach()
+    scores = given.to(torch.float32)
     recordable = in_range & torch.isfinite(scores)
     new = ((epoch + 1) << 32) | float_to_key(scores[recordable])
     samples, slot = cast(  # torch leaves the result of unique untyped
@@ -92,7 +90,9 @@ def observe(
     counters[1] += (in_range & ~recordable).sum()
     counters[2] += (~in_range).sum()
     # The appended element leaves a minimum to take where no index is out of range.
-    counters[3] = torch.cat([counters[3:], outside]).min()
+    counters[3] = torch.cat([counters[3:4], outside]).min()
+    counters[4] += (in_range & torch.isfinite(given) & ~torch.isfinite(scores)).sum()
+    step += int(advance)
     return rescaled.to(losses.dtype), batch_weights
 
 
@@ -112,14 +112,18 @@ def reject_on_cpu(outside: Tensor, size: int, name: str = "indices") -> None:
 
 
 def limb_sums(records: Tensor) -> Tensor:
-    """Sum the codes of some records.
+    """Sum some scores exactly (SEMANTICS 3.1).
 
     Args:
         records: [M] int64; zeros (never seen) count nothing.
 
     Returns:
-        int64 [3], their ``score_sum``.
+        int64 [10], their ``score_sum``.
     """
     seen = records[records != 0]
-    codes = score_code(key_to_float(seen & MASK32))
-    return torch.stack([(codes >> 32).sum(), (codes & MASK32).sum(), (records != 0).sum()])
+    group, low, high = addends(seen)
+    total = records.new_zeros(SUM_WORDS)
+    total.index_add_(0, group, low)  # integers: the order does not show
+    total.index_add_(0, group + 1, high)
+    total[LIMBS] = seen.numel()
+    return total

@@ -35,7 +35,7 @@ def plan(
         records: [N] int64, as left by :func:`observe`.
         thresholds: [T] float32, finite, ascending, T in 0..5.
         cuts: [T + 1], each in 0..65535; not used where keep_den > 0.
-        classes: [T + 1], each in 1..7: the weight class of the kept members of a band.
+        classes: [T + 1], each in 1..255: the weight class of the kept members of a band.
         keep_num: [T + 1], each in 0..keep_den; not used where keep_den is 0.
         keep_den: 0 for independent draws, else in 1..2^31 - 1.
         unseen_band: in -1..T: the band of samples without a record; -1 keeps them in class 1.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arithmetic of the Triton kernels: keys, codes, draws and the shuffle.
+"""The arithmetic of the Triton kernels: keys, exact sums, draws and the shuffle.
 
-The same functions as ``csrc/semantics.h``, ``philox.h`` and ``bijection.h``. Integers only: a float
-is its bits, so neither contraction nor flushing of subnormals can move a decision.
+The same functions as ``csrc/semantics.h``, ``exact_sum.h``, ``philox.h`` and ``bijection.h``.
+Integers only: a float is its bits, so neither contraction nor flushing of subnormals can move a
+decision.
 """
 
 # Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
@@ -117,20 +118,25 @@ def key_to_bits(key):
 
 
 @triton.jit
-def code_of_key(key):
-    """Score code (int64) of a key: floor(clamp(x) * 2^40 + 0.5), see ``bits_to_code`` in C++."""
-    bits = key_to_bits(key)
-    magnitude = tl.minimum(bits & 0x7FFFFFFF, 0x4A800000)
-    exponent = (magnitude >> 23).to(tl.int32) - 110
-    mantissa = ((magnitude & 0x7FFFFF) | 0x800000).to(tl.int64)
-    up = tl.maximum(exponent, 0).to(tl.int64)
-    down = tl.minimum(tl.maximum(-exponent, 0), 40).to(tl.int64)
-    negative = (bits >> 31).to(tl.int64)
-    half = ((mantissa * 0 + 1) << down) >> 1
-    # floor(-v + 1/2) = -ceil(v - 1/2): halves of negative scores go towards zero.
-    bias = half - tl.where(half != 0, negative, 0)
-    code = ((mantissa << up) + bias) >> down
-    return tl.where(negative != 0, -code, code)
+def addend_of_key(key):
+    """What a score adds to the exact sum: its group (int32) and value (int64), 0 for key 0.
+
+    Its low 32 bits go to limb ``group``, ``value >> 32`` to the next; see ``Addend`` in C++.
+    """
+    bits = tl.where(key == 0, 0, key_to_bits(key)).to(tl.uint32)
+    exponent = ((bits >> 23) & 0xFF).to(tl.int32)
+    normal = tl.where(exponent != 0, 1, 0)
+    place = exponent - normal
+    mantissa = (bits & 0x7FFFFF).to(tl.int64) | (normal.to(tl.int64) << 23)
+    value = mantissa << (place & 31).to(tl.int64)
+    return place >> 5, tl.where((bits >> 31) != 0, -value, value)
+
+
+@triton.jit
+def limb_part(group, value, limb):
+    """What addends put into a limb, or into each of several."""
+    low = tl.where(group == limb, value & 0xFFFFFFFF, 0)
+    return low + tl.where(group + 1 == limb, value >> 32, 0)
 
 
 @triton.jit

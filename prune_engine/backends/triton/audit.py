@@ -12,28 +12,41 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prune_engine.backends.triton.arithmetic import code_of_key
+from prune_engine.backends.triton.arithmetic import addend_of_key, limb_part
 from prune_engine.backends.triton.launch import blocks_of, launch
+from prune_engine.bands import AUDIT_WORDS
 
-TILE = 1024
-TILES = 16  # per program: few enough atomics, many enough programs
+TILE = 512  # two samples a thread: nine limbs of each, in registers
+TILES = 32  # per program: few enough atomics, many enough programs
 
 
 @triton.jit
-def audit_tile(record, planned, now):
-    """The sums of one tile: code limbs, and (seen, planned and recorded, missing, extra)."""
-    seen = record != 0
-    code = tl.where(seen, code_of_key(record.to(tl.uint32)), 0)
+def add_tile(limbs, group, value):
+    """Add a tile of addends to the nine tiles of limbs."""
+    return (
+        limbs[0] + limb_part(group, value, 0),
+        limbs[1] + limb_part(group, value, 1),
+        limbs[2] + limb_part(group, value, 2),
+        limbs[3] + limb_part(group, value, 3),
+        limbs[4] + limb_part(group, value, 4),
+        limbs[5] + limb_part(group, value, 5),
+        limbs[6] + limb_part(group, value, 6),
+        limbs[7] + limb_part(group, value, 7),
+        limbs[8] + limb_part(group, value, 8),
+    )
+
+
+@triton.jit
+def coverage_of(record, planned, now):
+    """Of each sample, in one word: seen, planned and recorded, missing, extra."""
     recorded = (record >> 32) == now
-    both = planned & recorded
-    # Four counts in one word: 16 bits hold the TILES * TILE samples of a program.
-    counts = (
-        seen.to(tl.int64)
-        | (both.to(tl.int64) << 16)
+    # 16 bits hold the TILES * TILE samples of a program.
+    return (
+        (record != 0).to(tl.int64)
+        | ((planned & recorded).to(tl.int64) << 16)
         | ((planned & (recorded == 0)).to(tl.int64) << 32)
         | ((recorded & (planned == 0)).to(tl.int64) << 48)
     )
-    return code >> 32, code & 0xFFFFFFFF, counts
 
 
 @triton.jit(do_not_specialize=["num_samples", "epoch"])
@@ -50,9 +63,9 @@ def audit_kernel(
     start = tl.program_id(0).to(tl.int64) * (TILE * TILES)
     now = epoch.to(tl.int64) + 1
     offset = tl.arange(0, TILE)
-    high = tl.zeros((TILE,), tl.int64)
-    low = tl.zeros((TILE,), tl.int64)
-    counts = tl.zeros((TILE,), tl.int64)
+    zero = tl.zeros((TILE,), tl.int64)
+    limbs = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
+    counts = zero
     for tile in range(TILES):
         begin = start + tile * TILE
         # Without a mask where none is needed: a mask of unknown length forbids wide loads.
@@ -63,23 +76,21 @@ def audit_kernel(
             mask = begin + offset < num_samples
             record = tl.load(records + begin + offset, mask, other=0)
             planned = tl.load(weight_class + begin + offset, mask, other=0) != 0
-        tile_high, tile_low, tile_counts = audit_tile(record, planned, now)
-        high += tile_high
-        low += tile_low
-        counts += tile_counts
+        group, value = addend_of_key(record.to(tl.uint32))
+        limbs = add_tile(limbs, group, value)
+        counts += coverage_of(record, planned, now)
+    for j in tl.static_range(9):
+        total = tl.sum(limbs[j])
+        tl.atomic_add(result + j, total, mask=total != 0, sem="relaxed")
     total = tl.sum(counts)
-    tl.atomic_add(result, tl.sum(high), sem="relaxed")
-    tl.atomic_add(result + 1, tl.sum(low), sem="relaxed")
-    tl.atomic_add(result + 2, total & 0xFFFF, sem="relaxed")
-    tl.atomic_add(result + 3, (total >> 16) & 0xFFFF, sem="relaxed")
-    tl.atomic_add(result + 4, (total >> 32) & 0xFFFF, sem="relaxed")
-    tl.atomic_add(result + 5, (total >> 48) & 0xFFFF, sem="relaxed")
+    for j in tl.static_range(4):
+        tl.atomic_add(result + 9 + j, (total >> (16 * j)) & 0xFFFF, sem="relaxed")
 
 
 def audit(records: Tensor, weight_class: Tensor, epoch: int) -> Tensor:
     """Recompute the sum and compare seen with planned; see ``reference.audit``."""
     num_samples = records.numel()
-    result = torch.zeros(6, dtype=torch.int64, device=records.device)
+    result = torch.zeros(AUDIT_WORDS, dtype=torch.int64, device=records.device)
     if num_samples == 0:
         return result
     launch(

@@ -7,6 +7,8 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUntypedFunctionDecorator=false
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from prune_engine.backends.triton.arithmetic import key_to_bits, widen
 from prune_engine.backends.triton.launch import launch
-from prune_engine.backends.triton.record import record
+from prune_engine.backends.triton.record import is_saturated, record
 from prune_engine.losses.scores import MAX_EVENTS
 
 # The numbers of prune_engine/scores.py.
@@ -66,7 +68,9 @@ def forgetting_score(old, correct, epoch):
     return ((total << 4) + (now << 2) + start).to(tl.float32) * 0.0625
 
 
-@triton.jit(do_not_specialize=["num_classes", "num_samples", "smoothing", "ignore_index"])
+@triton.jit(
+    do_not_specialize=["num_classes", "num_samples", "smoothing", "ignore_index", "advance"]
+)
 def cross_entropy_kernel(
     logits,
     targets,
@@ -75,6 +79,7 @@ def cross_entropy_kernel(
     records,
     score_sum,
     counters,
+    step,
     weight_class,
     weight_table,
     epoch,
@@ -86,6 +91,7 @@ def cross_entropy_kernel(
     num_samples: tl.int64,
     smoothing: tl.float64,
     ignore_index: tl.int64,
+    advance: tl.int64,
     KIND: tl.constexpr,
     SMOOTH: tl.constexpr,
     WEIGHTED: tl.constexpr,
@@ -116,11 +122,11 @@ def cross_entropy_kernel(
         z = real(tl.load(row + c, there, other=LOWEST), WIDE)
         peak = zero + tl.max(z)
         larger = tl.maximum(largest, peak)
-        step = larger - largest
-        empty = (largest == LOWEST) | (step > 700.0)  # ties at -inf, or exp(-step) is 0
-        scale = tl.where(empty, 0.0, tl.exp(-tl.where(empty, 0.0, step)))
+        rise = larger - largest
+        empty = (largest == LOWEST) | (rise > 700.0)  # ties at -inf, or exp(-rise) is 0
+        scale = tl.where(empty, 0.0, tl.exp(-tl.where(empty, 0.0, rise)))
         before = ties + rest
-        same = step == 0.0
+        same = rise == 0.0
         # Below the largest: where it stays, its ties stay ties.
         below = larger - z
         tie = there & (z == larger)
@@ -132,7 +138,7 @@ def cross_entropy_kernel(
             old = tl.where(empty, 0.0, (ties + squares) * scale * scale)
             squares = tl.where(same, squares, old) + tl.sum(value * value)
         if KIND == ENTROPY:
-            moved = tl.where(empty, 0.0, spread + tl.where(empty, 0.0, step) * before) * scale
+            moved = tl.where(empty, 0.0, spread + tl.where(empty, 0.0, rise) * before) * scale
             spread = tl.where(same, spread, moved) + tl.sum(tl.where(far, 0.0, value * below))
         if KIND == MARGIN:
             others = zero + tl.max(tl.where(tie, LOWEST, z))
@@ -194,17 +200,20 @@ def cross_entropy_kernel(
     else:
         score = nll
     usable = good & ((sums - sums) == 0.0) & (ignored == 0)
-    score = tl.where(usable, score, float("nan")).to(tl.float32)
+    exact = tl.where(usable, score, float("nan"))
+    score = exact.to(tl.float32)
     tl.store(scores + b + one, score)
     tl.store(stats + 2 * b + one, tl.where(good & (ignored == 0), largest, 0.0))
     tl.store(stats + 2 * b + 1 + one, factor)
 
-    fate = tl.load(weight_class + index, valid, other=1).to(tl.int32) & 7
+    fate = tl.load(weight_class + index, valid, other=1).to(tl.int32)
     given = tl.where(valid, tl.load(weight_table + fate), 1.0)
     tl.store(batch_weights + b + one, given)
     tl.store(rescaled + b + one, loss * given.to(zero.dtype))
     bits = score.to(tl.uint32, bitcast=True)
-    record(bits, index, valid, inside, now, records, score_sum, counters)
+    saturated = is_saturated(exact, bits)
+    tensors = records, score_sum, counters, step
+    record(bits, saturated, index, valid, inside, now, advance, *tensors)
 
 
 def cross_entropy_observe(
@@ -215,14 +224,11 @@ def cross_entropy_observe(
     label_smoothing: float,
     ignore_index: int,
     kind: int,
-    records: Tensor,
-    score_sum: Tensor,
-    counters: Tensor,
-    weight_class: Tensor,
-    weight_table: Tensor,
-    epoch: Tensor,
+    state: Sequence[Tensor],
+    advance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute losses and scores of logits and record them; see ``reference``."""
+    records, _, _, step, *_ = state
     size, num_classes = logits.shape
     wide = logits.dtype == torch.float64
     dtype = torch.float64 if wide else torch.float32
@@ -230,9 +236,11 @@ def cross_entropy_observe(
     batch_weights, score = (logits.new_empty(size, dtype=torch.float32) for _ in range(2))
     stats = logits.new_empty((size, 2), dtype=dtype)
     if size == 0:  # edge case 1; an empty grid cannot be launched
+        step.add_(int(advance))
         return rescaled, batch_weights, score, stats
-    # 8 logits a thread: twice as many spill on some generations.
-    block = min(2048, max(128, triton.next_power_of_2(num_classes)))
+    # 8 logits a thread, 4 of float64: twice as many spill on some generations.
+    most = 1024 if wide else 2048
+    block = min(most, max(128, triton.next_power_of_2(num_classes)))
     launch(
         cross_entropy_kernel,
         size,
@@ -241,12 +249,7 @@ def cross_entropy_observe(
         targets,
         indices,
         batch_weights if class_weight is None else class_weight,
-        records,
-        score_sum,
-        counters,
-        weight_class,
-        weight_table,
-        epoch,
+        *state,
         rescaled,
         batch_weights,
         score,
@@ -255,11 +258,12 @@ def cross_entropy_observe(
         records.numel(),
         label_smoothing,
         ignore_index,
+        int(advance),
         KIND=kind,
         SMOOTH=label_smoothing != 0,
         WEIGHTED=class_weight is not None,
         WIDE=wide,
         BLOCK=block,
-        warps=8 if block >= 2048 else 4,
+        warps=8 if block == most else 4,
     )
     return rescaled, batch_weights, score, stats

@@ -2,8 +2,8 @@
 """Fixed counts in Triton: of a band's n samples floor(n * num / den) stay, with no host sync.
 
 1. Histogram of the draws per band. 2. Per band the smallest draw that can stay, its cut, and how
-many of those with exactly that draw do, its quota. 3. Classes: above the cut stays, at the cut is
-marked as a tie. 4. Ties are settled in the order of the index: the first ``quota`` stay.
+many of those with exactly that draw do, its quota. 3. Classes: above the cut stays; ties at the cut
+are counted. 4. Ties are settled in the order of the index: the first ``quota`` stay.
 """
 
 # Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
@@ -11,6 +11,7 @@ marked as a tie. 4. Ties are settled in the order of the index: the first ``quot
 # pyright: reportMissingParameterType=false, reportUnknownParameterType=false
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUntypedFunctionDecorator=false
+# pyright: reportGeneralTypeIssues=false
 
 import torch
 import triton
@@ -30,7 +31,6 @@ from prune_engine.bands import PLAN_BLOCK
 NUM_DRAWS = 65536
 CHUNK = 4096  # of the histogram at a time
 TILE = 1024  # samples at a time
-TIE = tl.constexpr(0x80)  # a tie's class is TIE | band << 3 | class until it is settled
 
 
 @triton.jit
@@ -132,11 +132,10 @@ def mark_kernel(
     unseen_band: tl.int32,
     BANDS: tl.constexpr,
     NUM_DRAWS: tl.constexpr,
-    TIE: tl.constexpr,
     BLOCK: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Write one block's classes with ties marked, the number sure to stay, and its ties."""
+    """Write one block's classes with ties dropped, the number sure to stay, and its ties."""
     block = tl.program_id(0)
     start = block.to(tl.int64) * BLOCK
     # Counts of 16 bits: sure to stay, ties of bands 0 to 2; ties of bands 3 to 5.
@@ -157,8 +156,7 @@ def mark_kernel(
             cut = tl.where(band == b, tl.load(cuts + b), cut)
             kind = tl.where(band == b, steady_value(classes[b]).to(tl.int32), kind)
         is_tie = draw == cut
-        marked = tl.where(draw > cut, kind, tl.where(is_tie, TIE | (band << 3) | kind, 0))
-        tl.store(weight_class + place, marked.to(tl.uint8), mask)
+        tl.store(weight_class + place, tl.where(draw > cut, kind, 0).to(tl.uint8), mask)
         field = (first * 0 + 1) << (tl.where(band < 3, tl.maximum(band, 0) + 1, band - 3) * 16).to(
             tl.int64
         )
@@ -173,39 +171,49 @@ def mark_kernel(
         tl.store(ties + block.to(tl.int64) * BANDS + b, (number & 0xFFFF).to(tl.int32))
 
 
-@triton.jit(do_not_specialize=["num_samples"])
+@triton.jit(do_not_specialize=["num_samples", "epoch", "unseen_band"])
 def settle_kernel(
+    records,
+    thresholds,
+    cuts,
     weight_class,
     block_offsets,
     ties,
     ties_through,
     quotas,
+    classes,
+    key,
     num_samples: tl.int64,
+    epoch: tl.int64,
+    unseen_band: tl.int32,
     BANDS: tl.constexpr,
-    TIE: tl.constexpr,
     BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """Let the first ``quota`` ties of each band stay, and drop the others."""
+    """Let the first ``quota`` ties of each band stay; hardly any block has one."""
     block = tl.program_id(0).to(tl.int64)
     row = block * BANDS
-    number = tl.load(ties + row)
-    for b in range(1, BANDS):
-        number += tl.load(ties + row + b)
-    if number > 0:  # hardly any block has a tie
-        start = block * BLOCK
-        offset = tl.arange(0, BLOCK)
-        mask = start + offset < num_samples
-        marked = tl.load(weight_class + start + offset, mask, other=0).to(tl.int32)
-        settled = marked
-        for b in range(BANDS):
-            is_tie = (marked >> 3) == ((TIE >> 3) | b)
-            before = tl.load(ties_through + row + b) - tl.load(ties + row + b)
-            rank = before + tl.cumsum(is_tie.to(tl.int32)) - 1
-            stays = is_tie & (rank < tl.load(quotas + b))
-            settled = tl.where(is_tie, tl.where(stays, marked & 7, 0), settled)
-        tl.store(weight_class + start + offset, settled.to(tl.uint8), mask)
-        kept = tl.sum(tl.minimum(settled, 1))
-        tl.store(block_offsets + 1 + block, kept.to(tl.int64))
+    kept = tl.load(block_offsets + 1 + block)
+    for b in tl.static_range(BANDS):
+        number = tl.load(ties + row + b)
+        before = tl.load(ties_through + row + b) - number
+        quota = tl.load(quotas + b)
+        if (number > 0) & (before < quota):
+            cut = tl.load(cuts + b)
+            kind = steady_value(classes[b]).to(tl.uint8)
+            for tile in range(BLOCK // TILE):
+                begin = block * BLOCK + tile * TILE
+                place = begin + tl.arange(0, TILE)
+                mask = place < num_samples
+                record = tl.load(records + place, mask, other=0)
+                band = tl.where(mask, band_tile(record, thresholds, unseen_band, BANDS), -2)
+                draw = block_draws(begin, key, epoch, TILE)
+                tie = tl.where(band == b, tl.where(draw == cut, 1, 0), 0)
+                stays = tie * tl.where(before + tl.cumsum(tie) <= quota, 1, 0)
+                tl.store(weight_class + place, kind, stays != 0)
+                before += tl.sum(tie).to(tl.int32)
+                kept += tl.sum(stays)
+    tl.store(block_offsets + 1 + block, kept)
 
 
 def plan_fixed(
@@ -225,7 +233,7 @@ def plan_fixed(
     Args:
         records: [N] int64, N > 0.
         thresholds: [T] float32.
-        classes: [T + 1], each in 1..7.
+        classes: [T + 1], each in 1..255.
         keep_nums: [T + 1], ``steady``.
         keep_den: in 1..2^31-1.
         unseen_band: in -1..T.
@@ -288,7 +296,6 @@ def plan_fixed(
         unseen_band,
         BANDS=bands,
         NUM_DRAWS=NUM_DRAWS,
-        TIE=TIE,
         BLOCK=PLAN_BLOCK,
         TILE=TILE,
         warps=4,
@@ -297,14 +304,21 @@ def plan_fixed(
         settle_kernel,
         blocks,
         records,
+        records,
+        thresholds,
+        cuts,
         weight_class,
         block_offsets,
         ties,
         ties.cumsum(dim=0),
         quotas,
+        steady(*classes),
+        seed_words(seed),
         num_samples,
+        epoch,
+        unseen_band,
         BANDS=bands,
-        TIE=TIE,
         BLOCK=PLAN_BLOCK,
-        warps=8,
+        TILE=TILE,
+        warps=4,
     )

@@ -7,6 +7,8 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUntypedFunctionDecorator=false
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -14,14 +16,14 @@ from torch import Tensor
 
 from prune_engine.backends.triton.arithmetic import narrow, widen
 from prune_engine.backends.triton.launch import blocks_of, launch
-from prune_engine.backends.triton.record import record
+from prune_engine.backends.triton.record import is_saturated, record
 
 # Small, so that a batch spreads over the device; at most 32767, see record.py.
 BLOCK = 256
 WARPS = BLOCK // 32  # one sample a thread: no tile has to change its layout between threads
 
 
-@triton.jit(do_not_specialize=["batch_size", "num_samples"])
+@triton.jit(do_not_specialize=["batch_size", "num_samples", "advance"])
 def observe_kernel(
     losses,
     indices,
@@ -29,6 +31,7 @@ def observe_kernel(
     records,
     score_sum,
     counters,
+    step,
     weight_class,
     weight_table,
     epoch,
@@ -36,6 +39,7 @@ def observe_kernel(
     batch_weights,
     batch_size: tl.int64,
     num_samples: tl.int64,
+    advance: tl.int64,
     BLOCK: tl.constexpr,
 ):
     """Record and weigh one block of a batch."""
@@ -46,7 +50,7 @@ def observe_kernel(
 
     # Out of range, on a device: the loss passes with weight 1 and nothing is recorded.
     loss = tl.load(losses + position, inside, other=0.0)
-    fate = tl.load(weight_class + index, valid, other=1).to(tl.int32) & 7
+    fate = tl.load(weight_class + index, valid, other=1).to(tl.int32)
     weight = tl.where(valid, tl.load(weight_table + fate), 1.0)
     tl.store(batch_weights + position, weight, inside)
     if loss.dtype == tl.float64:
@@ -54,26 +58,27 @@ def observe_kernel(
     else:
         tl.store(rescaled + position, narrow(widen(loss) * weight, loss.dtype), inside)
 
-    bits = widen(tl.load(scores + position, inside, other=0.0)).to(tl.uint32, bitcast=True)
-    record(bits, index, valid, inside, tl.load(epoch), records, score_sum, counters)
+    score = tl.load(scores + position, inside, other=0.0)
+    bits = widen(score).to(tl.uint32, bitcast=True)
+    saturated = is_saturated(score, bits)
+    tensors = records, score_sum, counters, step
+    record(bits, saturated, index, valid, inside, tl.load(epoch), advance, *tensors)
 
 
 def observe(
     losses: Tensor,
     indices: Tensor,
     score: Tensor | None,
-    records: Tensor,
-    score_sum: Tensor,
-    counters: Tensor,
-    weight_class: Tensor,
-    weight_table: Tensor,
-    epoch: Tensor,
+    state: Sequence[Tensor],
+    advance: bool,
 ) -> tuple[Tensor, Tensor]:
     """Record the scores of one batch and weigh its losses; see ``reference.observe``."""
+    records, _, _, step, *_ = state
     batch_size = losses.numel()
     rescaled = torch.empty_like(losses)
     batch_weights = torch.empty_like(losses, dtype=torch.float32)
     if batch_size == 0:  # edge case 1; an empty grid cannot be launched
+        step.add_(int(advance))
         return rescaled, batch_weights
     launch(
         observe_kernel,
@@ -82,16 +87,12 @@ def observe(
         losses,
         indices,
         losses if score is None else score,
-        records,
-        score_sum,
-        counters,
-        weight_class,
-        weight_table,
-        epoch,
+        *state,
         rescaled,
         batch_weights,
         batch_size,
         records.numel(),
+        int(advance),
         BLOCK=BLOCK,
         warps=WARPS,
     )
