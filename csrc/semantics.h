@@ -23,10 +23,11 @@ constexpr int kNumClasses = 256;      // every value of a byte
 constexpr int kMaxBands = 6;
 constexpr uint32_t kStreamKeep = 0;
 constexpr uint32_t kStreamOrder = 1;
-constexpr uint32_t kLowestFiniteKey = 0x00800000u;  // of -FLT_MAX
-constexpr uint32_t kNoKey = 0;                      // no finite score has it: never seen
-constexpr int64_t kDraws = 65536;                   // values of a draw
-constexpr uint32_t kCutAll = 65536;                 // a cut that no draw reaches
+constexpr uint32_t kLowestFiniteKey = 0x00800000u;   // of -FLT_MAX
+constexpr uint32_t kHighestFiniteKey = 0xff7fffffu;  // of FLT_MAX
+constexpr uint32_t kNoKey = 0;                       // no finite score has it: never seen
+constexpr int64_t kDraws = 65536;                    // values of a draw
+constexpr uint32_t kCutAll = 65536;                  // a cut that no draw reaches
 
 PE_HD int64_t num_blocks(int64_t num_samples, int64_t block) {
   return (num_samples + block - 1) / block;

@@ -232,12 +232,13 @@ class PruneEngine:
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
         if torch.compiler.is_compiling():  # no clock runs while a step is being traced
-            loss = self._observe(losses, indices, score, reduction, denom, reducer, picked)
+            loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, False)
             self._run.consume(indices.shape[0])
             return loss
         began, run = time.perf_counter(), self._run
-        loss = self._observe(losses, indices, score, reduction, denom, reducer, picked)
-        run.trained(indices, indices.shape[0])
+        again = run.again(indices)
+        loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, again)
+        run.trained(indices, indices.shape[0], again)
         run.engine_seconds += time.perf_counter() - began
         return loss
 
@@ -250,15 +251,16 @@ class PruneEngine:
         denom: Tensor | float | None,
         reducer: Reducer | None,
         picked: Picked | None,
+        again: bool,
     ) -> Tensor:
-        device, origin = self.buffer.device, indices
+        device = self.buffer.device
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
         if picked is not None:
             if reducer is not None:
                 raise ValueError("picked must not be given with a reducer")
-            return self._observe_picked(losses, indices, origin, score, reduction, denom, picked)
+            return self._observe_picked(losses, indices, again, score, reduction, denom, picked)
         given = losses
         if reducer is not None:
             if score is not None:
@@ -269,7 +271,7 @@ class PruneEngine:
             losses, score = reduced.losses, reduced.score
             if reduction == "mean" and denom is None:
                 denom = reduced.denom
-        rescaled, weights = self._record(losses, indices, origin, score)
+        rescaled, weights = self._record(losses, indices, again, score)
         if reducer is not None and (shared := reducer.share(weights)) is not weights:
             rescaled, weights = rescale(losses, shared), shared
         # A reducer's sums are wide; they are rounded once, after the reduction.
@@ -280,7 +282,7 @@ class PruneEngine:
         self,
         losses: Tensor,
         indices: Tensor,
-        origin: Tensor,
+        again: bool,
         score: Tensor | None,
         reduction: Reduction,
         denom: Tensor | float | None,
@@ -298,7 +300,7 @@ class PruneEngine:
         if score is None:
             seen = losses.detach().to(torch.float32)
             score = self.buffer.last_scores(indices).index_copy(0, places, seen)
-        _, weights = self._record(score.detach(), indices, origin, None)
+        _, weights = self._record(score.detach(), indices, again, None)
         weights = weights[places] * shares
         # A loss that fills up has the weight 0, and may be nan.
         rescaled = torch.where(shares > 0, rescale(losses, weights), 0)
@@ -307,20 +309,20 @@ class PruneEngine:
         return reduce_losses(rescaled, weights, reduction, denom)
 
     def _record(
-        self, losses: Tensor, indices: Tensor, origin: Tensor, score: Tensor | None
+        self, losses: Tensor, indices: Tensor, again: bool, score: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Record a batch, and return its rescaled losses and its weights."""
         run, device = self._run, self.buffer.device
         if run.flows or run.on_nonfinite == "raise":
             check_batch(losses, indices, score, device)
             if run.flows:
-                run.arrive(origin, losses.shape[0])
+                run.arrive(again, losses.shape[0])
             if run.on_nonfinite == "raise" and losses.is_cpu:
                 refuse_nonfinite(losses if score is None else score, indices)
         watcher = run.watcher
         if watcher is not None:
             watcher.before_record(indices)  # raises before anything is recorded
-        rescaled, weights = self.buffer.observe(losses, indices, score=score)
+        rescaled, weights = self.buffer.observe(losses, indices, score=score, advance=not again)
         if watcher is not None:
             seen = losses if score is None else score
             watcher.after_record(indices, losses.detach(), seen.detach(), NO_EXTRAS)
@@ -373,13 +375,14 @@ class PruneEngine:
                 are recorded by then.
         """
         began = self._run.now()
-        run, device, origin = self._run, self.buffer.device, indices
+        run, device, given = self._run, self.buffer.device, indices
+        again = not torch.compiler.is_compiling() and run.again(indices)
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
         if run.flows:
             check_labels(logits, targets, indices, class_weight, label_smoothing, device)
-            run.arrive(origin, indices.shape[0])
+            run.arrive(again, indices.shape[0])
         watcher = run.watcher
         if watcher is not None:
             watcher.before_record(indices)  # raises before anything is recorded
@@ -391,6 +394,7 @@ class PruneEngine:
             ignore_index=ignore_index,
             class_weight=class_weight,
             score=score,
+            advance=not again,
         )
         if watcher is not None:
             extras = Extras(logits.detach(), targets.detach())
@@ -400,7 +404,7 @@ class PruneEngine:
         if torch.compiler.is_compiling():
             run.consume(indices.shape[0])
         else:
-            run.trained(origin, indices.shape[0])
+            run.trained(given, indices.shape[0], again)
         loss = reduce_losses(rescaled, weights, reduction, denom)
         run.add_seconds(began)
         return loss
@@ -547,7 +551,7 @@ class PruneEngine:
             floor=plain(floor),
             seed=run.seed,
             epoch=self.buffer.epoch,
-            step=run.steps,
+            step=self.buffer.step,
             rank=ranks.world(run.process_group)[0],
             site=plain(site),
             backend=self.buffer.backend,

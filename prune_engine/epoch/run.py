@@ -198,30 +198,39 @@ class EpochRun:
                 f"policy must be one that looks at activations, such as BPAS, got {self.policy}"
             )
 
-    def trained(self, indices: Tensor, size: int) -> None:
-        """Note that a batch was observed, for the first time or again.
+    def again(self, indices: Tensor) -> bool:
+        """Say whether a batch is the one that was observed last, or a piece of it."""
+        try:
+            whole = indices._base is None  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        except AttributeError:
+            return False  # no tensor, which is refused by name later
+        last = self._last
+        return False if whole and indices is not last.base else last.again(indices)
+
+    def trained(self, indices: Tensor, size: int, again: bool) -> None:
+        """Note that a batch was observed.
 
         Args:
             indices: [B], as the loop passed them.
             size: B.
+            again: whether it is the last one, or a piece of that.
         """
         last = self._last
-        if indices._base is None and indices is not last.base:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-            last.base, last.whole, last.size = (
-                indices,
-                size,
-                size,
-            )  # a loader's next batch: nothing to find out
-            try:
-                last.version = indices._version
-            except RuntimeError:  # of inference mode, where none is counted
-                last.version = 0
+        if not again:
+            self._steps += 1
+            if indices._base is None:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+                last.base, last.whole, last.size = indices, size, size  # nothing more to find out
+                try:
+                    last.version = indices._version
+                except RuntimeError:  # of inference mode, where none is counted
+                    last.version = 0
+            else:
+                size = last.fresh(indices, size)
         else:
             size = last.fresh(indices, size)
             if not size:
                 return
         self._counted += size
-        self._steps += 1
         if self._attentive:
             self._look_on()
 
@@ -654,9 +663,9 @@ class EpochRun:
         return report
 
     @lasting
-    def arrive(self, indices: Tensor, size: int) -> None:
+    def arrive(self, again: bool, size: int) -> None:
         """Make the plan that a batch was drawn from the current one (``mode="flow"``)."""
-        if self._last.again(indices):
+        if again:
             return
         left = self.served - self.cursor
         if self.done:
