@@ -135,7 +135,10 @@ def test_observe_equals_the_reference(
         assert_bitwise(got[name], value, name)
 
 
-@pytest.mark.full("long under the interpreter")
+LONG = pytest.mark.full("long under the interpreter")
+
+
+@LONG
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_observe_rounds_every_float16_product_as_the_reference(dtype):
     # Every bit pattern of 16 bits in a few large batches: all exponents, ties and subnormals.
@@ -207,13 +210,14 @@ def test_mean_threshold_of_nothing():
     assert_bitwise(got, float32([-oracle.FLT_MAX]), "threshold")
 
 
-def test_mean_threshold_and_the_sums_have_the_bits_of_every_vector():
-    assert _sums.check_vectors(backends.load("triton"), DEVICE) == 30
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=LONG) for n in (1, 2))])
+def test_mean_threshold_and_the_sums_have_the_bits_of_every_vector(part):
+    assert _sums.check_vectors(backends.load("triton"), DEVICE, slice(part, None, 3)) >= 7
 
 
-def test_observe_leaves_the_sum_made_anew_after_any_replacements():
-    for salt in range(6):
-        _sums.check_replacements(backends.load("triton"), random.Random(salt), 3, DEVICE)
+@pytest.mark.parametrize("salt", [0, *(pytest.param(n, marks=LONG) for n in range(1, 6))])
+def test_observe_leaves_the_sum_made_anew_after_any_replacements(salt):
+    _sums.check_replacements(backends.load("triton"), random.Random(salt), 3, DEVICE)
 
 
 def test_plan_keeps_the_same_sets_of_losses_of_any_scale():

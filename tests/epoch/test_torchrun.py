@@ -46,6 +46,7 @@ def torchrun_tells(rank: int, size: int, port: int) -> dict[str, str]:
     return {**texts, "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
 
 
+@pytest.mark.full("trains")
 def test_the_recipe_of_the_readme_trains_on_two_ranks_what_one_would(tmp_path, monkeypatch):
     torchrun(str(HERE / "_torchrun_program.py"), str(tmp_path))
     first, second = (torch.load(tmp_path / f"recipe{q}.pt", weights_only=True) for q in range(2))

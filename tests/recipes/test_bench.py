@@ -201,6 +201,7 @@ def test_every_round_calls_each_alternative_once_after_a_flush(bench: SimpleName
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.full("times a table twice")
 def test_order_in_a_round_is_random_and_repeatable(bench: SimpleNamespace) -> None:
     orders = [interleaved(bench, seed)[0] for seed in (0, 0, 1)]
     assert orders[0] == orders[1]

@@ -164,6 +164,7 @@ def test_a_program_goes_on_past_what_breaks_or_hangs_it(
     assert lost == {"b": "illegal address", "c": "nothing was heard for 2 s"}
 
 
+@pytest.mark.full("waits for limits")
 def test_a_limit_ends_a_program_with_all_it_started(
     gpu: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
