@@ -77,6 +77,7 @@ def rows(found: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in found["rows"] if row["part"] == part}
 
 
+THE_FIRST = pytest.param(1, marks=pytest.mark.full("sits"))
 THE_SECOND = pytest.param(2, marks=pytest.mark.full("runs every benchmark once"))
 THE_THIRD = pytest.param(3, marks=pytest.mark.full("compiles and trains"))
 
@@ -115,7 +116,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tests_folder: Path) -> Itera
     yield Whole(tmp_path_factory.mktemp("whole"), tests_folder)
 
 
-@pytest.mark.parametrize("number", [1, THE_SECOND, THE_THIRD])
+@pytest.mark.parametrize("number", [THE_FIRST, THE_SECOND, THE_THIRD])
 def test_a_call_is_whole_and_its_table_comes_last(whole: Whole, number: int) -> None:
     done, found = whole.done(number), whole.document(number)
     assert found["ended"] == "whole", done.stderr
