@@ -463,7 +463,7 @@ class EpochRun:
 
     def _check_served(self, cursor: int) -> None:
         self.check_begun()
-        if (self._trained or self._counted > self._epoch_mark) and cursor >= self.served:
+        if self._counted > self._epoch_mark and cursor >= self.served:
             raise PruneEngineError(
                 f"epoch {self.epoch} is trained to its end: call end_epoch() before the next pass "
                 "over the sampler, and iterate the data set itself to evaluate on it"
@@ -587,7 +587,7 @@ class EpochRun:
 
     def seek(self, cursor: int) -> None:
         """Continue the epoch at a consumed cursor."""
-        self._start, self._from, self._trained = cursor, self._counted, False
+        self._start, self._from = cursor, self._counted
         self._base, self._epoch_mark = cursor, self._counted
         self._sealed: int | None = None
         self._sealed_nominal: int | None = None
