@@ -23,8 +23,6 @@ import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 2_250_000  # each node of a cluster takes it; an operator more is about 15 kB
-    2_250_000  # of a download that every node of a cluster makes; a new operator takes 15 kB
-)
 MINORS = range(10, 15)
 PROBE = (
     "import sys, sysconfig, pathlib;"
