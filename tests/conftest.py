@@ -37,7 +37,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 # Few tests in each, and long: a worker that came to one last would keep the other waiting.
-BEGUN_FIRST = ("test_sitting.py", "test_triton.py", "test_bench.py", "test_host_workers.py")
+BEGUN_FIRST = (
+    "test_sitting.py",
+    "test_triton.py",
+    "test_bench.py",
+    "test_faults.py",
+    "test_host_workers.py",
+    "test_pick_emulated.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

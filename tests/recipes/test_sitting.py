@@ -23,12 +23,15 @@ import torch
 
 from prune_engine.backends import surroundings
 
+pytestmark = pytest.mark.full("sits, whole or in part")
+
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").is_file())
 SITTING = ROOT / "bench/sitting.py"
 # What stands for the project's own tests: one that fails, one that breaks its process, and others.
 TESTS = """
 import os, time
 import pytest
+
 pytestmark = pytest.mark.cuda
 def test_good_33(): pass
 def test_warns_1025(): __import__("warnings").warn("of a newer torch")
@@ -77,11 +80,6 @@ def rows(found: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in found["rows"] if row["part"] == part}
 
 
-THE_FIRST = pytest.param(1, marks=pytest.mark.full("sits"))
-THE_SECOND = pytest.param(2, marks=pytest.mark.full("runs every benchmark once"))
-THE_THIRD = pytest.param(3, marks=pytest.mark.full("compiles and trains"))
-
-
 class Whole:
     """The three calls, each made once, when it is first asked for, in any order."""
 
@@ -116,7 +114,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tests_folder: Path) -> Itera
     yield Whole(tmp_path_factory.mktemp("whole"), tests_folder)
 
 
-@pytest.mark.parametrize("number", [THE_FIRST, THE_SECOND, THE_THIRD])
+@pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_call_is_whole_and_its_table_comes_last(whole: Whole, number: int) -> None:
     done, found = whole.done(number), whole.document(number)
     assert found["ended"] == "whole", done.stderr
@@ -206,7 +204,6 @@ def test_the_sanitizer_begins_with_the_planted_fault_and_then_where_it_is_told(
         assert "test_bad_views" in found[tool]["fault"]
 
 
-@pytest.mark.full("compiles and trains")
 def test_the_third_call_has_all_its_parts(whole: Whole) -> None:
     found = whole.document(3)
     captured = rows(found, "capture")
@@ -225,7 +222,6 @@ def test_the_third_call_has_all_its_parts(whole: Whole) -> None:
     assert whole.done(3).returncode == 0, whole.done(3).stdout
 
 
-@pytest.mark.full("sits once more")
 def test_without_nvidias_programs_a_call_says_what_it_left_out(
     tmp_path: Path, tests_folder: Path
 ) -> None:
@@ -237,7 +233,6 @@ def test_without_nvidias_programs_a_call_says_what_it_left_out(
     assert "left out: compute-sanitizer is not on PATH" in done.stdout
 
 
-@pytest.mark.full("sits once more")
 def test_faults_that_the_tools_meet_are_told(tmp_path: Path, tests_folder: Path) -> None:
     programs, record = _stand_ins.make(tmp_path, unknown="lts__t_sectors.sum", faulty="racecheck")
     env = environ(programs)
@@ -251,7 +246,6 @@ def test_faults_that_the_tools_meet_are_told(tmp_path: Path, tests_folder: Path)
     assert rows(found, "counters")["plan_kernel #2"]["DRAM MB"] == 120.0
 
 
-@pytest.mark.full("sits once more")
 def test_control_where_the_planted_fault_is_not_seen_no_tool_runs(
     tmp_path: Path, tests_folder: Path
 ) -> None:
@@ -313,10 +307,10 @@ THIRD: tuple[object, ...] = (3, "--only", "capture", "compile")
     ("number", "after", "words"),
     [
         (signal.SIGKILL, 8, BENCHMARK),
-        pytest.param(signal.SIGKILL, 3, (2,), marks=pytest.mark.full("sits once more")),
-        pytest.param(signal.SIGKILL, 1, BENCHMARK, marks=pytest.mark.full("sits once more")),
-        pytest.param(signal.SIGTERM, 14, BENCHMARK, marks=pytest.mark.full("sits once more")),
-        pytest.param(signal.SIGINT, 22, THIRD, marks=pytest.mark.full("sits once more")),
+        (signal.SIGKILL, 3, (2,)),
+        (signal.SIGKILL, 1, BENCHMARK),
+        (signal.SIGTERM, 14, BENCHMARK),
+        (signal.SIGINT, 22, THIRD),
     ],
     ids=str,
 )
@@ -341,7 +335,6 @@ def test_control_a_call_that_saves_at_its_end_only_leaves_nothing(tmp_path: Path
     assert not is_kept(found, page, there)
 
 
-@pytest.mark.full("starts a torch to ask it")
 def test_make_gpu_without_a_gpu_fails_with_one_sentence() -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
