@@ -70,6 +70,7 @@ def test_an_epochs_end_takes_9_bytes_per_sample_and_4_per_kept_one():
 
 
 @needs_proc
+@pytest.mark.full("a control that takes long")
 def test_control_holding_the_old_list_of_the_kept_goes_beyond():
     grown, most, _ = peak("kept")
     assert grown > 9 * N + 4 * most + SLACK
