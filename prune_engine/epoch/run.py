@@ -642,6 +642,8 @@ class EpochRun:
         for serving in (self._training, self._look):
             if serving is not None:
                 serving.mark += over  # what was counted too much is not of the new epoch
+        if not (self.flows and self.num_epochs == epoch):  # its last step may look once more
+            self._last = LastBatch()  # the same tensor in another epoch is another batch
         self.epoch = epoch
         self._overlap = self._shared_records = 0
         self.seek(0)

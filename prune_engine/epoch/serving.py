@@ -121,11 +121,20 @@ class LastBatch:
         return not base.is_inference() and base._version != self.version
 
     def again(self, indices: Tensor) -> bool:
-        """Say whether a batch is of the tensor that was observed last."""
+        """Say whether nothing of a batch is new: all of it was observed, last.
+
+        A tensor may serve many batches, each a view of it, so to be of the same one is not enough.
+        """
         base: Any = indices._base
         if base is None:
             base = indices
-        return base is self.base and not self._written(base)
+        if base is not self.base or indices.dim() != 1 or self._written(base):
+            return False
+        first, step, size = int(indices.storage_offset()), indices.stride(0), indices.shape[0]
+        seen = (0, self.whole) if self.whole else (self._first, self._stop)
+        if not self.whole and (first, step, size) in self._gapped:
+            return True
+        return seen[0] <= first and first + step * max(0, size - 1) + 1 <= seen[1]
 
     def _piece(self, indices: Tensor, size: int) -> int:
         """Count what of a piece of the last tensor was not observed before."""

@@ -134,6 +134,36 @@ def test_a_batch_of_the_same_samples_in_another_tensor_is_another_batch():
     assert engine.cursor == 3 * SIZE
 
 
+def test_one_tensor_for_all_epochs_is_a_batch_in_each():
+    # Training on everything at once, or on batches that were made beforehand.
+    everything = torch.arange(N)
+    engine = pe.PruneEngine(N, pe.KeepAll(), num_epochs=3)
+    for epoch in engine.epochs():
+        for _ in range(2):
+            engine.observe(losses_at(everything, epoch), everything)
+            assert (engine.cursor, engine.steps) == (N, epoch + 1)
+    assert engine.buffer.step.item() == 3
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_views_of_one_tensor_are_batches_each(looks):
+    def slices(engine: pe.PruneEngine) -> Iterator[Tensor]:
+        yield from torch.tensor(list(engine.sampler())).split(SIZE)
+
+    def resident(engine: pe.PruneEngine) -> Iterator[Tensor]:
+        for _, indices in engine.device_loader([torch.arange(N)], SIZE):
+            yield indices
+
+    for stream in (slices, resident):
+        engine = infobatch(num_epochs=2)
+        for number, indices in enumerate(stream(engine), 1):
+            for _ in range(looks):
+                engine.observe(losses_at(indices), indices)
+            assert (engine.cursor, engine.steps) == (number * SIZE, number)
+            assert engine.buffer.step.item() == number, "what a pick of the next step reads"
+        assert engine.end_epoch().repeated == 0
+
+
 def test_what_was_refused_is_not_counted():
     engine = infobatch()
     batch = torch.tensor(next(batches(engine.sampler(), SIZE)))
