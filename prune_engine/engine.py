@@ -251,7 +251,7 @@ class PruneEngine:
         denom: Tensor | float | None,
         reducer: Reducer | None,
         picked: Picked | None,
-        again: bool,
+        again: bool | None,
     ) -> Tensor:
         device = self.buffer.device
         check_reduction(reduction, denom)
@@ -282,7 +282,7 @@ class PruneEngine:
         self,
         losses: Tensor,
         indices: Tensor,
-        again: bool,
+        again: bool | None,
         score: Tensor | None,
         reduction: Reduction,
         denom: Tensor | float | None,
@@ -309,7 +309,7 @@ class PruneEngine:
         return reduce_losses(rescaled, weights, reduction, denom)
 
     def _record(
-        self, losses: Tensor, indices: Tensor, again: bool, score: Tensor | None
+        self, losses: Tensor, indices: Tensor, again: bool | None, score: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Record a batch, and return its rescaled losses and its weights."""
         run, device = self._run, self.buffer.device

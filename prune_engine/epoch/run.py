@@ -198,38 +198,35 @@ class EpochRun:
                 f"policy must be one that looks at activations, such as BPAS, got {self.policy}"
             )
 
-    def again(self, indices: Tensor) -> bool:
-        """Say whether a batch is the one that was observed last, or a piece of it."""
+    def again(self, indices: Tensor) -> bool | None:
+        """Say whether all of a batch was observed last; None: it is of a tensor of its own."""
         try:
             whole = indices._base is None  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
         except AttributeError:
             return False  # no tensor, which is refused by name later
         last = self._last
-        return False if whole and indices is not last.base else last.again(indices)
+        return None if whole and indices is not last.base else last.again(indices)
 
-    def trained(self, indices: Tensor, size: int, again: bool) -> None:
+    def trained(self, indices: Tensor, size: int, again: bool | None) -> None:
         """Note that a batch was observed.
 
         Args:
             indices: [B], as the loop passed them.
             size: B.
-            again: whether it is the last one, or a piece of that.
+            again: what was said of it before it was recorded.
         """
+        if again:
+            return
         last = self._last
-        if not again:
-            self._steps += 1
-            if indices._base is None:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-                last.base, last.whole, last.size = indices, size, size  # nothing more to find out
-                try:
-                    last.version = indices._version
-                except RuntimeError:  # of inference mode, where none is counted
-                    last.version = 0
-            else:
-                size = last.fresh(indices, size)
+        if again is None:  # a loader's next batch: nothing more to find out
+            last.base, last.whole, last.size = indices, size, size
+            try:
+                last.version = indices._version
+            except RuntimeError:  # of inference mode, where none is counted
+                last.version = 0
         else:
             size = last.fresh(indices, size)
-            if not size:
-                return
+        self._steps += 1
         self._counted += size
         if self._attentive:
             self._look_on()
@@ -665,7 +662,7 @@ class EpochRun:
         return report
 
     @lasting
-    def arrive(self, again: bool, size: int) -> None:
+    def arrive(self, again: bool | None, size: int) -> None:
         """Make the plan that a batch was drawn from the current one (``mode="flow"``)."""
         if again:
             return

@@ -36,12 +36,13 @@ def test_a_run_killed_at_random_points_is_the_run_that_never_stopped(seed, tmp_p
 def test_with_the_habits_of_real_loops_too(seed, tmp_path):
     if seed % 4 == 3:
         seed += 100 * 4 - 3  # whose batches are full: a short one's tail depends on the world
-    assert check_random_kills(seed, tmp_path, HABITS, 40) >= 0
+    assert check_random_kills(seed, tmp_path, HABITS, 20) >= 1
 
 
 def test_control_a_batch_that_counts_twice_loses_samples(tmp_path):
     job = replace(HABITS, every=3)
     with (
+        mock.patch.object(LastBatch, "again", lambda self, indices: False),
         mock.patch.object(LastBatch, "fresh", lambda self, indices, size: size),
         mock.patch.object(Serving, "limit", 10**9),
     ):
