@@ -13,11 +13,14 @@ MAX_BANDS = 6  # of a rule
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-149, (2.0 - 2.0**-23) * 2.0**127  # positive float32
 STREAM_KEEP = 0  # Philox counter word 2 of the keep draw
 STREAM_ORDER = 1  # ... and of the first four round keys of the order; 1..8 are taken by it
+STREAM_DRAW = 15  # ... and of a draw by itself, of stream 0; 16 more per stream: pick has 0 to 8
 STREAM_PICK = 16  # ... and of a pick at site 0: 16 to 23 its walk, 24 its start; 16 more per site
 ROUNDS_SMALL = 32  # tiny sets need many rounds: 12 fail a chi-square over permutations at n = 5
 ROUNDS_LARGE = 8
 ROUNDS_LIMIT = 65536  # sets up to this size take ROUNDS_SMALL
 WALK_LIMIT = 1024  # the same of a pick: with 8 rounds neighbours are uneven at 100, not at 256
+MAX_STREAM = 2**28 - 1  # 16 * stream + 15 is one word
+STREAM_TIES = 2**27  # of draw: who stays among equal scores; streams from here on are the package's
 MAX_SITE = 2**27 - 1  # 16 * (site + 1) + 8 is one word
 LIMBS = 9  # of 32 bits, of an exact sum in units of 2^-149
 SUM_WORDS = LIMBS + 1  # of score_sum: the limbs, then the number seen

@@ -15,7 +15,7 @@ from prune_engine.bands import PLAN_BLOCK, weighed_classes
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.lasting import lasting
 from prune_engine.ops.checks import check_vector
-from prune_engine.ops.rule import Arrangement, Rule, Selection
+from prune_engine.ops.rule import Arrangement, Rule, Selection, TopRule
 from prune_engine.ops.to_host import host_ints
 from prune_engine.ops.weights import decode_weights, weights_on
 from prune_engine.plain import plain
@@ -220,7 +220,12 @@ def serve_count(num_kept: int, align: int, size: int, start: int = 0) -> int:
 
 
 def make_plan(
-    buffer: ScoreBuffer, rule: Rule | Selection, *, seed: int, epoch: int, ahead: bool = False
+    buffer: ScoreBuffer,
+    rule: Rule | TopRule | Selection,
+    *,
+    seed: int,
+    epoch: int,
+    ahead: bool = False,
 ) -> EpochPlan:
     """Decide an epoch and list what is kept.
 

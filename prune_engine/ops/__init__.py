@@ -9,6 +9,7 @@ from prune_engine.ops.activation_std import activation_std
 from prune_engine.ops.audit import audit
 from prune_engine.ops.compact import compact
 from prune_engine.ops.cross_entropy_observe import cross_entropy_observe
+from prune_engine.ops.draw import draw
 from prune_engine.ops.gelu_moments import gelu_moments
 from prune_engine.ops.mean_threshold import mean_threshold
 from prune_engine.ops.moments import merge_moments, moments
@@ -26,6 +27,7 @@ __all__ = [
     "audit",
     "compact",
     "cross_entropy_observe",
+    "draw",
     "gelu_moments",
     "kth",
     "mean_threshold",

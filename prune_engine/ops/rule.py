@@ -9,7 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prune_engine.bands import MAX_BANDS, Band, check_weight_table, weighed_classes, weight_table
+from prune_engine.bands import (
+    MAX_BANDS,
+    MAX_SAMPLES,
+    Band,
+    check_weight_table,
+    weighed_classes,
+    weight_table,
+)
+from prune_engine.ops.checks import check_int
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,44 @@ class Rule:
         """
         empty = torch.empty(0, dtype=torch.float32, device=device)
         return Rule(empty, (Band(0, 1),), weight_table())
+
+
+@dataclass(frozen=True)
+class TopRule:
+    """One epoch's rule that keeps a fixed number of a random pool: those of the largest scores.
+
+    A sample is in the pool iff its keep draw is at least ``cut`` (SEMANTICS 3.3). The never seen
+    come first, then the largest scores; who stays among equals is drawn (SEMANTICS 3.13).
+
+    Args:
+        k: in 0..2^31-1, how many stay; all of the pool where it has fewer.
+        cut: in 0..65535.
+
+    Raises:
+        TypeError: a number is no int.
+        ValueError: a number is out of range.
+
+    Example:
+        >>> TopRule(k=10, cut=32768).weight_table
+        (0.0, 1.0)
+    """
+
+    k: int
+    cut: int = 0
+
+    def __post_init__(self) -> None:
+        check_int("k", self.k, 0, MAX_SAMPLES)
+        check_int("cut", self.cut, 0, 65535)
+
+    @property
+    def weight_table(self) -> tuple[float, ...]:
+        """No weights."""
+        return weight_table()
+
+    @property
+    def thresholds(self) -> Tensor:
+        """None: where the edge lies is not read back."""
+        return _no_thresholds()
 
 
 class Arrangement(Protocol):

@@ -81,6 +81,12 @@ def plan(
             kept[ranking[: members.numel() * share // keep_den]] = True
         weight_class[members] = torch.where(kept, kept_class, 0).to(torch.uint8)
 
+    return count_blocks(weight_class)
+
+
+def count_blocks(weight_class: Tensor) -> Tensor:
+    """Return int64 [ceil(N / PLAN_BLOCK) + 1]: how many are kept before each block, and in all."""
+    num_samples = weight_class.numel()
     blocks = -(-num_samples // PLAN_BLOCK)
     kept_mask = (weight_class != 0).to(torch.int64)
     padded = pad(kept_mask, (0, blocks * PLAN_BLOCK - num_samples))

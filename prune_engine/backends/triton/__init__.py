@@ -25,6 +25,7 @@ try:
     from prune_engine.backends.triton.cross_entropy_grad import cross_entropy_grad
     from prune_engine.backends.triton.cross_entropy_observe import cross_entropy_observe
     from prune_engine.backends.triton.dispatch import register
+    from prune_engine.backends.triton.draw import draw
     from prune_engine.backends.triton.gelu_moments import gelu_moments
     from prune_engine.backends.triton.mean_threshold import mean_threshold
     from prune_engine.backends.triton.moments import moments
@@ -32,6 +33,7 @@ try:
     from prune_engine.backends.triton.order import order
     from prune_engine.backends.triton.pick import pick
     from prune_engine.backends.triton.plan import plan
+    from prune_engine.backends.triton.plan_top import plan_top
     from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
     from prune_engine.backends.triton.select import select
     from prune_engine.backends.triton.shuffle import shuffle
@@ -48,6 +50,7 @@ __all__ = [
     "compact",
     "cross_entropy_grad",
     "cross_entropy_observe",
+    "draw",
     "gelu_moments",
     "mean_threshold",
     "moments",
@@ -55,6 +58,7 @@ __all__ = [
     "order",
     "pick",
     "plan",
+    "plan_top",
     "refusal",
     "relu_moments",
     "relu_moments_",
@@ -70,6 +74,7 @@ OPERATORS = {
     "compact": compact,
     "cross_entropy_grad": cross_entropy_grad,
     "cross_entropy_observe": cross_entropy_observe,
+    "draw": draw,
     "gelu_moments": gelu_moments,
     "mean_threshold": mean_threshold,
     "moments": moments,
@@ -77,6 +82,7 @@ OPERATORS = {
     "order": order,
     "pick": pick,
     "plan": plan,
+    "plan_top": plan_top,
     "relu_moments": relu_moments,
     "relu_moments_": relu_moments_,
     "select": select,
