@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Levels of scores for importance sampling, shared by every compiled backend: sixteen cells to an
 // octave of scores, how many of the 65536 draws keep a sample of a cell, and the levels of one
-// threshold. Integers, and one IEEE-754 division for a weight (SEMANTICS 3.5).
+// threshold. Integers, and one IEEE-754 division for a weight (SEMANTICS 3.12).
 #pragma once
 
 #include "semantics.h"

@@ -13,7 +13,7 @@ from prune_engine.ops.checks import check_count, check_vector
 def cells(records: Tensor, *, backend: str = "auto") -> Tensor:
     """Count the samples of each cell of scores, sixteen cells to an octave.
 
-    The bin of a score is ``max(key >> 19, 4112) - 4112`` (SEMANTICS 3.5): zero, negative and
+    The bin of a score is ``max(key >> 19, 4112) - 4112`` (SEMANTICS 3.12): zero, negative and
     subnormal scores share bin 0, and each further bin is a sixteenth of an octave of positive
     numbers. Counts of shards add up to those of the data set.
 

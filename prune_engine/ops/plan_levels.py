@@ -26,7 +26,7 @@ def plan_levels(
 
     The class is ``top + 1 - cell`` of its score, within 1..255; 1 where it was never seen. It is
     dropped iff ``draw(seed, epoch, index) < cut[class]``, with the draws of ``plan``
-    (SEMANTICS 3.5).
+    (SEMANTICS 3.12).
 
     Args:
         records: [N] int64.

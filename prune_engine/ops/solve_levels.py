@@ -36,7 +36,7 @@ def solve_levels(counts: Tensor, target: int, *, least: int = 1, backend: str = 
     A sample of score x stays with probability ``min(1, x / tau)``, at least ``least / 65536``, in
     sixteen steps to an octave; tau is the smallest with which no more than ``target`` stay on
     average. Weights are the inverse probabilities, so that a weighed sum is unbiased to one
-    float32 rounding (Horvitz and Thompson, JASA 1952; the levels are ours: SEMANTICS 3.5).
+    float32 rounding (Horvitz and Thompson, JASA 1952; the levels are ours: SEMANTICS 3.12).
 
     Args:
         counts: [4096] int64, what ``cells`` returned, of all shards together; each at least 0,

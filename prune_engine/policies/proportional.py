@@ -25,7 +25,7 @@ class Proportional(Policy):
     where ``budget = 1 - target_savings``; tau is found on the device, so that ``budget * N`` stay
     on average. Poisson sampling with the weights of Horvitz and Thompson (JASA 1952; the choice of
     probabilities: Zhao and Zhang, ICML 2015, eq. 12), in sixteen levels to an octave, which is ours
-    (SEMANTICS 3.5): unbiased whatever the levels. In O(N), without a sort.
+    (SEMANTICS 3.12): unbiased whatever the levels. In O(N), without a sort.
 
     Scores must be importances: at least 0, the larger the more a sample matters, such as losses,
     EL2N or gradient norms. Zero and below stay with the least probability. What was never seen

@@ -42,10 +42,15 @@ def cells_kernel(
     start = tl.program_id(0).to(tl.int64) * (TILE * TILES)
     held = tl.zeros((CELLS,), tl.int32)
     for tile in range(TILES):
-        place = start + tile * TILE + tl.arange(0, TILE)
-        mask = place < num_samples
-        record = tl.load(records + place, mask, other=0)
-        held += tl.histogram(bin_of(record, SHIFT, FIRST, UNSEEN), CELLS, mask)
+        begin = start + tile * TILE
+        place = begin + tl.arange(0, TILE)
+        if begin + TILE <= num_samples:  # a mask of unknown length forbids wide loads
+            record = tl.load(records + place)
+            held += tl.histogram(bin_of(record, SHIFT, FIRST, UNSEEN), CELLS)
+        else:
+            mask = place < num_samples
+            record = tl.load(records + place, mask, other=0)
+            held += tl.histogram(bin_of(record, SHIFT, FIRST, UNSEEN), CELLS, mask)
     tl.atomic_add(counts + tl.arange(0, CELLS), held.to(tl.int64), mask=held != 0, sem="relaxed")
 
 
