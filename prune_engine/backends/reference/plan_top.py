@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.backends.reference.arithmetic import MASK32, keep_draw, tie_key
-from prune_engine.backends.reference.plan import count_blocks
+from prune_engine.backends.reference.plan import offsets_of
 
 
 def plan_top(
@@ -44,4 +44,4 @@ def plan_top(
     kept = pool[torch.sort(rank, descending=True, stable=True).indices[:k]]
     weight_class.zero_()
     weight_class[kept] = 1
-    return count_blocks(weight_class)
+    return offsets_of(weight_class)
