@@ -167,6 +167,28 @@ def check_fraction(name: str, value: object, *, zero: bool, one: bool) -> None:
         raise ValueError(f"{name} must be in {interval}, got {value!r}")
 
 
+def check_positive(name: str, value: object, *, zero: bool = False) -> None:
+    """Refuse what is no finite number above 0.
+
+    Args:
+        name: the argument's name.
+        value: what came.
+        zero: whether 0 is allowed.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: out of range.
+
+    Example:
+        >>> check_positive("coefficient", 0.5)
+    """
+    words = "finite and at least 0" if zero else "finite and above 0"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, {words}, got {value!r}")
+    if not (0 < value < float("inf") or (zero and value == 0)):
+        raise ValueError(f"{name} must be {words}, got {value!r}")
+
+
 def keep_share(prune_ratio: float) -> tuple[int, int]:
     """Return 1 - prune_ratio as a fraction whose parts fit 31 bits.
 

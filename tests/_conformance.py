@@ -33,8 +33,10 @@ def prunes(policy: pe.policies.Policy) -> bool:
 
 def hard(policy: pe.policies.Policy) -> bool:
     """Whether a policy drops without weights to make up for it: its gradient is biased."""
-    if isinstance(policy, pe.UCB | pe.EpsilonGreedy | pe.BPAS | pe.RandomBatches):
+    if isinstance(policy, pe.BPAS | pe.RandomBatches | pe.policies.RS2):
         return True
+    if isinstance(policy, pe.policies.ScoreRule):
+        return not policy.weighs()
     return not getattr(policy, "rescale", True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -14,6 +14,8 @@ from prune_engine.bands import decimal_fraction
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import AnyRule, Arrangement
 from prune_engine.plain import plain
+
+LATE = {"late": True}  # of a field of a policy: not described where it has its default
 
 
 @dataclass(frozen=True)
@@ -299,6 +301,11 @@ class Policy(ABC):
         """Return the name and the parameters as plain data (a state is checked against it)."""
         # Concrete policies are dataclasses; this base is not one, so that it has no fields.
         parameters = asdict(self)  # type: ignore[call-overload]
+        for each in fields(self):  # type: ignore[arg-type]
+            # A parameter that came later is told where it says something, so that what was saved
+            # before it came still fits.
+            if "late" in each.metadata and parameters[each.name] == each.default:
+                del parameters[each.name]
         return {"policy": type(self).__name__, **plain(parameters)}
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import prune_engine as pe
-from prune_engine.policies import TABLE
+from prune_engine.policies import TABLE, OrderDP
 
 BATCHWISE = [  # ten fixed batches; from the third epoch on they drop some for ever
     pe.BPAS(10, 0.02, 0.2, min_batches=1, shuffle_batches=True),
@@ -36,6 +36,12 @@ VARIANTS = [
     pe.policies.Proportional(0.7, floor=0.1, delta=1.0),
     pe.UCB(0.4, period=1),
     pe.EpsilonGreedy(0.6, period=1, epsilon=0.5),
+    pe.InfoBatch(0.5, delta=1.0, rescale=False),
+    pe.InfoBatch(0.5, delta=1.0, side="high"),
+    pe.InfoBatch(0.4, delta=1.0, first_epoch="even"),
+    pe.Budget(0.4, delta=1.0, warmup=2),
+    pe.UCB(0.4, period=1, coefficient=0.0, first_epoch="even"),
+    OrderDP(0.3, 1.0, first_epoch="full", warmup=1),
 ]
 
 
