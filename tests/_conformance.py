@@ -33,7 +33,7 @@ def prunes(policy: pe.policies.Policy) -> bool:
 
 def hard(policy: pe.policies.Policy) -> bool:
     """Whether a policy drops without weights to make up for it: its gradient is biased."""
-    if isinstance(policy, pe.BPAS | pe.RandomBatches | pe.policies.RS2):
+    if isinstance(policy, pe.BPAS | pe.RandomBatches | pe.policies.RS2 | pe.policies.RePB):
         return True
     if isinstance(policy, pe.policies.ScoreRule):
         return not policy.weighs()
@@ -122,7 +122,8 @@ class Conformance:
         orders = epochs(engine_of(policy), 5)
         assert orders[1] != orders[2], "another order"
         if prunes(policy) and not isinstance(policy, pe.UCB):  # whose winners may win again
-            later = 2 if policy.fixed_batch is None else 4  # batches go after the second epoch
+            late = policy.fixed_batch is not None or isinstance(policy, pe.policies.IES)
+            later = 4 if late else 2  # batches, and what has three losses, go after the second
             assert (set(orders[1]) != set(orders[later])) == (not stays(policy)), "another subset"
 
     def test_the_rule_asked_again_says_the_same_and_changes_nothing(self, policy):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from prune_engine.bands import decimal_fraction
+from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import AnyRule, Arrangement
 from prune_engine.plain import plain
@@ -306,7 +307,11 @@ class Policy(ABC):
             # before it came still fits.
             if "late" in each.metadata and parameters[each.name] == each.default:
                 del parameters[each.name]
-        return {"policy": type(self).__name__, **plain(parameters)}
+        told = {
+            name: value.describe() if isinstance(value, PerSample) else value
+            for name, value in parameters.items()
+        }
+        return {"policy": type(self).__name__, **plain(told)}
 
 
 def annealing(delta: float, progress: Progress) -> bool:
