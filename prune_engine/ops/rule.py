@@ -102,9 +102,9 @@ class LevelRule:
 
     A sample of score x stays with probability ``min(1, x / tau)``, at least ``least / 65536``, in
     sixteen steps to an octave, and weighs the inverse; tau is found on the device, so that no more
-    than ``target`` stay on average (SEMANTICS 3.12; ``ops.solve_levels``). What was never seen stays
-    and counts as one of them; where the never seen and ``least`` alone are more than ``target``,
-    they stay all the same.
+    than ``target`` stay on average (SEMANTICS 3.12; ``ops.solve_levels``). What was never seen
+    stays and counts as one of them; where the never seen and ``least`` alone are more than
+    ``target``, they stay all the same.
 
     Args:
         target: how many samples to keep on average, in 0..2^46.
