@@ -107,10 +107,13 @@ def check_weight_table(table: tuple[float, ...]) -> None:
 
     Raises:
         ValueError: it is not.
+        TypeError: it is no tuple.
 
     Example:
         >>> check_weight_table(weight_table(2.0))
     """
+    if not isinstance(table, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"weight_table must be a tuple, got {type(table).__name__}")
     if not 2 <= len(table) <= NUM_CLASSES or table[:2] != (0.0, 1.0):
         raise ValueError(
             f"weight_table must have 2 to {NUM_CLASSES} entries that start 0.0, 1.0, got {table}"

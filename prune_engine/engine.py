@@ -18,6 +18,7 @@ from prune_engine.data.device_loader import Augment, DeviceLoader
 from prune_engine.data.sampler import PruneSampler, Resume
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
+from prune_engine.epoch.fit_policy import check_policy
 from prune_engine.epoch.plan import EpochPlan
 from prune_engine.epoch.policy import NO_EXTRAS, Extras, Monitor, Policy
 from prune_engine.epoch.report import EpochReport, History
@@ -136,8 +137,7 @@ class PruneEngine:
         state.check_choice("on_nonfinite", on_nonfinite, ("skip", "raise"))
         state.check_choice("coverage", coverage, MODES)
         state.check_count("num_epochs", num_epochs)
-        if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"policy must be a Policy, such as InfoBatch(), got {policy!r}")
+        check_policy(policy)
         state.check_seed(seed)
         if num_epochs is None and (policy.needs_total or mode == "flow"):
             raise ValueError(f"num_epochs must be given for {policy} in mode={mode!r}, got None")

@@ -106,7 +106,8 @@ class Conformance:
         described = policy.describe()
         assert through_disk(described) == described
         parameters = {name: value for name, value in described.items() if name != "policy"}
-        assert type(policy).__name__ == described["policy"]
+        assert described["policy"].split(":")[-1] == type(policy).__name__
+        assert (":" in described["policy"]) != type(policy).__module__.startswith("prune_engine.")
         assert type(policy)(**parameters) == policy
 
     def test_is_deterministic_on_every_backend(self, policy):

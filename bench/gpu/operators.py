@@ -84,9 +84,15 @@ def epoch_operators(kernels: Any, made: Scored) -> list[Operator]:
         offsets = kernels.plan(records, threshold, *HALF, 0, 1, other)
         return kernels.compact(other, offsets, count)
 
+    def by_levels() -> object:
+        top, cut, *_ = kernels.solve_levels(kernels.cells(records), n * 7 // 10, 6554)
+        return kernels.plan_levels(records, top, cut, 0, 1, other)
+
     return [
         Operator("threshold + plan + compact", whole, 9 * n + 4 * count),
         Operator("plan", lambda: plan(HALF), 9 * n),
+        Operator("cells, solve_levels, plan_levels", by_levels, 17 * n),
+        Operator("cells", lambda: kernels.cells(records), 8 * n),
         Operator("plan, fixed counts", lambda: plan(HALF_FIXED), 9 * n),
         Operator(
             "compact",

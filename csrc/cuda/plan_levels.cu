@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(kPlanThreads, 4)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint32_t level = keys.key[2 * j + half];
-      const bool stays = 2 * pair + half < size &&
-                         static_cast<int32_t>(pair_draw(draws, half)) >= cut[level];
+      const bool stays =
+          2 * pair + half < size && static_cast<int32_t>(pair_draw(draws, half)) >= cut[level];
       decided[half] = stays ? level : 0;
       kept += stays ? 1 : 0;
     }

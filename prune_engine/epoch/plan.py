@@ -370,6 +370,8 @@ def _count_selection(selection: Selection, buffer: ScoreBuffer) -> tuple[Tensor,
         raise ValueError(
             f"weight_class must be in 0..{weighed - 1}, the classes with a weight, got {most}"
         )
+    if num_kept == 0 and buffer.num_samples and selection.arrangement is None:
+        raise ValueError("weight_class must keep a sample, got 0 for all: an epoch without any")
     return block_offsets, num_kept
 
 

@@ -299,7 +299,10 @@ class Policy(ABC):
         """
 
     def describe(self) -> dict[str, Any]:
-        """Return the name and the parameters as plain data (a state is checked against it)."""
+        """Return the name and the parameters as plain data (a state is checked against it).
+
+        A class outside this package is named with its module, such as ``mymodule:MyPolicy``.
+        """
         # Concrete policies are dataclasses; this base is not one, so that it has no fields.
         parameters = asdict(self)  # type: ignore[call-overload]
         for each in fields(self):  # type: ignore[arg-type]
@@ -311,7 +314,24 @@ class Policy(ABC):
             name: value.describe() if isinstance(value, PerSample) else value
             for name, value in parameters.items()
         }
-        return {"policy": type(self).__name__, **plain(told)}
+        return {"policy": name_of(self), **plain(told)}
+
+
+def name_of(policy: Policy) -> str:
+    """Return what a state calls a policy: its class, with its module where that is another's.
+
+    A class of another package may have the name of one of ours.
+
+    Args:
+        policy: the policy.
+
+    Returns:
+        Such as ``"InfoBatch"`` or ``"mymodule:MyPolicy"``.
+    """
+    kind = type(policy)
+    if kind.__module__.startswith("prune_engine."):
+        return kind.__name__
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def annealing(delta: float, progress: Progress) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.copies import reduce_run
 from prune_engine.epoch.coverage import enforce_coverage, repeats
+from prune_engine.epoch.fit_policy import check_rule
 from prune_engine.epoch.plan import (
     EpochPlan,
     dump_plan,
@@ -270,21 +271,37 @@ class EpochRun:
         began = self.now()
         draft = self._report(self._meet("end_epoch"), partial=partial)
         enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
-        self._remember()
         upcoming = self.epoch + 1
         if self.ahead:
+            self._remember()
             self._plan = self.ahead.pop(0)
             self._activate(self._plan)
         else:
-            # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
-            rule = self._rule(upcoming)
-            self._plan = None
-            self._plan = self._decide(rule, upcoming)
+            self._plan_next(upcoming)
         self.add_seconds(began)
         report = self._enter(upcoming, draft)
         if self.mode == "flow":
             self._plan_ahead()
         return report
+
+    def _plan_next(self, upcoming: int) -> None:
+        """Let the policy take in the epoch and decide the next; undo both where it cannot."""
+        before = None if self.memory is None else dict(vars(self.memory))
+        threshold = self.plan.threshold
+        try:
+            self._remember()
+            rule = self._rule(upcoming)
+            # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
+            self._plan = None
+            self._plan = self._decide(rule, upcoming)
+        except Exception:
+            if self.memory is not None and before is not None:
+                vars(self.memory).clear()
+                vars(self.memory).update(before)
+            # A policy's fault must not cost the run: the epoch has not ended, and can be saved.
+            if self._plan is None and self._one_table:
+                self._plan = self._restored_plan(threshold)
+            raise
 
     @lasting
     def resize(self, num_samples: int) -> None:
@@ -599,12 +616,13 @@ class EpochRun:
     def _rule(self, epoch: int) -> AnyRule:
         progress = Progress(epoch, epoch, self.num_epochs, self.seed)
         if self.memory is None:
-            rule = self.policy.rule(self.buffer, progress)
+            rule: object = self.policy.rule(self.buffer, progress)
         else:
             rule = self.policy.rule(self.buffer, progress, self.memory)
-        if isinstance(rule, Selection) and rule.arrangement is not None:
+        checked = check_rule(self.policy, rule, epoch)
+        if isinstance(checked, Selection) and checked.arrangement is not None:
             self._check_arranged()
-        return rule
+        return checked
 
     def _check_arranged(self) -> None:
         """Refuse an arrangement that a state could not bring back."""
@@ -707,6 +725,7 @@ class EpochRun:
             "checksum of arguments": state.checksum(self),
             "epoch": self.epoch,
             "cursor": cursor,  # a state must have one; an epoch's end audits what was seen instead
+            "samples planned": self.plan.num_kept,  # a policy may say different things on ranks
         }
         counters, group = self.buffer.counters, self.process_group
         offered = self._counted - self._epoch_mark

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
+from prune_engine.backends import reference
 from prune_engine.bands import (
     INT64_MAX,
     PLAN_BLOCK,
@@ -194,16 +195,15 @@ def _cells(operators: Any, backend: str, device: torch.device) -> Iterator[Tenso
 
 
 def _solve_levels(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
-    counts = operators.cells(_records(), backend="reference").to(device)
+    counts = reference.cells(_records()).to(device)
     for target in (0, NUM_SAMPLES // 2, NUM_SAMPLES):
         yield from operators.solve_levels(counts, target, least=100, backend=backend)
 
 
 def _plan_levels(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
-    counts = operators.cells(_records(), backend="reference")
-    levels = operators.solve_levels(counts, NUM_SAMPLES // 2, least=100, backend="reference")
+    top, cut, *_ = reference.solve_levels(reference.cells(_records()), NUM_SAMPLES // 2, 100)
     key = {"seed": SEED, "epoch": 1, "backend": backend}
-    records, top, cut = (x.to(device) for x in (_records(), levels.top, levels.cut))
+    records, top, cut = (x.to(device) for x in (_records(), top, cut))
     yield from operators.plan_levels(records, top, cut, **key)
 
 
