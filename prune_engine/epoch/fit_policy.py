@@ -29,8 +29,6 @@ def check_policy(policy: object) -> None:
         >>> from prune_engine import KeepAll
         >>> check_policy(KeepAll())
     """
-    if isinstance(policy, type) and issubclass(policy, Policy):
-        raise TypeError(f"policy must be an object, got the class {policy.__name__}: call it")
     if not isinstance(policy, Policy):
         raise TypeError(f"policy must be a Policy, such as InfoBatch(), got {policy!r}")
     name = type(policy).__name__
