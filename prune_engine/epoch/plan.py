@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +135,15 @@ class EpochPlan:
     def indices(self) -> Tensor:
         """The whole training order, int32 [num_kept], made when asked for."""
         return self.order(range(self.num_kept))
+
+    @cached_property
+    def largest_weight(self) -> float:
+        """The largest weight that a sample has; read from the device once, when asked for.
+
+        Ask while the plan is current: the classes are the buffer's, and the next plan's after it.
+        """
+        present = torch.bincount(self.weight_class, minlength=self.weight_table.shape[0]) > 0
+        return float(torch.where(present, self.weight_table, 0.0).max().item())
 
     @property
     def weights(self) -> Tensor:

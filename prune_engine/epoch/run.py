@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -43,6 +43,10 @@ from prune_engine.ops.to_host import host_floats, host_ints
 # Why ranks meet: all of them for the same reason, which is told as a number.
 PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe", "resize")
 SCAN = 1 << 20  # positions that are searched at a time for what was trained last
+
+
+def _no_schedule() -> None:
+    """Return that no scheduler was wrapped."""
 
 
 class EpochRun:
@@ -106,6 +110,7 @@ class EpochRun:
         self._look: Serving | None = None  # the latest pass, where another one is being trained
         self._data: list[weakref.ref[Any]] = []  # what must have N items
         self.ahead: list[EpochPlan] = []
+        self.schedule: Callable[[], Any] = _no_schedule  # a weak reference, once one is wrapped
         self.memory = begin_memory(policy, buffer, seed, RunFacts(num_epochs, process_group))
         self.watcher = watcher_of(self.memory)  # None: a step calls no hook
         self._begin_epoch(0)
