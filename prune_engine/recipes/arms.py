@@ -17,6 +17,7 @@ from prune_engine.policies import (
     InfoBatchQuantile,
     KeepAll,
     Policy,
+    Proportional,
     RandomSubset,
 )
 from prune_engine.recipes.results import FULL, RANDOM
@@ -49,6 +50,7 @@ def _as_is(choice: Choice) -> dict[str, Callable[[], Policy]]:
         "infobatch": lambda: InfoBatch(ratio, delta, sampling=sampling),
         "infobatch_quantile": lambda: InfoBatchQuantile(delta=delta, sampling=sampling),
         "budget": lambda: Budget(min(TARGET_SAVINGS, ratio), ratio, delta),
+        "proportional": lambda: Proportional(ratio, delta=delta),
         "ucb": lambda: UCB(keep),
         "epsilon_greedy": lambda: EpsilonGreedy(keep),
         "random": lambda: RandomSubset(ratio, delta=delta, sampling=sampling),
@@ -61,7 +63,10 @@ def _as_is(choice: Choice) -> dict[str, Callable[[], Policy]]:
 POLICIES = tuple(_as_is(Choice()))
 # In the order of the table. InfoBatch's mean rule saves what the scores let it save: `budget` is
 # the same rule with a stated saving, and stands for it.
-EQUAL = ("budget", "infobatch_quantile", "ucb", "epsilon_greedy", RANDOM, "random_static")
+EQUAL = (
+    *("budget", "infobatch_quantile", "proportional", "ucb", "epsilon_greedy"),
+    *(RANDOM, "random_static"),
+)
 EQUAL_NO_RESCALE = "random_no_rescale"
 
 
@@ -151,6 +156,8 @@ def equal(
         scale = share(pruned - 1, most) / plain.expected_savings
         keep = tuple(1 - scale * (1 - kept) for kept in plain.keep)
         return InfoBatchQuantile(plain.percentiles, keep, delta, sampling)
+    if arm == "proportional":
+        return Proportional(share(pruned - 1), delta=delta)
     if arm == "ucb":
         return UCB(1 - share(num_epochs - 1))
     if arm == "epsilon_greedy":
