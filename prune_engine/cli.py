@@ -31,6 +31,7 @@ from prune_engine.recipes import (
     subsets,
 )
 from prune_engine.recipes.data import DATA_SETS
+from prune_engine.recipes.policy_spec import spec_name
 from prune_engine.recipes.results import FOOTNOTE
 
 

@@ -51,7 +51,6 @@ TABLE: dict[str, type[Policy]] = {
     "kakurenbo": KAKURENBO,
     "ies": IES,
     "progressive_dropout": ProgressiveDropout,
-    "align_prune": AlignPrune,
     "full": KeepAll,
     "bpas": BPAS,
     "random_batches": RandomBatches,

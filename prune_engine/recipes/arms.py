@@ -22,6 +22,7 @@ from prune_engine.policies import (
     OrderDP,
     Policy,
     ProgressiveDropout,
+    Proportional,
     RandomSubset,
     RePB,
     SeTa,
@@ -56,6 +57,7 @@ def _as_is(choice: Choice) -> dict[str, Callable[[], Policy]]:
         "infobatch": lambda: InfoBatch(ratio, delta, sampling=sampling),
         "infobatch_quantile": lambda: InfoBatchQuantile(delta=delta, sampling=sampling),
         "budget": lambda: Budget(min(TARGET_SAVINGS, ratio), ratio, delta),
+        "proportional": lambda: Proportional(ratio, delta=delta),
         "ucb": lambda: UCB(keep),
         "epsilon_greedy": lambda: EpsilonGreedy(keep),
         "orderdp": lambda: OrderDP(keep, max(0.5, keep)),
@@ -75,7 +77,10 @@ def _as_is(choice: Choice) -> dict[str, Callable[[], Policy]]:
 POLICIES = tuple(_as_is(Choice()))
 # In the order of the table. InfoBatch's mean rule saves what the scores let it save: `budget` is
 # the same rule with a stated saving, and stands for it.
-EQUAL = ("budget", "infobatch_quantile", "ucb", "epsilon_greedy", RANDOM, "random_static")
+EQUAL = (
+    *("budget", "infobatch_quantile", "proportional", "ucb", "epsilon_greedy"),
+    *(RANDOM, "random_static"),
+)
 EQUAL_NO_RESCALE = "random_no_rescale"
 
 
@@ -165,6 +170,8 @@ def equal(
         scale = share(pruned - 1, most) / plain.expected_savings
         keep = tuple(1 - scale * (1 - kept) for kept in plain.keep)
         return InfoBatchQuantile(plain.percentiles, keep, delta, sampling)
+    if arm == "proportional":
+        return Proportional(share(pruned - 1), delta=delta)
     if arm == "ucb":
         return UCB(1 - share(num_epochs - 1))
     if arm == "orderdp":

@@ -27,6 +27,7 @@ OPS = (
     *("draw", "plan_top"),
     *("moments", "activation_std", "relu_moments", "gelu_moments"),
     *("select", "top", "pick"),
+    *("cells", "solve_levels", "plan_levels"),
     *("cross_entropy_observe", "cross_entropy_grad"),
 )
 TIERS = {"short": "triton and not full", "full": "triton and full"}
