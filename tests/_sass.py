@@ -31,6 +31,10 @@ WIDE = {
     "plan_kernel": (8, 1),
     "relu_moments_kernel": (4, 4),
 }
+# Those whose last block reads what the others left: where its thread 0 learns that it is the last,
+# a fence comes before the barrier behind which all threads read.
+LAST_BLOCK = {"moments_kernel", "relu_moments_kernel", "gelu_moments_kernel"}
+ACQUIRED = re.compile(r"\bATOMG\.E\.(?:(?!\bBAR\.).)*?\bMEMBAR\b", re.DOTALL)
 WIDE_STORE = re.compile(r"\bSTG\.E(?:\.\w+)*\.128\b")
 WIDE_LOAD = re.compile(r"\bLDG\.E(?:\.\w+)*\.128\b")
 SPILL = re.compile(r"\b(?:STL|LDL)(?:\.\w+)*\b")
@@ -89,6 +93,8 @@ class Kernel:
                 found.append(f"{self.wide_loads} 16-byte loads, expected {loads}")
             if self.wide_stores < stores:
                 found.append(f"{self.wide_stores} 16-byte stores, expected {stores}")
+        if self.name in LAST_BLOCK and not ACQUIRED.search(self.code):
+            found.append("no fence between the ticket and the barrier")
         return [f"{self.name} {self.arch}: {fault}" for fault in found]
 
 

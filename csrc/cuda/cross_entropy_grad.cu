@@ -91,6 +91,7 @@ void launch(const GradientBatch& batch, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream) {
+  const MayLoad load;
   // Edge case 1. Without classes the operator alone gets here: no piece, and no grid of nothing.
   if (batch.size == 0 || batch.labels.num_classes == 0) return cudaSuccess;
   return launch_for(batch.logit_type, [&](auto* logit) {

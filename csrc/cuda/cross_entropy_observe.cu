@@ -166,6 +166,7 @@ void launch(const LogitBatch& batch, const ScoreState& state, bool advance, cuda
 
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
                                          bool advance, cudaStream_t stream) {
+  const MayLoad load;
   if (batch.size == 0 && !advance) return cudaSuccess;  // Edge case 1
   if (batch.logit_type == Real::kDouble) {  // all sums: for a dtype this rare no second kernel
     launch<double, true>(batch, state, advance, stream);

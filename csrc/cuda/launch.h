@@ -18,6 +18,21 @@
 namespace prune_engine {
 namespace cuda {
 
+// Alive around the launches of a call. The driver loads a kernel when it is first launched, and
+// while a stream of any thread is being captured it forbids a thread to load one, unless the thread
+// says that it may (as torch does where its allocator needs memory during a capture). So that a
+// capture can hold a process's first call.
+class MayLoad {
+ public:
+  MayLoad() { cudaThreadExchangeStreamCaptureMode(&other_); }
+  ~MayLoad() { cudaThreadExchangeStreamCaptureMode(&other_); }
+  MayLoad(const MayLoad&) = delete;
+  MayLoad& operator=(const MayLoad&) = delete;
+
+ private:
+  cudaStreamCaptureMode other_ = cudaStreamCaptureModeRelaxed;
+};
+
 enum class Real : int { kFloat, kDouble, kHalf, kBFloat16 };
 
 struct LossBatch {

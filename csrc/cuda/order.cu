@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Positions& wanted,
                          int32_t* samples, cudaStream_t stream) {
+  const MayLoad load;
   if (wanted.count == 0) return cudaSuccess;
   const unsigned grid = grid_of(wanted.count, kThreads, kMaxGrid);
   order_kernel<<<grid, kThreads, 0, stream>>>(kept, pi, wanted, samples);

@@ -125,6 +125,7 @@ cudaError_t launch_offsets(int64_t* counts, int rows, int64_t blocks, cudaStream
 }
 
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream) {
+  const MayLoad load;
   const int64_t blocks = num_blocks(args.num_samples, kPlanBlock);
   cudaError_t error = cudaSuccess;
   if (args.shares.den == 0 || blocks == 0) {

@@ -18,7 +18,9 @@ __global__ void __launch_bounds__(kSelectThreads)
   __shared__ uint32_t bins[kBins];
   if (state->rank[0] == 0 || state->key[0] == kNoKey) return;
   for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kSelectThreads) bins[i] = 0;
-  const uint32_t edge = state->key[0], above = above_digit<true>(state->last_index, level);
+  // Of the index there is no digit yet at the first level, and nobody has written it.
+  const uint32_t edge = state->key[0];
+  const uint32_t above = level == 0 ? 0 : above_digit<true>(state->last_index, level);
   __syncthreads();
   visit_seen(values, num_samples, vector, [&](uint32_t index, uint32_t key) {
     if (key == edge && above_digit<true>(index, level) == above) {
@@ -103,6 +105,7 @@ cudaError_t mark(const SelectArgs& args, uint8_t* mask, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream) {
+  const MayLoad load;
   if (args.num_samples == 0) return cudaSuccess;  // Edge case 1
   if (k == 0) return cudaMemsetAsync(mask, 0, static_cast<size_t>(args.num_samples), stream);
   SelectArgs last = args;  // rank seen - k: the last, and the offset counts back from it

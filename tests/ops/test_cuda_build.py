@@ -164,6 +164,16 @@ def test_a_scalar_load_is_caught(setup_module: dict[str, Any], tmp_path: Path, k
     assert f"{kernel}_kernel sm_90: no 16-byte load" in faults
 
 
+def test_a_fence_behind_the_barrier_is_caught(setup_module: dict[str, Any], tmp_path: Path) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    late = r"(    // Between the ticket.*?)__threadfence\(\);\n  }\n  __syncthreads\(\);"
+    behind = r"\1}\n  __syncthreads();\n  __threadfence();"
+    source = edited(tmp_path, f"(?s){late}", behind) / "relu_moments.cu"
+    unfenced = _sass.kernels(compile_one(found, source, tmp_path / "late.o", flags))
+    faults = {fault for row in unfenced for fault in row.faults()}
+    assert faults == {"relu_moments_kernel sm_90: no fence between the ticket and the barrier"}
+
+
 # Volatile, for ptxas joins two neighbouring loads of 8 bytes again.
 WORDS = """{
         const auto* at = reinterpret_cast<const volatile uint32_t*>(

@@ -247,6 +247,17 @@ def test_top_strides_and_settles_ties_over_blocks(ordered):
     assert_bitwise(ordered.select(values, [0], [1], 2), [2.0], "select")
 
 
+@pytest.mark.parametrize("name", ["order", "mean_threshold"])
+def test_a_kernel_that_a_captured_stream_would_not_let_load_is_caught(emulated, tmp_path, name):
+    # All calls of these tests are judged so (``Emulated._call``); here is one that is at fault.
+    broken = _emulated.break_kernel(tmp_path, emulated, name, "  const MayLoad load;\n", "")
+    with pytest.raises(AssertionError, match="a launch that may not load a kernel"):
+        if name == "order":
+            broken.order(torch.arange(3, dtype=torch.int32), None, 0, 1, 3, 0, 0)
+        else:
+            broken.mean_threshold(int64([0] * 10))
+
+
 def test_a_missing_barrier_is_caught(emulated, tmp_path: Path):
     barrier = "  __syncthreads();\n  Value before"
     broken = _emulated.break_kernel(tmp_path, emulated, "compact", barrier, "  Value before")
