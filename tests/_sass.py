@@ -24,6 +24,7 @@ STREAMING = {
 # Those with more than one such load in a thread's work, or with 16-byte stores: how many of each.
 WIDE = {
     "audit_kernel": (4, 0),
+    "cross_entropy_grad_kernel": (1, 1),
     "cut_kernel": (16, 0),
     "gelu_moments_kernel": (4, 4),
     "histogram_kernel": (8, 0),
@@ -38,7 +39,15 @@ ACQUIRED = re.compile(r"\bATOMG\.E\.(?:(?!\bBAR\.).)*?\bMEMBAR\b", re.DOTALL)
 WIDE_STORE = re.compile(r"\bSTG\.E(?:\.\w+)*\.128\b")
 WIDE_LOAD = re.compile(r"\bLDG\.E(?:\.\w+)*\.128\b")
 SPILL = re.compile(r"\b(?:STL|LDL)(?:\.\w+)*\b")
+INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(.*?);")
+BACK = re.compile(r"\bBRA(?:\.\w+)*\s+(?:\S+,\s*)?0x([0-9a-f]+)")
+REGISTER = re.compile(r"\bR(\d+)\b")
 KERNEL = re.compile(r"\d([a-z][a-z_]*_kernel)")
+
+
+def is_wide_load(instruction: str) -> bool:
+    """Tell whether an instruction loads 16 bytes from global memory."""
+    return WIDE_LOAD.search(instruction) is not None
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,49 @@ class Kernel:
     def spills(self) -> int:
         """How many instructions touch local memory."""
         return len(SPILL.findall(self.code))
+
+    @property
+    def instructions(self) -> list[tuple[int, str]]:
+        """Address and text of each instruction."""
+        found = INSTRUCTION.findall(self.code)
+        return [(int(at, 16), text.strip()) for at, text in found]
+
+    def streams(self) -> list[list[str]]:
+        """The innermost loops that load 16 bytes: their instructions, in the order of the code."""
+        listed = self.instructions
+        ranges: list[tuple[int, int]] = []
+        for at, text in listed:
+            if (back := BACK.search(text)) and int(back[1], 16) < at:
+                ranges.append((int(back[1], 16), at))
+        bodies = {
+            (first, last): [text for at, text in listed if first <= at <= last]
+            for first, last in ranges
+        }
+        wide = {key: body for key, body in bodies.items() if any(map(is_wide_load, body))}
+        return [
+            body
+            for (first, last), body in sorted(wide.items())
+            if not any(
+                first <= begin and end <= last and (begin, end) != (first, last)
+                for begin, end in wide
+            )
+        ]
+
+    def in_flight(self) -> list[int]:
+        """How many 16-byte loads are issued before the first use of one, group after group."""
+        groups: list[int] = []
+        pending: set[str] = set()
+        issued = 0
+        for _, text in self.instructions:
+            _, _, sources = text.partition(",")
+            if pending.intersection(REGISTER.findall(sources)):
+                groups.append(issued)
+                pending, issued = set(), 0
+            if WIDE_LOAD.search(text):
+                first = int(REGISTER.findall(text)[0])
+                pending.update(str(first + k) for k in range(4))
+                issued += 1
+        return [*groups, issued] if issued else groups
 
     def faults(self) -> list[str]:
         """Say what is wrong, one phrase each."""

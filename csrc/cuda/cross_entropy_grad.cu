@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_grad_kernel(GradientBa
       Vector<Logit> made;
 #pragma unroll
       for (int k = 0; k < kCount; ++k) row.write(begin + c + k, read.at[k], made.at + k);
-      *reinterpret_cast<Vector<Logit>*>(to + c) = made;
+      store_vector(made, to + c);
     }
 #pragma unroll 1
     for (int64_t c = head + vectors * kCount + thread; c < size; c += kThreads) {

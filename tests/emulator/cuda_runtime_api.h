@@ -110,6 +110,11 @@ template <typename Value>
 Value __ldg(const Value* pointer) {
   return *emulator::aligned_pointer(pointer);
 }
+template <typename Value>
+void __stwb(Value* pointer, Value value) {
+  emulator::aligned_pointer(pointer);
+  *pointer = value;
+}
 inline void __threadfence() {}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 

@@ -83,6 +83,30 @@ def test_a_kernel_for_three_dtypes_loads_16_bytes_of_each(kernels: list[_sass.Ke
     assert min(loads) >= 3
 
 
+def test_the_plain_softmax_costs_at_most_16_instructions_a_logit(
+    kernels: list[_sass.Kernel],
+) -> None:
+    plain = [k for k in kernels if "cross_entropy_observe_kernelIfLb0" in k.symbol]
+    assert len(plain) == 4
+    for kernel in plain:
+        # Of bfloat16 and float16 a trip takes two vectors of 8, of float two of 4.
+        pairs = [len(body) for body in kernel.streams() if sum(map(_sass.is_wide_load, body)) == 2]
+        assert len(pairs) == 3, kernel.arch
+        short, *long = sorted(pairs)
+        assert short <= 16 * 8 and max(long) <= 16 * 16, f"{kernel.arch}: {pairs}"
+
+
+def test_a_branch_for_each_logit_is_caught(setup_module: dict[str, Any], tmp_path: Path) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    one = "for (int k = 0; k < n; ++k) add_logit<kFull>(row, logit[k], weight[k]);\\n  return;"
+    source = edited(tmp_path, r"(?<=Real \(&weight\)\[n\]\) \{\n)", f"#pragma unroll\n{one}\n")
+    branchy = _sass.kernels(
+        compile_one(found, source / "cross_entropy_observe.cu", tmp_path / "branchy.o", flags)
+    )
+    (plain,) = (k for k in branchy if "IfLb0" in k.symbol)
+    assert max(len(body) for body in plain.streams()) > 16 * 16
+
+
 def test_every_kernel_of_the_sources_was_judged(kernels: list[_sass.Kernel]) -> None:
     sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("csrc/cuda/*.cu")]
     declared = {name for text in sources for name in DECLARED.findall(text)}
@@ -203,8 +227,14 @@ WORDS = """{
             "if (false) {\n    reinterpret_cast<uint4*>(out)",
             "plan_kernel sm_90: 0 16-byte stores, expected 1",
         ),
+        (
+            "cross_entropy_grad",
+            r"__stwb\((reinterpret_cast<uint4\*>\(to\)), bits\);",
+            r"*\1 = bits;",
+            "cross_entropy_grad_kernel sm_90: 0 16-byte stores, expected 1",
+        ),
     ],
-    ids=["plan-load", "fixed-load", "plan-store"],
+    ids=["plan-load", "fixed-load", "plan-store", "gradient-store"],
 )
 def test_one_narrow_access_among_wide_ones_is_caught(
     setup_module: dict[str, Any],
