@@ -16,7 +16,8 @@ from pathlib import Path
 
 # Kernels whose time is that of reading something of length N: they must read 16 bytes a load.
 STREAMING = {
-    *("plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"),
+    *("plan_kernel", "histogram_kernel", "refine_kernel", "decide_kernel"),
+    *("compact_kernel", "audit_kernel"),
     *("moments_kernel", "relu_moments_kernel", "gelu_moments_kernel"),
     *("cross_entropy_observe_kernel", "cross_entropy_grad_kernel"),
     *("digit_kernel", "tie_kernel", "mask_kernel"),
@@ -25,9 +26,9 @@ STREAMING = {
 WIDE = {
     "audit_kernel": (4, 0),
     "cross_entropy_grad_kernel": (1, 1),
-    "cut_kernel": (16, 0),
+    "decide_kernel": (1, 1),
     "gelu_moments_kernel": (4, 4),
-    "histogram_kernel": (8, 0),
+    "histogram_kernel": (8, 1),
     "moments_kernel": (16, 0),  # four for each of four dtypes
     "plan_kernel": (8, 1),
     "relu_moments_kernel": (4, 4),

@@ -48,15 +48,20 @@ struct LossBatch {
 };
 
 // Fixed counts, found on the device: the smallest draw that can stay in each band, and how many of
-// those with exactly that draw do (the smallest indices).
+// those with exactly that draw do (the smallest indices). Halfway: the cut's high byte, and how
+// many of those that share it stay.
 struct FixedCuts {
   int64_t ties[kMaxBands];
   uint32_t cut[kMaxBands];
 };
 
+// Of each band, the high bytes of its draws; then the low bytes of those with the cut's high byte.
+constexpr int kByteBins = 256;
+constexpr int64_t kHistogramCounts = 2 * kMaxBands * int64_t{kByteBins};
+
 // Scratch of a plan with fixed counts, uninitialised.
 struct FixedScratch {
-  uint32_t* histogram;  // [bands][65536]
+  uint32_t* histogram;  // [kHistogramCounts]
   int64_t* ties;        // [bands][blocks + 1]
   FixedCuts* cuts;      // [1]
 };

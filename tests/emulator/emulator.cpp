@@ -184,7 +184,7 @@ void emulated_plan(const int64_t* records, int64_t num_samples, const float* thr
   args.block_offsets = block_offsets;
   const int64_t blocks = num_blocks(num_samples, kPlanBlock);
   // Not zero: what the kernels must write before they read is wrong until then.
-  std::vector<uint32_t> histogram(static_cast<size_t>(bands * kDraws), 0xabababab);
+  std::vector<uint32_t> histogram(static_cast<size_t>(cuda::kHistogramCounts), 0xabababab);
   std::vector<int64_t> ties(static_cast<size_t>(bands * (blocks + 1)), -7777);
   cuda::FixedCuts fixed;
   std::memset(&fixed, 0xab, sizeof fixed);
