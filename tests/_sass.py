@@ -41,7 +41,7 @@ WIDE_STORE = re.compile(r"\bSTG\.E(?:\.\w+)*\.128\b")
 WIDE_LOAD = re.compile(r"\bLDG\.E(?:\.\w+)*\.128\b")
 SPILL = re.compile(r"\b(?:STL|LDL)(?:\.\w+)*\b")
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(.*?);")
-BACK = re.compile(r"\bBRA(?:\.\w+)*\s+(?:\S+,\s*)?0x([0-9a-f]+)")
+BRANCH = re.compile(r"\bBRA(?:\.\w+)*\s+(?:\S+,\s*)?0x([0-9a-f]+)")
 REGISTER = re.compile(r"\bR(\d+)\b")
 KERNEL = re.compile(r"\d([a-z][a-z_]*_kernel)")
 
@@ -99,7 +99,7 @@ class Kernel:
         listed = self.instructions
         ranges: list[tuple[int, int]] = []
         for at, text in listed:
-            if (back := BACK.search(text)) and int(back[1], 16) < at:
+            if (back := BRANCH.search(text)) and int(back[1], 16) < at:
                 ranges.append((int(back[1], 16), at))
         bodies = {
             (first, last): [text for at, text in listed if first <= at <= last]
@@ -115,21 +115,41 @@ class Kernel:
             )
         ]
 
-    def in_flight(self) -> list[int]:
-        """How many 16-byte loads are issued before the first use of one, group after group."""
-        groups: list[int] = []
+    def groups(self) -> list[list[str]]:
+        """What is issued from a 16-byte load up to the first use of one that is in flight.
+
+        A branch that is taken wherever the loads before it were issued is followed.
+        """
+        listed = self.instructions
+        index = {at: k for k, (at, _) in enumerate(listed)}
+        found: list[list[str]] = []
         pending: set[str] = set()
-        issued = 0
-        for _, text in self.instructions:
+        group: list[str] = []
+        guard, k, resume = "", 0, 0
+        while k < len(listed):
+            at, text = listed[k]
             _, _, sources = text.partition(",")
             if pending.intersection(REGISTER.findall(sources)):
-                groups.append(issued)
-                pending, issued = set(), 0
-            if WIDE_LOAD.search(text):
+                found.append(group)
+                pending, group, k, resume = set(), [], resume or k, 0
+                continue
+            if is_wide_load(text):
                 first = int(REGISTER.findall(text)[0])
-                pending.update(str(first + k) for k in range(4))
-                issued += 1
-        return [*groups, issued] if issued else groups
+                pending.update(str(first + part) for part in range(4))
+                guard = text.partition(" ")[0] if text.startswith("@") else ""
+            if pending:
+                group.append(text)
+            branch = BRANCH.search(text)
+            k += 1
+            if pending and branch and text.startswith(f"{guard} BRA".strip()):
+                target = int(branch[1], 16)
+                if target > at and not resume:
+                    resume, k = k, index[target]
+        return [*found, group] if group else found
+
+    def in_flight(self) -> list[int]:
+        """How many 16-byte loads are issued before the first use of one, group after group."""
+        return [sum(map(is_wide_load, group)) for group in self.groups()]
 
     def faults(self) -> list[str]:
         """Say what is wrong, one phrase each."""

@@ -56,13 +56,15 @@ __global__ void __launch_bounds__(kPlanThreads)
   for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const int64_t begin = block * kPlanBlock;
     const int size = block_size(begin, num_samples);
-    Keys<kThreadSamples> keys;
-    uint32_t fate[kThreadSamples];
-    load_keys(records + begin, size, vector_in && size == kPlanBlock, &keys);
+    uint4 pair[kThreadPairs];
+    load_pairs(records + begin, size, vector_in && size == kPlanBlock, pair);
     __syncthreads();  // the draws and the bands of the last block have been read
-    make_draws(begin, rule.seed, rule.epoch, word);
+    // Always; but without a branch ptxas looks at what is loaded before, and waits (on sm_100 and
+    // sm_120 with it as well).
+    if (rule.draws) make_draws(begin, rule.seed, rule.epoch, word);
     __syncthreads();  // also: the bands are made, the counts zero
-    make_fates(bands, rule.num_thresholds, keys, fate);
+    uint32_t fate[kThreadSamples];
+    make_fates(bands, rule.num_thresholds, make_keys(pair), fate);
 #pragma unroll
     for (int j = 0; j < kThreadPairs; ++j) {
       const int pair = j * kPlanThreads + static_cast<int>(threadIdx.x);

@@ -24,9 +24,9 @@ __global__ void __launch_bounds__(kPlanThreads)
   const int size = block_size(begin, num_samples);
   const bool whole = size == kPlanBlock;
 
-  // All loads first: the generator runs while they are in flight.
-  Keys<kThreadSamples> keys;
-  load_keys(records + begin, size, vector_in && whole, &keys);
+  // All loads first: the generator runs while they are in flight, and nothing looks at them before.
+  uint4 pair[kThreadPairs];
+  load_pairs(records + begin, size, vector_in && whole, pair);
   if (threadIdx.x < kMaxBands) {
     make_bands(thresholds, rule, unseen_band, nullptr, &bands);
   }
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kPlanThreads)
   __syncthreads();
 
   uint32_t fate[kThreadSamples];
-  make_fates(bands, rule.num_thresholds, keys, fate);
+  make_fates(bands, rule.num_thresholds, make_keys(pair), fate);
   int kept = 0;
 #pragma unroll
   for (int j = 0; j < kThreadPairs; ++j) {

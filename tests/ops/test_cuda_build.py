@@ -96,6 +96,30 @@ def test_the_plain_softmax_costs_at_most_16_instructions_a_logit(
         assert short <= 16 * 8 and max(long) <= 16 * 16, f"{kernel.arch}: {pairs}"
 
 
+MULTIPLY = re.compile(r"\bU?IMAD\.(?:WIDE|HI)\b")  # two of each round of the generator
+
+
+def test_the_generator_runs_while_a_plans_loads_are_in_flight(kernels: list[_sass.Kernel]) -> None:
+    plans = [k for k in kernels if k.name == "plan_kernel"]
+    counts = [k for k in kernels if k.name == "histogram_kernel" and k.arch in ("sm_80", "sm_90")]
+    assert (len(plans), len(counts)) == (4, 2)
+    for kernel in plans + counts:
+        (group,) = kernel.groups()
+        assert sum(map(_sass.is_wide_load, group)) == 8, kernel.arch
+        assert sum(MULTIPLY.search(text) is not None for text in group) >= 36, kernel.arch
+
+
+def test_an_early_look_at_what_is_loaded_is_caught(
+    setup_module: dict[str, Any], tmp_path: Path
+) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    look = r"\1\n  if (pair[0].x == 7) classes[threadIdx.x] = 7;"
+    source = edited(tmp_path, r"(  load_pairs\(records.*;)", look) / "plan.cu"
+    kernels = _sass.kernels(compile_one(found, source, tmp_path / "early.o", flags))
+    (early,) = (kernel for kernel in kernels if kernel.name == "plan_kernel")
+    assert not any(MULTIPLY.search(text) for text in early.groups()[0])
+
+
 def test_a_branch_for_each_logit_is_caught(setup_module: dict[str, Any], tmp_path: Path) -> None:
     found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
     one = "for (int k = 0; k < n; ++k) add_logit<kFull>(row, logit[k], weight[k]);\\n  return;"
