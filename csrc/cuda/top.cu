@@ -8,6 +8,7 @@ namespace cuda {
 namespace {
 
 constexpr int64_t kMaxGrid = 528;
+constexpr int kGroup = 4;  // neighbouring samples of a thread that writes the mask
 
 // Grid: as digit_kernel. Counts a digit of the index of the samples that tie; returns at once where
 // all of them stay.
@@ -61,7 +62,20 @@ __global__ void __launch_bounds__(kSelectThreads)
   if (first >= num_samples) return;
   const uint32_t edge = state->key[0], last = state->last_index;
   uint32_t key[kGroup], word = 0;
-  load_group(values, first, num_samples, vector, key);
+  constexpr int kPer = 16 / static_cast<int>(sizeof(Sample));
+  if (vector && first + kGroup <= num_samples) {
+    const auto* from = reinterpret_cast<const uint4*>(values + first);
+    uint4 load[kGroup / kPer];
+#pragma unroll
+    for (int l = 0; l < kGroup / kPer; ++l) load[l] = from[l];
+#pragma unroll
+    for (int e = 0; e < kGroup; ++e) key[e] = loaded_key(load[e / kPer], e % kPer, values);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kGroup; ++e) {
+      key[e] = first + e < num_samples ? sample_key(values[first + e]) : kNoKey;
+    }
+  }
 #pragma unroll
   for (int e = 0; e < kGroup; ++e) {
     const bool stays = key[e] != kNoKey && (key[e] > edge || (key[e] == edge && first + e <= last));

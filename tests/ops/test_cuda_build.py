@@ -120,6 +120,30 @@ def test_an_early_look_at_what_is_loaded_is_caught(
     assert not any(MULTIPLY.search(text) for text in early.groups()[0])
 
 
+def whole_tiles(kernels: list[_sass.Kernel]) -> dict[str, list[int]]:
+    """Of each kernel that reads tiles of scores or records: its groups of loads in flight."""
+    tiles = [kernel for kernel in kernels if kernel.name in ("digit_kernel", "tie_kernel")]
+    return {f"{k.symbol} {k.arch}": k.in_flight() for k in tiles}
+
+
+def test_the_loads_of_a_whole_tile_go_out_together(kernels: list[_sass.Kernel]) -> None:
+    found = whole_tiles(kernels)
+    assert len(found) == (4 + 2) * 4
+    for name, groups in found.items():
+        assert set(groups) == {4 if "kernelIf" in name else 8}, name  # some have their loop twice
+
+
+def test_loads_that_go_out_one_by_one_are_caught(
+    setup_module: dict[str, Any], tmp_path: Path
+) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    together = r"(uint4 load\[kLoads\];\n)#pragma unroll\n"
+    source = edited(tmp_path, together, r"\1#pragma unroll 1\n") / "top.cu"
+    slow = whole_tiles(_sass.kernels(compile_one(found, source, tmp_path / "slow.o", flags)))
+    assert len(slow) == 2
+    assert all(max(groups) < 4 for groups in slow.values()), slow
+
+
 def test_a_branch_for_each_logit_is_caught(setup_module: dict[str, Any], tmp_path: Path) -> None:
     found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
     one = "for (int k = 0; k < n; ++k) add_logit<kFull>(row, logit[k], weight[k]);\\n  return;"
