@@ -94,24 +94,27 @@ class Kernel:
         found = INSTRUCTION.findall(self.code)
         return [(int(at, 16), text.strip()) for at, text in found]
 
+    def loops(self) -> list[tuple[int, int, list[str]]]:
+        """Of each loop: the addresses of its first and last instruction, and all of them."""
+        listed = self.instructions
+        found: set[tuple[int, int]] = set()
+        for at, text in listed:
+            if (branch := BRANCH.search(text)) and int(branch[1], 16) < at:
+                found.add((int(branch[1], 16), at))
+        return [
+            (first, last, [text for at, text in listed if first <= at <= last])
+            for first, last in sorted(found)
+        ]
+
     def streams(self) -> list[list[str]]:
         """The innermost loops that load 16 bytes: their instructions, in the order of the code."""
-        listed = self.instructions
-        ranges: list[tuple[int, int]] = []
-        for at, text in listed:
-            if (back := BRANCH.search(text)) and int(back[1], 16) < at:
-                ranges.append((int(back[1], 16), at))
-        bodies = {
-            (first, last): [text for at, text in listed if first <= at <= last]
-            for first, last in ranges
-        }
-        wide = {key: body for key, body in bodies.items() if any(map(is_wide_load, body))}
+        wide = [loop for loop in self.loops() if any(map(is_wide_load, loop[2]))]
         return [
             body
-            for (first, last), body in sorted(wide.items())
+            for first, last, body in wide
             if not any(
                 first <= begin and end <= last and (begin, end) != (first, last)
-                for begin, end in wide
+                for begin, end, _ in wide
             )
         ]
 

@@ -144,6 +144,33 @@ def test_loads_that_go_out_one_by_one_are_caught(
     assert all(max(groups) < 4 for groups in slow.values()), slow
 
 
+def walks(kernel: _sass.Kernel) -> list[int]:
+    """Instructions of a pass of the network, by its innermost loops; 8 rounds are 4 pairs."""
+    passes = 4 if "ILi0E" in kernel.symbol else 1
+    bodies = [body for _, _, body in kernel.loops() if any(map(MULTIPLY.search, body))]
+    return [passes * len(body) for body in bodies if len(body) < 120]
+
+
+def test_a_position_of_the_order_costs_at_most_110_instructions(
+    kernels: list[_sass.Kernel],
+) -> None:
+    orders = [kernel for kernel in kernels if kernel.name == "order_kernel"]
+    assert len(orders) == 2 * 4
+    for kernel in orders:
+        if "ILi8E" in kernel.symbol:
+            assert walks(kernel) and max(walks(kernel)) <= 110, kernel.arch
+        else:
+            assert min(walks(kernel)) > 110, "control: with rounds in a loop it is more"
+
+
+def test_the_mean_threshold_is_a_straight_line(kernels: list[_sass.Kernel]) -> None:
+    means = [kernel for kernel in kernels if kernel.name == "mean_threshold_kernel"]
+    assert len(means) == 4
+    for kernel in means:
+        assert [body for _, _, body in kernel.loops() if len(body) > 1] == [], "it ends in itself"
+        assert len(kernel.instructions) <= 500, kernel.arch
+
+
 def test_a_branch_for_each_logit_is_caught(setup_module: dict[str, Any], tmp_path: Path) -> None:
     found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
     one = "for (int k = 0; k < n; ++k) add_logit<kFull>(row, logit[k], weight[k]);\\n  return;"
