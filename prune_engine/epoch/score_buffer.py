@@ -31,7 +31,7 @@ from prune_engine.epoch.fits import (
     weighed,
 )
 from prune_engine.errors import StateMismatchError
-from prune_engine.lasting import lasting
+from prune_engine.lasting import lasting, stay
 from prune_engine.ops.checks import ObserveState
 from prune_engine.ops.cross_entropy_observe import cross_entropy_state
 from prune_engine.ops.observe import observe_state
@@ -192,6 +192,7 @@ class ScoreBuffer:
             self.weight_table,
             self.epoch,
         )
+        stay(*self.observe_arguments)
 
     @property
     def scores(self) -> Tensor:
