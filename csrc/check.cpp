@@ -229,6 +229,23 @@ void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t epoch)
                   "IndexError: places must be empty, for nothing is kept");
 }
 
+void check_draw(const Tensor& indices, int64_t seed, int64_t epoch, int64_t stream) {
+  check_vector(indices, "indices", ScalarType::Long);
+  check_seed(seed);
+  check_epoch(epoch);
+  STD_TORCH_CHECK(stream >= 0 && stream <= kMaxStream, "stream must be in 0..", kMaxStream,
+                  ", got ", stream);
+}
+
+void check_plan_top(const Tensor& records, int64_t k, int64_t cut, int64_t seed, int64_t epoch,
+                    const Tensor& weight_class) {
+  check_samples(records, weight_class);
+  STD_TORCH_CHECK(k >= 0 && k <= INT32_MAX, "k must be in 0..2147483647, got ", k);
+  STD_TORCH_CHECK(cut >= 0 && cut < kDraws, "cut must be in 0..65535, got ", cut);
+  check_seed(seed);
+  check_epoch(epoch);
+}
+
 void check_audit(const Tensor& records, const Tensor& weight_class, int64_t epoch) {
   check_samples(records, weight_class);
   check_epoch(epoch);

@@ -142,7 +142,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
     add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
-    add("--policy", choices=compare.NAMES, default="infobatch")
+    add(
+        "--policy",
+        default="infobatch",
+        metavar="POLICY",
+        help=f"one of {', '.join(compare.NAMES)}; or a call, 'orderdp(keep=0.3)' or "
+        "'mymodule:MyPolicy(keep=0.3)'; default: infobatch",
+    )
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
     add(
@@ -239,7 +245,7 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
     count = arguments.seeds or (3 if arguments.compare else 1)
     seeds = (arguments.seed,) if arguments.seed is not None else tuple(range(count))
-    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{arguments.policy}"
+    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{spec_name(arguments.policy)}"
     options = compare.RunOptions(
         data=arguments.data,
         data_root=arguments.data_root,

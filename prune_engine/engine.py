@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from prune_engine.data.device_loader import Augment, DeviceLoader
 from prune_engine.data.sampler import PruneSampler, Resume
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
+from prune_engine.epoch.fit_policy import check_policy
 from prune_engine.epoch.plan import EpochPlan
 from prune_engine.epoch.policy import NO_EXTRAS, Extras, Monitor, Policy
 from prune_engine.epoch.report import EpochReport, History
@@ -36,7 +38,7 @@ from prune_engine.ops.checks import (
 from prune_engine.ops.pick import FLOOR, PickRule
 from prune_engine.ops.weights import rescale
 from prune_engine.plain import plain
-from prune_engine.schedule import ProgressOf, VirtualScheduler
+from prune_engine.schedule import ProgressOf, RateWatch, VirtualScheduler, peak_of
 from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.run import ShardedRun, check_divisible
 
@@ -136,8 +138,7 @@ class PruneEngine:
         state.check_choice("on_nonfinite", on_nonfinite, ("skip", "raise"))
         state.check_choice("coverage", coverage, MODES)
         state.check_count("num_epochs", num_epochs)
-        if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"policy must be a Policy, such as InfoBatch(), got {policy!r}")
+        check_policy(policy)
         state.check_seed(seed)
         if num_epochs is None and (policy.needs_total or mode == "flow"):
             raise ValueError(f"num_epochs must be given for {policy} in mode={mode!r}, got None")
@@ -746,7 +747,8 @@ class PruneEngine:
 
         Returns:
             An ``LRScheduler`` to ``step()`` after each optimizer step
-            (``schedule.VirtualScheduler``).
+            (``schedule.VirtualScheduler``). It warns once, ``errors.LargeWeightWarning``, where the
+            largest weight times the rate exceeds the schedule's peak.
 
         Raises:
             TypeError: the scheduler waits for a metric.
@@ -754,7 +756,42 @@ class PruneEngine:
         """
         if self._run.num_epochs is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
-        return VirtualScheduler(scheduler, total_steps, ProgressOf(self))
+        watch = RateWatch(self, peak_of(scheduler))
+        wrapped = VirtualScheduler(scheduler, total_steps, ProgressOf(self), watch)
+        self._run.schedule = weakref.ref(wrapped)
+        return wrapped
+
+    def effective_lr(self, optimizer: Any = None) -> float:
+        """Return the learning rate of the sample that weighs most: the largest rate times weight.
+
+        Weights multiply gradients, and so the learning rate (InfoBatch's 2 doubles it). Compare it
+        with the peak of the schedule that is best for full training: beyond that runs diverge, and
+        ``wrap_scheduler`` warns (``errors.LargeWeightWarning``). Reads one number from the device,
+        once per epoch.
+
+        Args:
+            optimizer: whose rates; default those of the scheduler that was wrapped.
+
+        Returns:
+            The product for the current epoch's weights.
+
+        Raises:
+            ValueError: neither an optimizer is given nor a scheduler wrapped.
+
+        Example:
+            >>> from prune_engine import RandomSubset
+            >>> engine = PruneEngine(100, RandomSubset(0.5, rescale=True))
+            >>> engine.effective_lr(torch.optim.SGD([torch.zeros(1)], lr=0.1))
+            0.2
+        """
+        if optimizer is None:
+            schedule = self._run.schedule()
+            if schedule is None:
+                raise ValueError("optimizer must be given where no scheduler was wrapped, got None")
+            rates = schedule.get_last_lr()
+        else:
+            rates = [group["lr"] for group in optimizer.param_groups]
+        return max((float(rate) for rate in rates), default=0.0) * self.plan.largest_weight
 
     def scores(self) -> Tensor:
         """Return the last score of every sample, float32 [N], nan where never seen (a copy).
@@ -764,12 +801,18 @@ class PruneEngine:
         return self.buffer.scores
 
     def metrics(self) -> dict[str, float]:
-        """Return the last ended epoch as slash-named numbers for any logger; empty before it."""
+        """Return the last ended epoch as slash-named numbers for any logger; empty before it.
+
+        With a wrapped scheduler also ``prune/effective_lr``, of the epoch that begins.
+        """
         if not self.history:
             return {}
         last = self.history[-1]
         row = {f"prune/{name}": float(value) for name, value in last.as_dict().items()}
-        return {**row, "prune/saved_fraction": last.saved_fraction}
+        row["prune/saved_fraction"] = last.saved_fraction
+        if self._run.schedule() is not None:
+            row["prune/effective_lr"] = self.effective_lr()
+        return row
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a restart needs, as tensors and plain data (``weights_only`` safe).

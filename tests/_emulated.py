@@ -230,6 +230,17 @@ class Emulated:
         self._call("shuffle", places, places.numel(), n, ctypes.c_int(inverse), seed, epoch, result)
         return result
 
+    def draw(self, indices, seed, epoch, stream, /):
+        result = torch.full_like(indices, -7)
+        self._call("draw", indices, indices.numel(), seed, epoch, stream, result)
+        return result
+
+    def plan_top(self, records, k, cut, seed, epoch, weight_class, /):
+        offsets = torch.full((-(-records.numel() // 4096) + 1,), -1, dtype=torch.int64)
+        rule = (k, cut, seed, epoch)
+        self._call("plan_top", records, records.numel(), *rule, weight_class, offsets)
+        return offsets
+
     def audit(self, records, weight_class, epoch, /):
         result = torch.full((13,), -1, dtype=torch.int64)
         self._call("audit", records, weight_class, records.numel(), epoch, result)

@@ -154,6 +154,18 @@ struct SelectArgs {
   float* out;          // [num_ranks]
 };
 
+struct PlanTopArgs {
+  const int64_t* records;  // [num_samples]
+  int64_t num_samples;
+  int64_t k;
+  uint32_t cut;
+  uint64_t seed;
+  uint32_t epoch;
+  int64_t* ranked;         // [num_samples], scratch, uninitialised: what select looks at
+  uint8_t* weight_class;   // [num_samples]
+  int64_t* block_offsets;  // [blocks + 1]
+};
+
 constexpr int64_t kPickBlock = 4096;  // elements that one block of threads takes
 constexpr int kPickRounds = 6;        // of Newton's loop, by all blocks; one block ends it
 
@@ -246,6 +258,10 @@ cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Positio
                          int32_t* samples, cudaStream_t stream);
 cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection& pi, bool inverse,
                            int64_t* result, cudaStream_t stream);
+cudaError_t launch_draw(const int64_t* indices, int64_t count, int64_t seed, int64_t epoch,
+                        int64_t stream_number, int64_t* result, cudaStream_t stream);
+// select: of args.ranked.
+cudaError_t launch_plan_top(const PlanTopArgs& args, const SelectArgs& select, cudaStream_t stream);
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,

@@ -10,15 +10,22 @@ from fractions import Fraction
 
 from prune_engine.bands import decimal_fraction
 from prune_engine.policies import (
+    IES,
+    KAKURENBO,
+    RS2,
     UCB,
     Budget,
     EpsilonGreedy,
     InfoBatch,
     InfoBatchQuantile,
     KeepAll,
+    OrderDP,
     Policy,
+    ProgressiveDropout,
     Proportional,
     RandomSubset,
+    RePB,
+    SeTa,
 )
 from prune_engine.recipes.results import FULL, RANDOM
 
@@ -53,6 +60,13 @@ def _as_is(choice: Choice) -> dict[str, Callable[[], Policy]]:
         "proportional": lambda: Proportional(ratio, delta=delta),
         "ucb": lambda: UCB(keep),
         "epsilon_greedy": lambda: EpsilonGreedy(keep),
+        "orderdp": lambda: OrderDP(keep, max(0.5, keep)),
+        "rs2": lambda: RS2(keep),
+        "repb": lambda: RePB(ratio),
+        "seta": lambda: SeTa(delta=delta),
+        "kakurenbo": KAKURENBO,
+        "ies": IES,
+        "progressive_dropout": ProgressiveDropout,
         "random": lambda: RandomSubset(ratio, delta=delta, sampling=sampling),
         "random_rescale": lambda: RandomSubset(ratio, True, delta, sampling),
         "random_static": lambda: RandomSubset(ratio, delta=delta, sampling=sampling, static=True),
@@ -160,6 +174,11 @@ def equal(
         return Proportional(share(pruned - 1), delta=delta)
     if arm == "ucb":
         return UCB(1 - share(num_epochs - 1))
+    if arm == "orderdp":
+        keep = 1 - share(num_epochs)  # prunes from the first epoch on
+        return OrderDP(keep, max(0.5, keep))
+    if arm == "rs2":
+        return RS2(1 - share(num_epochs))
     if arm == "epsilon_greedy":
         return EpsilonGreedy(1 - share(num_epochs - 1))
     if arm == RANDOM:

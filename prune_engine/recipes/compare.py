@@ -25,6 +25,7 @@ from prune_engine.recipes.arms import (
     make,
 )
 from prune_engine.recipes.data import ImageData, load
+from prune_engine.recipes.policy_spec import FORM, is_spec, read_policy, spec_name
 from prune_engine.recipes.results import (
     ACCURACY,
     ALL,
@@ -66,7 +67,9 @@ class RunOptions:
         data: a name of ``data.DATA_SETS``.
         out: the run folder.
         train: shared by all arms.
-        policy: a name of ``arms.POLICIES``, or ``"all"``: every policy whose saving can be set.
+        policy: a name of ``arms.POLICIES``, a call such as ``"orderdp(keep=0.3)"`` or
+            ``"mymodule:MyPolicy(keep=0.3)"`` (``policy_spec``), or ``"all"``: every policy whose
+            saving can be set.
         prune_ratio: share of the low samples that is dropped, in [0, 1); of all, for ``ucb``,
             ``epsilon_greedy`` and the random ones.
         delta: share of the epochs before annealing, in (0, 1].
@@ -101,9 +104,16 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         store_plain(self)
-        if self.policy not in NAMES:
+        if is_spec(self.policy):
+            read_policy(self.policy)  # before anything is loaded
+            if self.target_savings is not None:
+                raise ValueError(
+                    "target_savings: expected with a policy's name alone, whose parameters it "
+                    f"chooses, got {self.policy!r}"
+                )
+        elif self.policy not in NAMES:
             names = ", ".join(NAMES)
-            raise ValueError(f"policy: expected one of {names}, got {self.policy!r}")
+            raise ValueError(f"policy: expected one of {names}, or {FORM}, got {self.policy!r}")
         if self.policy == ALL and not self.compare:
             raise ValueError("policy: all is a comparison; add --compare")
         if self.compare and self.policy == "full":
@@ -134,6 +144,8 @@ class RunOptions:
         """The policy under test, as an arm."""
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
+        if is_spec(self.policy):
+            return Arm(spec_name(self.policy), read_policy(self.policy))
         choice = Choice(self.prune_ratio, self.delta, self.sampling, self.target_savings)
         return Arm(arm_name(self.policy), make(self.policy, choice, self.train.epochs))
 

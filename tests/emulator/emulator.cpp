@@ -299,6 +299,30 @@ void emulated_select(int is_records, const void* values, int64_t num_samples, in
   }
 }
 
+void emulated_draw(const int64_t* indices, int64_t count, int64_t seed, int64_t epoch,
+                   int64_t stream, int64_t* result) {
+  cuda::launch_draw(indices, count, seed, epoch, stream, result, nullptr);
+}
+
+void emulated_plan_top(const int64_t* records, int64_t num_samples, int64_t k, int64_t cut,
+                       int64_t seed, int64_t epoch, uint8_t* weight_class, int64_t* block_offsets) {
+  // Not zero: what the kernels must write before they read is wrong until then.
+  std::vector<int64_t> ranked(static_cast<size_t>(num_samples), -7777);
+  std::vector<uint32_t> counts(cuda::kSelectCounts, 0xabababab);
+  cuda::SelectState state;
+  std::memset(&state, 0xab, sizeof state);
+  cuda::SelectArgs select = {};
+  select.records = true;
+  select.values = ranked.data();
+  select.num_samples = num_samples;
+  select.counts = counts.data();
+  select.state = &state;
+  cuda::launch_plan_top(
+      {records, num_samples, k, static_cast<uint32_t>(cut), static_cast<uint64_t>(seed),
+       static_cast<uint32_t>(epoch), ranked.data(), weight_class, block_offsets},
+      select, nullptr);
+}
+
 void emulated_pick(const float* values, int64_t count, int64_t k, int rule, int64_t floor,
                    int64_t seed, const int64_t* epoch, const int64_t* step, int64_t rank,
                    int64_t site, int32_t* indices, float* weights, int64_t* eligible) {

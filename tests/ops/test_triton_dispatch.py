@@ -74,6 +74,8 @@ kept = same("compact", (classes, offsets, int(offsets[-1])))
 same("order", (kept, None, 3, 2, 99, 7, 5))
 same("order", (kept, torch.arange(50), 0, 1, 0, 7, 5))
 same("shuffle", (torch.arange(50), 50, True, 7, 5))
+same("draw", (torch.arange(50), 7, 5, 2))
+same("plan_top", (records, 99, 30000, 7, 5, classes), changed=(5,))
 same("audit", (records, classes, 4))
 counts = same("cells", (records,))
 top, cut, *_ = same("solve_levels", (counts, 2500, 6554))
@@ -114,8 +116,8 @@ def test_the_dispatcher_reaches_the_kernels_with_the_bits_of_the_reference():
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         *("served", "activation_std", "audit", "cells", "compact", "cross_entropy_grad"),
-        *("cross_entropy_observe", "gelu_moments", "mean_threshold", "moments", "observe"),
-        *("order", "pick", "plan", "plan_levels", "relu_moments", "relu_moments_"),
+        *("cross_entropy_observe", "draw", "gelu_moments", "mean_threshold", "moments", "observe"),
+        *("order", "pick", "plan", "plan_levels", "plan_top", "relu_moments", "relu_moments_"),
         *("select", "shuffle", "solve_levels", "top"),
     ]
 
