@@ -50,6 +50,16 @@ def greedy(n: int, k: int, value: Callable[[list[int]], float], start: list[int]
     return found
 
 
+def is_greedy(found: list[int], n: int, value: Callable[[list[int]], float]) -> bool:
+    """Say whether each choice was one of the best; several may be, and rounding settles which."""
+    for t in range(len(found)):
+        before = found[:t]
+        best = max(value([*before, j]) for j in range(n) if j not in before)
+        if value(found[: t + 1]) < best - 1e-9 * max(1.0, abs(best)):
+            return False
+    return True
+
+
 def herding(features: Array, k: int, sign: float = -1.0) -> list[int]:
     """Bring the mean of the chosen nearest to the mean, or with sign 1 farthest."""
     mean = features.mean(axis=0)

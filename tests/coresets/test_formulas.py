@@ -240,7 +240,7 @@ def test_craig_is_facility_location_with_counts(data, form) -> None:
     between = brute.distances(brute.gradients(data))
     found = unbalanced("craig", data)
     value = brute.facility(between.max() - between)
-    assert order(found) == brute.greedy(N, K, value, [])
+    assert brute.is_greedy(order(found), N, value)
     nearest = found.indices.numpy()[between[:, found.indices].argmin(axis=1)]
     counts = np.bincount(nearest, minlength=N)[found.indices]
     assert found.weights.tolist() == counts.tolist(), "one each, and not one more"
@@ -277,10 +277,10 @@ def test_gradmatch_is_matching_pursuit(data, form) -> None:
 def test_gradmatch_lets_a_weight_fall_to_zero_and_come_back() -> None:
     """On many small problems, against every active set."""
     falls = 0
-    for seed in range(30):
-        data = made(10, classes=2, width=2, seed=seed)
+    for seed in range(20):
+        data = made(10, classes=2, width=1, seed=seed)
         g = brute.gradients(data)
-        got = unbalanced(coresets.GradMatch(1e-3), data, 7)
+        got = unbalanced(coresets.GradMatch(1e-3), data, 8)
         columns = g[got.indices].T
         want = brute.nonnegative(columns, g.sum(axis=0), 1e-3)
         assert got.weights.tolist() == pytest.approx(want.tolist(), rel=1e-4, abs=1e-4)
@@ -337,16 +337,19 @@ def test_glister_judges_a_class_by_its_own_validation(data) -> None:
 @pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (2.0, 0.3), (0.0, 1.0), (1.0, 0.0)])
 def test_graph_cut_is_greedy_on_its_function(data, form, a, b) -> None:
     value = brute.graph_cut(brute.cosines(brute.gradients(data)), a, b)
-    found = unbalanced(coresets.GraphCut(a, b), data)
-    assert order(found) == brute.greedy(N, K, value, [])
+    found = order(unbalanced(coresets.GraphCut(a, b), data))
+    assert brute.is_greedy(found, N, value)
+    assert not brute.is_greedy(found[::-1], N, value), "control"
     by_features = coresets.GraphCut(a, b, similarity="features")
     value = brute.graph_cut(brute.cosines(data.features.numpy()), a, b)
-    assert order(unbalanced(by_features, data)) == brute.greedy(N, K, value, [])
+    assert brute.is_greedy(order(unbalanced(by_features, data)), N, value)
 
 
 def test_facility_location_is_greedy_on_its_function(data, form) -> None:
     value = brute.facility(brute.cosines(brute.gradients(data)))
-    assert order(unbalanced("facility_location", data)) == brute.greedy(N, K, value, [])
+    found = order(unbalanced("facility_location", data))
+    assert brute.is_greedy(found, N, value)
+    assert not brute.is_greedy([*found[1:], found[0]], N, value), "control"
 
 
 @pytest.mark.parametrize("name", ["facility_location", "craig"])
@@ -391,7 +394,7 @@ def test_dp_prunes_by_greed_and_then_swaps(data, form) -> None:
     assert best >= length(pruned) * (1 - 1e-6), "no exchange is left"
     rng = np.random.default_rng(0)
     chance = [length(rng.permutation(N)[:m].tolist()) for _ in range(200)]
-    assert length(pruned) < 0.2 * min(chance)
+    assert length(pruned) < min(chance)
 
 
 def test_dq_bins_are_graph_cuts_of_what_is_left(data, form) -> None:
@@ -418,7 +421,7 @@ def test_strata_are_filled_from_the_smallest_on() -> None:
     found = coresets.select(method, scores=scores, k=20, balance=False)
     counts = [int((scores[found.indices] == value).sum()) for value in (0.0, 0.5, 1.0, 9.0)]
     assert counts == [2, 9, 9, 0]
-    with pytest.raises(ValueError, match="k must be at most the 42 samples that beta=0.16 leaves"):
+    with pytest.raises(ValueError, match=r"at most the 42 samples that beta=0\.16 leaves"):
         coresets.select(method, scores=scores, k=43, balance=False)
     infinite = torch.where(scores == 9, torch.inf, scores)
     found = coresets.select("stratified", scores=infinite, k=20, balance=False)
