@@ -301,7 +301,7 @@ def _by_class(samples: Samples, method: Method, k: int) -> list[Pick]:
         start += size
         if not count:
             continue
-        part = samples.take(members)
+        part = samples.take(members) if size < len(targets) else samples
         if samples.validation is not None:
             part = replace(part, validation=_judges_of(samples.validation, label))
         pick = method.pick(part, count)

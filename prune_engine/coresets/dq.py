@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prune_engine.coresets.graphcut import GraphCut, Similarity, check_similarity
+from prune_engine.coresets.graphcut import Similarity, check_similarity, cut, similarities
 from prune_engine.coresets.method import Method, Pick, Samples, quiet
+from prune_engine.coresets.pairs import kept
 from prune_engine.coresets.quotas import quotas
 
 
@@ -57,11 +58,10 @@ class DatasetQuantization(Method):
     def binned(self, samples: Samples) -> list[Tensor]:
         """Return the bins: positions, each once."""
         left = torch.arange(len(samples), device=samples.rank.device)
-        cut, size = GraphCut(similarity=self.similarity), len(samples) // self.bins
+        matrix, size = kept(similarities(samples, self.similarity)), len(samples) // self.bins
         found: list[Tensor] = []
         for _ in range(self.bins - 1 if size else 0):
-            part = replace(samples.take(left), report=quiet)
-            members = cut.pick(part, size).order
+            members = cut(matrix.take(left), 1.0, 1.0, size, quiet)
             found.append(left[members])
             rest = torch.ones(len(left), dtype=torch.bool, device=left.device)
             rest[members] = False

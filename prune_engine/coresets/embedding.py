@@ -135,6 +135,7 @@ class _Store:
         self.n, self.folder, self.count = n, folder, 0
         self.about = {"format": FORMAT, "num_samples": n, "model": _digest(model) if folder else ""}
         self.arrays: dict[str, Any] = {}
+        self.resumed: Any = np.zeros(n, dtype=bool)  # by an earlier call
         if folder is not None and (folder / NOTE).is_file():
             self._resume(folder)
 
@@ -162,7 +163,8 @@ class _Store:
         if low < 0 or high >= self.n:
             wrong = low if low < 0 else high
             raise IndexError(f"loader must give indices in 0..{self.n - 1}, got {wrong}")
-        return not self.arrays or not bool(self.arrays["seen"][indices.numpy()].all())
+        # What this call has done and is given again is no saving, and is refused by put().
+        return not bool(self.resumed[indices.numpy()].all())
 
     def put(self, indices: Tensor, features: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Keep a batch."""
@@ -178,7 +180,7 @@ class _Store:
         rows = indices.numpy()
         seen = self.arrays["seen"]
         # What an earlier call has done may come again beside what it has not.
-        again = seen[rows].astype(bool) & ~self._resumed()[rows]
+        again = seen[rows].astype(bool) & ~self.resumed[rows]
         if len(np.unique(rows)) != b or bool(again.any()):
             raise ValueError(f"loader must give each sample once, got one twice among {rows[:9]}")
         self.arrays["features"][rows] = features.float().cpu().numpy()
@@ -186,9 +188,6 @@ class _Store:
         self.arrays["targets"][rows] = targets.cpu().numpy()
         self.count += int((seen[rows] == 0).sum())
         seen[rows] = 1
-
-    def _resumed(self) -> Any:
-        return getattr(self, "resumed", np.zeros(self.n, dtype=bool))
 
     def _make(self, width: int, classes: int) -> None:
         """Make the arrays; the note comes last, for it says that they are there."""

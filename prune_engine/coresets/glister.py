@@ -59,24 +59,23 @@ class Glister(Method):
             count = k * (turn + 1) // self.rounds - k * turn // self.rounds
             if not count:
                 continue
-            chosen = torch.isinf(taken)
-            step = None
-            if bool(chosen.any()) and not self.published:
-                step = self.lr * products.total(chosen.to(torch.float64))
-            gains = products.along(_validation_gradient(judges, step))
-            picked = torch.sort(gains + taken, stable=True, descending=True).indices[:count]
-            taken[picked] = -torch.inf
-            order.append(picked)
+            if order and not self.published:
+                picked = products.take(order[-1])
+                judges = _moved(
+                    judges, self.lr * picked.total(torch.ones_like(taken[: len(picked)]))
+                )
+            share = torch.full((len(judges),), 1 / len(judges), device=judges.rank.device)
+            gains = products.along(judges.last_layer().total(share))
+            best = torch.sort(gains + taken, stable=True, descending=True).indices[:count]
+            taken[best] = -torch.inf
+            order.append(best)
             samples.report(count)
         return Pick(torch.cat(order))
 
 
-def _validation_gradient(judges: Samples, step: Tensor | None) -> Tensor:
-    """Return the mean last-layer gradient [C, d + 1] of samples, after a step of the layer."""
-    if step is not None:
-        features = wide(needed(judges.features, "features"))
-        moved = features @ step[:, :-1].T.to(features.dtype) + step[:, -1].to(features.dtype)
-        logits = wide(needed(judges.logits, "logits")) - moved
-        judges = Samples(judges.rank, features, logits, judges.targets)
-    share = torch.full((len(judges),), 1 / len(judges), device=judges.rank.device)
-    return judges.last_layer().total(share)
+def _moved(judges: Samples, step: Tensor) -> Samples:
+    """Return samples as the last layer sees them after a step [C, d + 1]."""
+    features = wide(needed(judges.features, "features"))
+    step = step.to(features.dtype)
+    logits = wide(needed(judges.logits, "logits")) - (features @ step[:, :-1].T + step[:, -1])
+    return Samples(judges.rank, features, logits, judges.targets)

@@ -51,11 +51,12 @@ class GradMatch(Method):
         ones = torch.ones(n, dtype=torch.float64, device=samples.rank.device)
         target = products.along(products.total(ones))
         taken, weights = torch.zeros_like(ones), torch.zeros_like(ones)
+        whole = source.entries.double() if isinstance(source, Dense) else None
         fit = _Fit(k, self.lam, ones.device)
         order: list[int] = []
         for _ in range(k):
-            if isinstance(source, Dense):
-                match = target - (source.entries.double() @ weights if order else 0)
+            if whole is not None:
+                match = target - whole @ weights
             else:
                 match = products.along(products.total(1 - weights))
             best = int((match + taken).argmax())
@@ -97,8 +98,8 @@ class _Fit:
         tolerance = 1e-10 * float(self.gram[new, new]) * max(1.0, float(self.weights.max()))
         tolerance = max(tolerance, 1e-10 * float(self.target[: self.count].abs().max()))
         for _ in range(3 * self.count):
-            slope = self.target - self.gram @ self.weights
-            slope[self.count :] = -torch.inf
+            size = self.count
+            slope = self.target[:size] - self.gram[:size, :size] @ self.weights[:size]
             if self.active:
                 slope[torch.tensor(self.active, device=slope.device)] = -torch.inf
             best = int(slope.argmax()) if entering is None else entering

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from prune_engine.coresets.greedy import largest_first
-from prune_engine.coresets.method import Method, Pick, Samples, needed
-from prune_engine.coresets.pairs import Cosines, feature_products
+from prune_engine.coresets.method import Method, Pick, Report, Samples, needed
+from prune_engine.coresets.pairs import Cosines, Dense, feature_products, kept
 
 Similarity = Literal["gradients", "features"]
 SIMILARITIES = ("gradients", "features")
@@ -53,13 +53,18 @@ class GraphCut(Method):
 
     def pick(self, samples: Samples, k: int) -> Pick:
         """Take k times what adds most."""
-        matrix = similarities(samples, self.similarity)
-        gains = self.a * matrix.sums() - self.b * matrix.diagonal()
+        matrix = kept(similarities(samples, self.similarity))
+        return Pick(cut(matrix, self.a, self.b, k, samples.report))
 
-        def less(values: Tensor, entries: Tensor) -> Tensor:
-            return values - (2 * self.b) * entries.sum(dim=1, dtype=torch.float64)
 
-        return Pick(largest_first(matrix, gains, less, k, samples.report))
+def cut(matrix: Cosines | Dense, a: float, b: float, k: int, report: Report) -> Tensor:
+    """Take k times what adds most to a graph cut."""
+    gains = a * matrix.sums() - b * matrix.diagonal()
+
+    def less(values: Tensor, entries: Tensor) -> Tensor:
+        return values - (2 * b) * entries.sum(dim=1, dtype=torch.float64)
+
+    return largest_first(matrix, gains, less, k, report)
 
 
 def similarities(samples: Samples, of: Similarity) -> Cosines:

@@ -12,7 +12,6 @@ from prune_engine.coresets.method import Report
 from prune_engine.coresets.pairs import Dense, Matrix, kept, slices
 
 CANDIDATES = 512  # that a round looks at
-EVALUATED = 8  # gains of a facility location that are computed together
 
 Update = Callable[[Tensor, Tensor], Tensor]
 
@@ -88,9 +87,11 @@ def _round(matrix: Matrix, values: Tensor, update: Update, left: int) -> Tensor:
 
 
 def facilities(matrix: Matrix, k: int, report: Report) -> Tensor:
-    """Take k times the sample that adds most to ``sum_i max_{j chosen} s_ij``, lazily and exactly.
+    """Take k times the sample that adds most to ``sum_i max_{j chosen} s_ij``, exactly.
 
-    A gain never grows, so only those are computed anew whose last value is still the largest.
+    A choice changes only what is added by way of the samples that it comes nearer to, so all gains
+    are kept up to date by those rows: about log k times n of them in all, where lazy evaluation
+    (Minoux 1978) looks at the same gains again and again.
 
     Args:
         matrix: similarities, none below 0.
@@ -102,28 +103,29 @@ def facilities(matrix: Matrix, k: int, report: Report) -> Tensor:
     """
     matrix = kept(matrix)
     n = len(matrix)
-    bounds = torch.cat([matrix.block(rows, slice(0, n)).sum(1, dtype=torch.float64)
-                        for rows in slices(n, n)])  # fmt: skip
-    current: Tensor | None = None
-    fresh = torch.ones_like(bounds, dtype=torch.bool)
-    chosen: list[int] = []
-    while len(chosen) < k:
-        best = int(bounds.argmax())
-        if not fresh[best]:
-            stale = torch.where(fresh, -torch.inf, bounds)
-            tried = stale.topk(min(EVALUATED, n)).indices
-            tried = tried[stale[tried] > -torch.inf]
-            if not bool((tried == best).any()):  # one of many equals
-                tried[-1] = best
-            assert current is not None
-            gains = (matrix.block(tried, slice(0, n)) - current).clamp_(min=0)
-            bounds[tried] = gains.sum(dim=1, dtype=torch.float64)
-            fresh[tried] = True
-            continue
-        row = matrix.block(torch.tensor([best], device=bounds.device), slice(0, n))[0]
-        current = row if current is None else torch.maximum(current, row)
-        bounds[best] = -torch.inf
-        fresh.fill_(False)
+    everyone = slice(0, n)
+    first = matrix.block(slice(0, 1), slice(0, 1))
+    current = torch.zeros(n, dtype=first.dtype, device=first.device)
+    gains = torch.zeros(n, dtype=torch.float64, device=first.device)
+    for rows in slices(n, n):
+        gains += matrix.block(rows, everyone).sum(dim=0, dtype=torch.float64)
+    chosen: list[Tensor] = []
+    for _ in range(k):
+        best = gains.argmax()[None]
         chosen.append(best)
+        closer = torch.maximum(current, matrix.block(best, everyone)[0])
+        nearer = (closer > current).nonzero()[:, 0]
+        for part in slices(len(nearer), n):
+            gains -= _lost(matrix, nearer[part], current, closer)
+        current = closer
+        gains.index_fill_(0, best, -torch.inf)
         report(1)
-    return torch.tensor(chosen, dtype=torch.int64, device=bounds.device)
+    return torch.cat(chosen)
+
+
+def _lost(matrix: Matrix, rows: Tensor, current: Tensor, closer: Tensor) -> Tensor:
+    """Return what each sample adds less by way of some rows, [n]."""
+    entries = matrix.block(rows, slice(0, len(matrix)))
+    before, after = current[rows, None], closer[rows, None]
+    # max(0, s - before) - max(0, s - after), for after is above before.
+    return entries.clamp(before, after).sub_(before).sum(dim=0, dtype=torch.float64)

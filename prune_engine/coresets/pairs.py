@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,11 +35,11 @@ def slices(n: int, width: int) -> Iterator[slice]:
         yield slice(start, min(n, start + step))
 
 
+@dataclass(frozen=True)
 class Dense:
     """A small matrix, computed once."""
 
-    def __init__(self, matrix: Matrix) -> None:
-        self.entries = matrix.block(slice(0, len(matrix)), slice(0, len(matrix)))
+    entries: Tensor
 
     def __len__(self) -> int:
         """Return n."""
@@ -49,10 +49,27 @@ class Dense:
         """Return the entries of some rows and columns."""
         return self.entries[rows][:, columns]
 
+    def take(self, positions: Tensor) -> Dense:
+        """Return the matrix of some samples."""
+        return Dense(self.block(positions, positions))
 
-def kept(matrix: Matrix) -> Matrix:
+    def sums(self) -> Tensor:
+        """Return the sums of the columns, float64 [n]."""
+        return self.entries.sum(dim=0, dtype=torch.float64)
+
+    def diagonal(self) -> Tensor:
+        """Return the entry of each sample with itself, float64 [n]."""
+        return self.entries.diagonal().double()
+
+
+M = TypeVar("M", bound=Matrix)
+
+
+def kept(matrix: M) -> M | Dense:
     """Return the matrix itself, or its entries where they are few."""
-    return Dense(matrix) if len(matrix) <= SMALL else matrix
+    if len(matrix) > SMALL or isinstance(matrix, Dense):
+        return matrix
+    return Dense(matrix.block(slice(0, len(matrix)), slice(0, len(matrix))))
 
 
 @dataclass(frozen=True)
@@ -157,6 +174,10 @@ class Cosines:
         """Return the entries of some rows and columns."""
         cosines = self.products.block(rows, columns).mul_(self.scale[rows, None])
         return cosines.mul_(self.scale[columns]).mul_(0.5).add_(0.5)
+
+    def take(self, positions: Tensor) -> Cosines:
+        """Return the similarities of some samples."""
+        return Cosines(self.products.take(positions))
 
     def sums(self) -> Tensor:
         """Return the sums of the columns, float64 [n]: O(n C d), not O(n^2)."""
