@@ -67,6 +67,11 @@ void check_seed(int64_t seed) {
   STD_TORCH_CHECK(seed >= 0, "seed must be in 0..2^63-1, got ", seed);
 }
 
+void check_first(int64_t first) {
+  STD_TORCH_CHECK(first >= 0 && first <= int64_t{1} << 62 && first % kPlanBlock == 0,
+                  "first must be a multiple of ", kPlanBlock, " in 0..2^62, got ", first);
+}
+
 // What plan takes, apart from seed and epoch.
 void check_rule(const Tensor& thresholds, const std::vector<int64_t>& cuts,
                 const std::vector<int64_t>& classes, const std::vector<int64_t>& keep_num,
@@ -123,8 +128,7 @@ void check_plan(const Tensor& records, const Tensor& thresholds, const std::vect
   check_rule(thresholds, cuts, classes, keep_num, keep_den, unseen_band);
   check_seed(seed);
   check_epoch(epoch);
-  STD_TORCH_CHECK(first >= 0 && first <= int64_t{1} << 62 && first % kPlanBlock == 0,
-                  "first must be a multiple of ", kPlanBlock, " in 0..2^62, got ", first);
+  check_first(first);
   STD_TORCH_CHECK(first == 0 || keep_den == 0,
                   "first must be 0 with fixed counts, which are of the whole data set, got ",
                   first);
@@ -228,6 +232,24 @@ void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t epoch)
 void check_audit(const Tensor& records, const Tensor& weight_class, int64_t epoch) {
   check_samples(records, weight_class);
   check_epoch(epoch);
+}
+
+void check_records(const Tensor& records) { check_vector(records, "records", ScalarType::Long); }
+
+void check_solve_levels(const Tensor& counts, int64_t target, int64_t least) {
+  check_vector(counts, "counts", ScalarType::Long, kCells);
+  STD_TORCH_CHECK(target >= 0 && target <= kMostCounted, "target must be in 0..2^46, got ", target);
+  STD_TORCH_CHECK(least >= 1 && least <= kDraws, "least must be in 1..65536, got ", least);
+}
+
+void check_plan_levels(const Tensor& records, const Tensor& top, const Tensor& cut, int64_t seed,
+                       int64_t epoch, const Tensor& weight_class, int64_t first) {
+  check_samples(records, weight_class);
+  check_vector(top, "top", ScalarType::Int, 1);
+  check_vector(cut, "cut", ScalarType::Int, kNumClasses);
+  check_seed(seed);
+  check_epoch(epoch);
+  check_first(first);
 }
 
 std::vector<Rank> check_select(const Tensor& values, const std::vector<int64_t>& offsets,

@@ -17,7 +17,7 @@ from _assertions import assert_bitwise
 from _runs import N, batches, epochs, figures, losses_at, observe, plain, serve, through_disk
 
 import prune_engine as pe
-from prune_engine.ops.weights import decode_weights, weights_on
+from prune_engine.epoch.plan import make_plan
 from prune_engine.policies import RunFacts
 
 EPOCHS = 10
@@ -73,11 +73,7 @@ def weight_z(policy: pe.policies.Policy, n: int = 400, draws: int = 400) -> floa
     total, squares = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
     for epoch in range(draws):
         rule = rule_of(policy, buffer, pe.policies.Progress(epoch or 1, 1, EPOCHS))
-        if isinstance(rule, pe.policies.Selection):
-            classes = rule.weight_class
-        else:
-            classes, _ = pe.ops.plan(buffer.records, rule, seed=0, epoch=epoch)
-        weights = decode_weights(classes, weights_on(rule.weight_table, classes.device)).double()
+        weights = make_plan(buffer, rule, seed=0, epoch=epoch, ahead=True).weights.double()
         total += weights
         squares += weights.square()
     mean = total / draws

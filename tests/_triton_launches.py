@@ -20,6 +20,7 @@ PACKAGE = "prune_engine.backends.triton"
 MODULES = (
     *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "shuffle", "audit"),
     *("moments", "activation_std", "select", "top", "pick"),
+    *("cells", "solve_levels", "plan_levels"),
     *("cross_entropy_observe", "cross_entropy_grad"),
 )
 NUM_SAMPLES = 10_001
@@ -125,6 +126,23 @@ def audit() -> torch.Tensor:
     return module("audit").audit(cuda(NUM_SAMPLES), cuda(NUM_SAMPLES, dtype=torch.uint8), 3)
 
 
+def cells() -> torch.Tensor:
+    """Count all."""
+    return module("cells").cells(cuda(NUM_SAMPLES))
+
+
+def solve_levels() -> object:
+    """Keep 700 of a count."""
+    return module("solve_levels").solve_levels(cuda(4096), 700, 6554)
+
+
+def plan_levels() -> torch.Tensor:
+    """Plan by levels."""
+    top, cut = cuda(1, dtype=torch.int32), cuda(256, dtype=torch.int32)
+    out = cuda(NUM_SAMPLES, dtype=torch.uint8)
+    return module("plan_levels").plan_levels(cuda(NUM_SAMPLES), top, cut, 2**63 - 1, 0, out)
+
+
 def cross_entropy_observe(
     logits: torch.dtype, kind: int, smoothing: float = 0.0, weighted: bool = False
 ) -> None:
@@ -204,6 +222,9 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "shuffle": (lambda: shuffle(5000, inverse=False), 1),
     "shuffle-inverse": (lambda: shuffle(10**10, inverse=True), 1),
     "audit": (audit, 1),
+    "cells": (cells, 1),
+    "solve_levels": (solve_levels, 1),
+    "plan_levels": (plan_levels, 2),
     "cross_entropy_observe-loss": (lambda: cross_entropy_observe(torch.float32, 0), 1),
     "cross_entropy_observe-el2n": (lambda: cross_entropy_observe(torch.bfloat16, 1, 0.1), 1),
     "cross_entropy_observe-margin": (lambda: cross_entropy_observe(torch.float16, 2), 1),

@@ -64,6 +64,26 @@ struct PlanArgs {
   int64_t* block_offsets;  // [blocks + 1]
 };
 
+// The levels of one threshold, on the device.
+struct LevelTables {
+  int32_t* top;         // [1]
+  int32_t* cut;         // [256]
+  float* weight_table;  // [256]
+  int64_t* solution;    // [2]: theta, 65536 times the number kept on average
+};
+
+struct LevelPlanArgs {
+  const int64_t* records;  // [num_samples]
+  int64_t num_samples;
+  const int32_t* top;  // [1]
+  const int32_t* cut;  // [256]
+  uint64_t seed;
+  uint32_t epoch;
+  int64_t first;           // of a shard, as in Decision
+  uint8_t* weight_class;   // [num_samples]
+  int64_t* block_offsets;  // [blocks + 1]
+};
+
 struct LogitBatch {
   Real logit_type;
   const void* logits;      // [size, labels.num_classes]
@@ -194,6 +214,11 @@ cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cu
 // Of each row of blocks + 1 counts: exclusive prefix sums in place, the total last.
 cudaError_t launch_offsets(int64_t* counts, int rows, int64_t blocks, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
+cudaError_t launch_cells(const int64_t* records, int64_t num_samples, int64_t* counts,
+                         cudaStream_t stream);
+cudaError_t launch_solve_levels(const int64_t* counts, int64_t target, int64_t least,
+                                const LevelTables& levels, cudaStream_t stream);
+cudaError_t launch_plan_levels(const LevelPlanArgs& args, cudaStream_t stream);
 cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
                            const int64_t* block_offsets, int64_t num_kept, int32_t* kept,
                            cudaStream_t stream);

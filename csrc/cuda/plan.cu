@@ -10,18 +10,6 @@ namespace {
 constexpr int kScanThreads = 1024;
 constexpr int kScanItems = 4;
 
-// Writes the block's weight classes from shared memory, 16 bytes per thread where they are aligned.
-__device__ __forceinline__ void store_classes(const uint8_t* classes, int size, bool vector,
-                                              uint8_t* __restrict__ out) {
-  if (vector) {
-    reinterpret_cast<uint4*>(out)[threadIdx.x] =
-        reinterpret_cast<const uint4*>(classes)[threadIdx.x];
-    return;
-  }
-  for (int i = static_cast<int>(threadIdx.x); i < size; i += kPlanThreads) out[i] = classes[i];
-}
-static_assert(kPlanThreads * sizeof(uint4) == kPlanBlock, "one 16-byte store per thread");
-
 // Grid: one block of 256 threads per 4096 samples, 16 samples per thread in 8 neighbouring pairs.
 // kFixed: a sample whose draw is its band's cut is a tie: kept for now and counted in ties
 // [band][block]. block_offsets[block] becomes the number kept.

@@ -114,6 +114,18 @@ __device__ __forceinline__ uint32_t pair_draw(uint32_t word, int half) {
   return (word >> (16 * half)) & 0xffffu;
 }
 
+// Writes the block's weight classes from shared memory, 16 bytes per thread where they are aligned.
+__device__ __forceinline__ void store_classes(const uint8_t* classes, int size, bool vector,
+                                              uint8_t* __restrict__ out) {
+  if (vector) {
+    reinterpret_cast<uint4*>(out)[threadIdx.x] =
+        reinterpret_cast<const uint4*>(classes)[threadIdx.x];
+    return;
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < size; i += kPlanThreads) out[i] = classes[i];
+}
+static_assert(kPlanThreads * sizeof(uint4) == kPlanBlock, "one 16-byte store per thread");
+
 // Declared here for launch_plan; with fixed counts they run before and after the deciding pass.
 cudaError_t launch_fix_counts(const PlanArgs& args, cudaStream_t stream);
 cudaError_t launch_settle_ties(const PlanArgs& args, cudaStream_t stream);

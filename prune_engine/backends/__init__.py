@@ -53,6 +53,30 @@ class Kernels(Protocol):
         """Write every sample's weight class and count the kept ones by block."""
         ...
 
+    def cells(self, records: Tensor, /) -> Tensor:
+        """Count the samples of each cell of scores."""
+        ...
+
+    def solve_levels(
+        self, counts: Tensor, target: int, least: int, /
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Find the levels that keep a number of samples on average."""
+        ...
+
+    def plan_levels(
+        self,
+        records: Tensor,
+        top: Tensor,
+        cut: Tensor,
+        seed: int,
+        epoch: int,
+        weight_class: Tensor,
+        first: int = 0,
+        /,
+    ) -> Tensor:
+        """Write every sample's class by its level and count the kept ones by block."""
+        ...
+
     def compact(self, weight_class: Tensor, block_offsets: Tensor, num_kept: int, /) -> Tensor:
         """List the kept samples in ascending order."""
         ...

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_engine.backends import surroundings
 from prune_engine.backends.surroundings import LIBRARY
-from prune_engine.bands import AUDIT_WORDS, PLAN_BLOCK
+from prune_engine.bands import AUDIT_WORDS, CELLS, NUM_CLASSES, PLAN_BLOCK
 
 CHECKS_ARGUMENTS = True  # before anything is written, so ops.py need not
 
@@ -68,6 +68,9 @@ compact = _ops.compact.default
 order = _ops.order.default
 shuffle = _ops.shuffle.default
 audit = _ops.audit.default
+cells = _ops.cells.default
+solve_levels = _ops.solve_levels.default
+plan_levels = _ops.plan_levels.default
 cross_entropy_observe = _ops.cross_entropy_observe.default
 cross_entropy_grad = _ops.cross_entropy_grad.default
 select = _ops.select.default
@@ -112,6 +115,35 @@ def _(
 ) -> Tensor:
     blocks = (records.numel() + PLAN_BLOCK - 1) // PLAN_BLOCK
     return records.new_empty(blocks + 1, dtype=torch.int64)
+
+
+@_register_fake("prune_engine::cells")
+def _(records: Tensor) -> Tensor:
+    return records.new_empty(CELLS)
+
+
+@_register_fake("prune_engine::solve_levels")
+def _(counts: Tensor, target: int, least: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        counts.new_empty(1, dtype=torch.int32),
+        counts.new_empty(NUM_CLASSES, dtype=torch.int32),
+        counts.new_empty(NUM_CLASSES, dtype=torch.float32),
+        counts.new_empty(2),
+    )
+
+
+@_register_fake("prune_engine::plan_levels")
+def _(
+    records: Tensor,
+    top: Tensor,
+    cut: Tensor,
+    seed: int,
+    epoch: int,
+    weight_class: Tensor,
+    first: int = 0,
+) -> Tensor:
+    blocks = (records.numel() + PLAN_BLOCK - 1) // PLAN_BLOCK
+    return records.new_empty(blocks + 1)
 
 
 @_register_fake("prune_engine::compact")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_engine.bands import decimal_fraction
 from prune_engine.epoch.score_buffer import ScoreBuffer
-from prune_engine.ops.rule import Arrangement, Rule, Selection
+from prune_engine.ops.rule import Arrangement, LevelRule, Rule, Selection
 from prune_engine.plain import plain
 
 
@@ -282,7 +282,7 @@ class Policy(ABC):
     @abstractmethod
     def rule(
         self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
-    ) -> Rule | Selection:
+    ) -> Rule | LevelRule | Selection:
         """Return the rule of one epoch, or the decision itself.
 
         Args:

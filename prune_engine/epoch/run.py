@@ -36,7 +36,7 @@ from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
 from prune_engine.epoch.serving import LastBatch, Serving
 from prune_engine.errors import NonFiniteLossError, PruneEngineError
 from prune_engine.lasting import lasting
-from prune_engine.ops.rule import Rule, Selection
+from prune_engine.ops.rule import LevelRule, Rule, Selection
 from prune_engine.ops.to_host import host_floats, host_ints
 
 # Why ranks meet: all of them for the same reason, which is told as a number.
@@ -596,7 +596,7 @@ class EpochRun:
         """Batches observed in the run."""
         return self._steps
 
-    def _rule(self, epoch: int) -> Rule | Selection:
+    def _rule(self, epoch: int) -> Rule | LevelRule | Selection:
         progress = Progress(epoch, epoch, self.num_epochs, self.seed)
         if self.memory is None:
             rule = self.policy.rule(self.buffer, progress)
@@ -619,8 +619,17 @@ class EpochRun:
                 f"a restored run asks there, got {got}"
             )
 
-    def _decide(self, rule: Rule | Selection, epoch: int, ahead: bool = False) -> EpochPlan:
-        return make_plan(self.buffer, rule, seed=self.seed, epoch=epoch, ahead=ahead)
+    def _decide(
+        self, rule: Rule | LevelRule | Selection, epoch: int, ahead: bool = False
+    ) -> EpochPlan:
+        counts = self._cells() if isinstance(rule, LevelRule) else None
+        return make_plan(
+            self.buffer, rule, seed=self.seed, epoch=epoch, ahead=ahead, counts=counts
+        )
+
+    def _cells(self) -> Tensor:
+        """Count the cells of all scores."""
+        return self.buffer.cells()
 
     def _audit(self) -> Audit:
         return self.buffer.audit(self.epoch)

@@ -294,6 +294,10 @@ class ScoreBuffer:
         """Return the mean threshold, float32 [1] on the device (``ops.mean_threshold``)."""
         return ops.mean_threshold(self.score_sum, backend=self.backend)
 
+    def cells(self) -> Tensor:
+        """Count the samples of each cell of scores, int64 [4096] (``ops.cells``)."""
+        return ops.cells(self.records, backend=self.backend)
+
     def percentiles(self, percents: Sequence[float]) -> Tensor:
         """Return exact percentiles of the seen scores, float32 [R] (``ops.percentiles``).
 

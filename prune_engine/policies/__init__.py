@@ -3,7 +3,7 @@
 
 from prune_engine.bands import Band, weight_table
 from prune_engine.epoch.policy import Extras, Monitor, Policy, PolicyMemory, Progress, RunFacts
-from prune_engine.ops.rule import Arrangement, Rule, Selection
+from prune_engine.ops.rule import Arrangement, LevelRule, Rule, Selection
 from prune_engine.policies.bandit import UCB, EpsilonGreedy
 from prune_engine.policies.baseline import KeepAll, RandomSubset
 from prune_engine.policies.batches.bpas import BPAS
@@ -11,12 +11,14 @@ from prune_engine.policies.batches.monitor import ActivationMonitor
 from prune_engine.policies.batches.random_batches import RandomBatches
 from prune_engine.policies.budget import Budget
 from prune_engine.policies.infobatch import InfoBatch
+from prune_engine.policies.proportional import Proportional
 from prune_engine.policies.quantile import InfoBatchQuantile
 
 TABLE: dict[str, type[Policy]] = {
     "infobatch": InfoBatch,
     "infobatch_quantile": InfoBatchQuantile,
     "budget": Budget,
+    "proportional": Proportional,
     "ucb": UCB,
     "epsilon_greedy": EpsilonGreedy,
     "random": RandomSubset,
@@ -38,10 +40,12 @@ __all__ = [
     "InfoBatch",
     "InfoBatchQuantile",
     "KeepAll",
+    "LevelRule",
     "Monitor",
     "Policy",
     "PolicyMemory",
     "Progress",
+    "Proportional",
     "RandomBatches",
     "RandomSubset",
     "Rule",

@@ -189,6 +189,24 @@ def _plan(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor
         yield from operators.plan(records, rule, seed=SEED, epoch=1, backend=backend)
 
 
+def _cells(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    yield operators.cells(_records().to(device), backend=backend)
+
+
+def _solve_levels(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    counts = operators.cells(_records(), backend="reference").to(device)
+    for target in (0, NUM_SAMPLES // 2, NUM_SAMPLES):
+        yield from operators.solve_levels(counts, target, least=100, backend=backend)
+
+
+def _plan_levels(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    counts = operators.cells(_records(), backend="reference")
+    levels = operators.solve_levels(counts, NUM_SAMPLES // 2, least=100, backend="reference")
+    key = {"seed": SEED, "epoch": 1, "backend": backend}
+    records, top, cut = (x.to(device) for x in (_records(), levels.top, levels.cut))
+    yield from operators.plan_levels(records, top, cut, **key)
+
+
 def _compact(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
     classes = _classes()
     starts = range(0, NUM_SAMPLES, PLAN_BLOCK)
@@ -287,6 +305,9 @@ CASES: dict[str, Case] = {
     "observe": _observe,
     "mean_threshold": _mean_threshold,
     "plan": _plan,
+    "cells": _cells,
+    "solve_levels": _solve_levels,
+    "plan_levels": _plan_levels,
     "compact": _compact,
     "order": _order,
     "shuffle": _shuffle,

@@ -187,6 +187,24 @@ void emulated_plan(const int64_t* records, int64_t num_samples, const float* thr
   cuda::launch_plan(args, nullptr);
 }
 
+void emulated_cells(const int64_t* records, int64_t num_samples, int64_t* counts) {
+  cuda::launch_cells(records, num_samples, counts, nullptr);
+}
+
+void emulated_solve_levels(const int64_t* counts, int64_t target, int64_t least, int32_t* top,
+                           int32_t* cut, float* weight_table, int64_t* solution) {
+  cuda::launch_solve_levels(counts, target, least, {top, cut, weight_table, solution}, nullptr);
+}
+
+void emulated_plan_levels(const int64_t* records, int64_t num_samples, const int32_t* top,
+                          const int32_t* cut, int64_t seed, int64_t epoch, int64_t first,
+                          uint8_t* weight_class, int64_t* block_offsets) {
+  cuda::launch_plan_levels(
+      {records, num_samples, top, cut, static_cast<uint64_t>(seed), static_cast<uint32_t>(epoch),
+       first, weight_class, block_offsets},
+      nullptr);
+}
+
 void emulated_compact(const uint8_t* weight_class, int64_t num_samples,
                       const int64_t* block_offsets, int64_t num_kept, int32_t* kept) {
   cuda::launch_compact(weight_class, num_samples, block_offsets, num_kept, kept, nullptr);

@@ -33,6 +33,7 @@ VARIANTS = [
     pe.RandomSubset(0.4, static=True),
     pe.InfoBatchQuantile((50.0,), (0.1,), delta=1.0, sampling="fixed"),
     pe.Budget(0.5, 0.9, delta=1.0),
+    pe.policies.Proportional(0.7, floor=0.1, delta=1.0),
     pe.UCB(0.4, period=1),
     pe.EpsilonGreedy(0.6, period=1, epsilon=0.5),
 ]

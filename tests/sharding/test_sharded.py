@@ -23,6 +23,7 @@ BATCH = 600  # over all ranks: 600, 300, 200 or 150 samples each
 EPOCHS = 4
 POLICIES: dict[str, Any] = {
     "infobatch": pe.InfoBatch(0.5, delta=0.75),
+    "proportional": pe.policies.Proportional(0.5, floor=0.2, delta=0.75),
     "random": pe.RandomSubset(0.4, rescale=True, delta=0.75),
     "full": pe.KeepAll(),
 }

@@ -38,6 +38,7 @@ from prune_engine.backends.reference.arithmetic import (
     philox4x32,
 )
 from prune_engine.backends.reference.audit import audit
+from prune_engine.backends.reference.cells import cells
 from prune_engine.backends.reference.compact import compact
 from prune_engine.backends.reference.cross_entropy_grad import cross_entropy_grad
 from prune_engine.backends.reference.cross_entropy_observe import cross_entropy_observe
@@ -48,9 +49,11 @@ from prune_engine.backends.reference.observe import observe
 from prune_engine.backends.reference.order import order
 from prune_engine.backends.reference.pick import pick
 from prune_engine.backends.reference.plan import plan
+from prune_engine.backends.reference.plan_levels import plan_levels
 from prune_engine.backends.reference.relu_moments import relu_moments, relu_moments_
 from prune_engine.backends.reference.select import select
 from prune_engine.backends.reference.shuffle import shuffle
+from prune_engine.backends.reference.solve_levels import solve_levels
 from prune_engine.backends.reference.top import top
 
 __all__ = [
@@ -58,6 +61,7 @@ __all__ = [
     "addends",
     "audit",
     "bijection",
+    "cells",
     "compact",
     "cross_entropy_grad",
     "cross_entropy_observe",
@@ -73,10 +77,12 @@ __all__ = [
     "philox4x32",
     "pick",
     "plan",
+    "plan_levels",
     "relu_moments",
     "relu_moments_",
     "select",
     "shuffle",
+    "solve_levels",
     "top",
 ]
 

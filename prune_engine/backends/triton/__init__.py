@@ -21,6 +21,7 @@ import torch
 try:
     from prune_engine.backends.triton.activation_std import activation_std
     from prune_engine.backends.triton.audit import audit
+    from prune_engine.backends.triton.cells import cells
     from prune_engine.backends.triton.compact import compact
     from prune_engine.backends.triton.cross_entropy_grad import cross_entropy_grad
     from prune_engine.backends.triton.cross_entropy_observe import cross_entropy_observe
@@ -32,9 +33,11 @@ try:
     from prune_engine.backends.triton.order import order
     from prune_engine.backends.triton.pick import pick
     from prune_engine.backends.triton.plan import plan
+    from prune_engine.backends.triton.plan_levels import plan_levels
     from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
     from prune_engine.backends.triton.select import select
     from prune_engine.backends.triton.shuffle import shuffle
+    from prune_engine.backends.triton.solve_levels import solve_levels
     from prune_engine.backends.triton.top import top
 except ModuleNotFoundError as error:
     if error.name != "triton":
@@ -45,6 +48,7 @@ __all__ = [
     "OPERATORS",
     "activation_std",
     "audit",
+    "cells",
     "compact",
     "cross_entropy_grad",
     "cross_entropy_observe",
@@ -55,11 +59,13 @@ __all__ = [
     "order",
     "pick",
     "plan",
+    "plan_levels",
     "refusal",
     "relu_moments",
     "relu_moments_",
     "select",
     "shuffle",
+    "solve_levels",
     "top",
 ]
 
@@ -67,6 +73,7 @@ CHECKS_ARGUMENTS = False
 OPERATORS = {
     "activation_std": activation_std,
     "audit": audit,
+    "cells": cells,
     "compact": compact,
     "cross_entropy_grad": cross_entropy_grad,
     "cross_entropy_observe": cross_entropy_observe,
@@ -77,10 +84,12 @@ OPERATORS = {
     "order": order,
     "pick": pick,
     "plan": plan,
+    "plan_levels": plan_levels,
     "relu_moments": relu_moments,
     "relu_moments_": relu_moments_,
     "select": select,
     "shuffle": shuffle,
+    "solve_levels": solve_levels,
     "top": top,
 }
 REGISTERED = register(OPERATORS)  # lives as long as this module
