@@ -19,7 +19,7 @@ from prune_engine.data.sampler import PruneSampler, Resume
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
 from prune_engine.epoch.plan import EpochPlan
-from prune_engine.epoch.policy import NO_EXTRAS, Extras, Monitor, Policy
+from prune_engine.epoch.policy import NO_EXTRAS, Extras, Monitor, Policy, PolicyMemory
 from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
@@ -755,6 +755,11 @@ class PruneEngine:
         if self._run.num_epochs is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
         return VirtualScheduler(scheduler, total_steps, ProgressOf(self))
+
+    @property
+    def memory(self) -> PolicyMemory | None:
+        """What the policy remembers beyond the last scores, where it remembers anything."""
+        return self._run.memory
 
     def scores(self) -> Tensor:
         """Return the last score of every sample, float32 [N], nan where never seen (a copy).

@@ -8,6 +8,7 @@ from prune_engine.coresets.craig import CRAIG
 from prune_engine.coresets.deepfool import DeepFool, boundary_distance, deepfool
 from prune_engine.coresets.dp import DatasetPruning
 from prune_engine.coresets.dq import DatasetQuantization
+from prune_engine.coresets.dynamics import DynamicsMemory, TrainingDynamics
 from prune_engine.coresets.el2n import EL2N
 from prune_engine.coresets.embedding import Embedding, embed
 from prune_engine.coresets.facility_location import FacilityLocation
@@ -16,6 +17,7 @@ from prune_engine.coresets.glister import Glister
 from prune_engine.coresets.gradmatch import GradMatch
 from prune_engine.coresets.grand import GraNd, full_grand
 from prune_engine.coresets.graphcut import GraphCut
+from prune_engine.coresets.hardest import Hardest
 from prune_engine.coresets.herding import Herding
 from prune_engine.coresets.influence import Influence
 from prune_engine.coresets.k_center import KCenter
@@ -34,6 +36,7 @@ __all__ = [
     "DatasetPruning",
     "DatasetQuantization",
     "DeepFool",
+    "DynamicsMemory",
     "Embedding",
     "Entropy",
     "FacilityLocation",
@@ -42,6 +45,7 @@ __all__ = [
     "GraNd",
     "GradMatch",
     "GraphCut",
+    "Hardest",
     "Herding",
     "Influence",
     "KCenter",
@@ -53,6 +57,7 @@ __all__ = [
     "Samples",
     "Scored",
     "Stratified",
+    "TrainingDynamics",
     "boundary_distance",
     "deepfool",
     "embed",

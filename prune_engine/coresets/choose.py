@@ -25,6 +25,7 @@ from prune_engine.coresets.glister import Glister
 from prune_engine.coresets.gradmatch import GradMatch
 from prune_engine.coresets.grand import GraNd
 from prune_engine.coresets.graphcut import GraphCut
+from prune_engine.coresets.hardest import Hardest
 from prune_engine.coresets.herding import Herding
 from prune_engine.coresets.influence import Influence
 from prune_engine.coresets.k_center import KCenter
@@ -58,6 +59,7 @@ TABLE: dict[str, type[Method]] = {
     "influence": Influence,
     "dp": DatasetPruning,
     "dq": DatasetQuantization,
+    "hardest": Hardest,
     "stratified": Stratified,
 }
 MOST_CLASSES = 2**24  # where no logits say how many there are

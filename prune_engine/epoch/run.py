@@ -623,9 +623,7 @@ class EpochRun:
         self, rule: Rule | LevelRule | Selection, epoch: int, ahead: bool = False
     ) -> EpochPlan:
         counts = self._cells() if isinstance(rule, LevelRule) else None
-        return make_plan(
-            self.buffer, rule, seed=self.seed, epoch=epoch, ahead=ahead, counts=counts
-        )
+        return make_plan(self.buffer, rule, seed=self.seed, epoch=epoch, ahead=ahead, counts=counts)
 
     def _cells(self) -> Tensor:
         """Count the cells of all scores."""

@@ -46,9 +46,7 @@ def keep_of(theta: int, cells: Tensor, least: int) -> Tensor:
     return torch.where(octave > exponent, DRAWS, keep).clamp(min=least)
 
 
-def solve_levels(
-    counts: Tensor, target: int, least: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def solve_levels(counts: Tensor, target: int, least: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Find the levels that keep a number of samples on average, and no more.
 
     theta is the smallest in 2^23..271 2^23 with ``65536 unseen + sum of count * keep_of <= 65536

@@ -85,9 +85,7 @@ def solve_levels_kernel(
     tl.store(weight_table + level, tl.where(level == 0, 0.0, weight))
 
 
-def solve_levels(
-    counts: Tensor, target: int, least: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def solve_levels(counts: Tensor, target: int, least: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Find the levels that keep a number of samples; see ``reference.solve_levels``."""
     device = counts.device
     top = torch.empty(1, dtype=torch.int32, device=device)
