@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ PUBLISHED = ("herding", "cal", "forgetting", "glister")
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 TRAIN = {
     "fashion_mnist": TrainConfig(model="cnn", epochs=12, batch_size=64, lr=0.1),
-    "cifar10": TrainConfig(model="cnn", epochs=12, batch_size=64, lr=0.05, augment=True),
+    "cifar10": TrainConfig(model="cnn", epochs=12, batch_size=64, lr=0.1, augment=True),
     "digits": TrainConfig(model="mlp", epochs=15, batch_size=32, lr=0.05),
 }
 FRACTIONS = (0.3, 0.5, 0.7)
@@ -263,13 +264,13 @@ def accuracy(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     data = load(arguments.data, arguments.data_root, limit=arguments.limit)
     assert isinstance(data, ImageData)
-    config = TRAIN[arguments.data]
+    config = replace(TRAIN[arguments.data], model=arguments.model)
     for seed in arguments.seeds:
-        file = RESULTS / f"{arguments.data}-{data.num_samples}-seed{seed}.json"
+        file = RESULTS / f"{arguments.data}-{arguments.model}-{data.num_samples}-seed{seed}.json"
         rows = _rows(file)
         done = {(row["method"], row["fraction"]) for row in rows}
         shared = {"data": arguments.data, "samples": data.num_samples, "seed": seed}
-        shared |= {"epochs": config.epochs, "batch_size": config.batch_size}
+        shared |= {"model": config.model, "epochs": config.epochs, "batch_size": config.batch_size}
 
         def add(method: str, fraction: float, **more: Any) -> None:
             rows.append({**shared, "method": method, "fraction": fraction, **more})  # noqa: B023
@@ -405,10 +406,10 @@ def page() -> str:
     runs: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(RESULTS.glob("*-seed*.json")):
         runs.setdefault(re.sub(r"-seed\d+$", "", file.stem), []).extend(_rows(file))
-    for name, rows in runs.items():
+    for rows in runs.values():
         first = rows[0]
         parts.append(
-            f"## {name.rpartition('-')[0]}, {first['samples']:,} samples\n\n"
+            f"## {first['data']}, {first['model']}, {first['samples']:,} samples\n\n"
             f"{first['epochs']} epochs, batch {first['batch_size']}; test accuracy % after the "
             f"last one, of all test images.\n\n{accuracy_table(rows)}"
         )
@@ -457,6 +458,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tested = commands.add_parser("accuracy")
     tested.add_argument("--data", choices=TRAIN, default="fashion_mnist")
     tested.add_argument("--data-root")
+    tested.add_argument("--model", choices=("mlp", "cnn"), default="cnn")
     tested.add_argument("--limit", type=int)
     tested.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     tested.add_argument("--fractions", type=float, nargs="+", default=list(FRACTIONS))
