@@ -406,11 +406,16 @@ def _select(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out or Path(f"{arguments.data}-{arguments.method}-{size}.npy")
     _check_device(config.device, config.backend)
     bar = Bar(arguments.method, 1, config.progress)
-    say = (lambda line: print(line, file=sys.stderr)) if arguments.json else _Progress()
+    say = _to_stderr if arguments.json else _Progress()
     with _threads(arguments.threads, arguments.data):
         facts = selection.choose(options, out, say, bar.reach)
     bar.close()
     return _show(facts, as_json=arguments.json)
+
+
+def _to_stderr(line: str) -> None:
+    """Say a line where standard output is for JSON."""
+    print(line, file=sys.stderr)
 
 
 def _show(facts: dict[str, Any], *, as_json: bool) -> int:

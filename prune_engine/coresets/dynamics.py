@@ -39,7 +39,8 @@ class TrainingDynamics(Policy):
     - ``"tdds"``: of ``d_t = sum_c | p_{t+1} (ln p_{t+1} - ln p_t) |`` each window's ``|| d - mean d
       ||``, averaged with decay (Zhang et al., "Spanning Training Progress", CVPR 2024, eq. 8).
 
-    The memory is a number per sample for each and J for a window, and N x C for ``tdds``; no file
+    A sample that an epoch does not show counts as it was when it was last shown. The memory is a
+    number per sample for each and J for a window, and N x C for ``tdds``; no file
     per epoch. Call ``engine.cross_entropy_observe``, which sees the logits.
 
     Args:
@@ -229,9 +230,12 @@ class DynamicsMemory(PolicyMemory):
             newer = (1 - decay) * self.tdds + decay * length
             self.tdds = torch.where(whole, newer, self.tdds)
             self.tdds_windows = self.tdds_windows + whole
-        # A sample that is not shown in the next epoch has no window with it.
-        self.chances[self.epochs % window].fill_(torch.nan)
-        self.shifts[self.epochs % window].fill_(torch.nan)
+        # A sample that the next epoch does not show, for the tail is dropped, is as it was.
+        coming, ended = self.epochs % window, (self.epochs - 1) % window
+        self.chances[coming] = self.chances[ended]
+        if self.policy.num_classes:
+            known = torch.isfinite(self.logs[:, 0])
+            self.shifts[coming] = torch.where(known, 0.0, torch.nan)
 
     def scores(self, name: str) -> Tensor:
         """Return a score of every sample, the larger the harder.

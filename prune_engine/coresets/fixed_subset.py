@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from prune_engine.bands import NUM_CLASSES, weight_table
+from prune_engine.bands import NUM_CLASSES, check_weight_table, weight_table
 from prune_engine.coresets.method import Coreset
 from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
 from prune_engine.epoch.score_buffer import ScoreBuffer
@@ -49,12 +49,14 @@ class FixedSubset(Policy):
             raise ValueError(
                 f"weights must be {len(self.indices)} numbers or none, got {len(self.weights)}"
             )
+        if not all(weight > 0 for weight in self.weights):
+            raise ValueError("weights must be above 0")
         if len(set(self.weights) - {1.0}) > LEVELS:
             raise ValueError(
                 f"weights must have at most {LEVELS} values besides 1, got "
                 f"{len(set(self.weights) - {1.0})}; FixedSubset.of(coreset) rounds them"
             )
-        weight_table(*self._levels())
+        check_weight_table(weight_table(*self._levels()))
 
     @classmethod
     def of(cls, coreset: Coreset) -> FixedSubset:

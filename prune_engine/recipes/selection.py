@@ -24,8 +24,8 @@ from prune_engine.losses import scores
 from prune_engine.plain import store_plain
 from prune_engine.policies import KeepAll, Policy
 from prune_engine.recipes.data import ImageData, load
-from prune_engine.recipes.train import Arm, train_arm
-from prune_engine.recipes.trainer import TrainConfig, Trainer
+from prune_engine.recipes.train import Arm, ArmResult, train_arm
+from prune_engine.recipes.trainer import ImageTrainer, TrainConfig, Trainer
 
 METHODS = tuple(coresets.TABLE)
 RECORDED = ("forgetting", *DYNAMICS)  # of a training as it goes, not of its last model
@@ -221,13 +221,18 @@ def one_model(
     if name == "forgetting":
         config = replace(config, score="forgetting")
     elif name in DYNAMICS:
-        window = min(10, config.epochs)
+        # Several windows: who was in the first epoch's dropped tail has those that come later.
+        window = min(10, max(2, config.epochs // 2))
         classes = data.num_classes if name == "tdds" else 0
         policy = TrainingDynamics(window, max(window, 30), num_classes=classes)
         config = replace(config, score="el2n")  # any that lets the engine see the logits
-    kept: list[tuple[Trainer, PruneEngine]] = []
+    kept: list[tuple[ImageTrainer, PruneEngine]] = []
 
-    def on_row(result: Any) -> None:
+    def on_end(trainer: Trainer, engine: PruneEngine) -> None:
+        assert isinstance(trainer, ImageTrainer)
+        kept.append((trainer, engine))
+
+    def on_row(result: ArmResult) -> None:
         row = result.rows[-1]
         say(
             f"{options.method}: model of seed {seed}, epoch {row['epoch'] + 1}/{config.epochs}, "
@@ -235,7 +240,7 @@ def one_model(
         )
 
     arm = Arm("selection", policy)
-    train_arm(data, config, arm, seed, on_row, lambda *ended: kept.append(ended))
+    train_arm(data, config, arm, seed, on_row, on_end)
     trainer, engine = kept[0]
     say(f"{options.method}: embedding {data.num_samples} images")
     folder = None if options.folder is None else options.folder / f"seed{seed}"
@@ -255,9 +260,10 @@ def one_model(
     return Trained(made, recorded)
 
 
-def _images(data: ImageData, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _images(data: ImageData, trainer: ImageTrainer) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the training images as the model takes them, in order."""
-    for part in torch.arange(data.num_samples).split(1000):
+    for start in range(0, data.num_samples, 1000):
+        part = torch.arange(start, min(start + 1000, data.num_samples))
         yield trainer.normalised(data.train_images[part]), data.train_labels[part], part
 
 

@@ -109,17 +109,26 @@ def test_a_state_resumes_bit_for_bit() -> None:
         pe.PruneEngine(N, other, num_epochs=EPOCHS, seed=3).load_state_dict(state)
 
 
-def test_a_sample_that_is_left_out_has_no_window_with_that_epoch() -> None:
+def test_a_sample_that_is_not_shown_is_as_it_was() -> None:
     memory = DynamicsMemory(POLICY, N, torch.device("cpu"))
     buffer = pe.epoch.ScoreBuffer(N)
     for t in range(EPOCHS):
-        shown = torch.arange(N) if t != 2 else torch.arange(1, N)
+        shown = torch.arange(N) if t not in (0, 5) else torch.arange(1, N)
         memory.record(shown, logits_at(t)[shown], TARGETS[shown])
         memory.end_epoch(buffer, t)
-    p = np.stack([torch.softmax(logits_at(t), 1)[0, 0].item() for t in range(EPOCHS)])
-    windows = [p[t : t + 4].std(ddof=1) for t in range(3, EPOCHS - 3)]
+    p = [torch.softmax(logits_at(t), 1)[0, 0].item() for t in range(EPOCHS)]
+    p[5] = p[4]
+    windows = [np.std(p[t : t + 4], ddof=1) for t in range(1, EPOCHS - 3)]  # none with epoch 0
     assert memory.scores("dyn_unc")[0].item() == pytest.approx(np.mean(windows))
     np.testing.assert_allclose(memory.scores("dyn_unc").numpy()[1:], want("dyn_unc")[1:], rtol=1e-5)
+    logs = [torch.log_softmax(logits_at(t), 1)[0].numpy() for t in range(EPOCHS)]
+    logs[5] = logs[4]
+    kl = [np.abs(np.exp(logs[t + 1]) * (logs[t + 1] - logs[t])).sum() for t in range(1, EPOCHS - 1)]
+    total = 0.0
+    for t in range(len(kl) - 3):
+        part = np.array(kl[t : t + 4])
+        total = 0.3 * total + 0.7 * np.linalg.norm(part - part.mean())
+    assert memory.scores("tdds")[0].item() == pytest.approx(total)
 
 
 def test_too_few_epochs_are_nan_and_refused_by_select() -> None:
