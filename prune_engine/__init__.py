@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_engine import backends, data, epoch, host, losses, ops, policies, sharding
+    from prune_engine import backends, coresets, data, epoch, host, losses, ops, policies, sharding
     from prune_engine.checkpoint import load_state, save_state
     from prune_engine.engine import PruneEngine
     from prune_engine.epoch import EpochReport
@@ -52,6 +52,7 @@ __all__ = [
     "StateMismatchError",
     "__version__",
     "backends",
+    "coresets",
     "data",
     "epoch",
     "host",
@@ -68,8 +69,8 @@ __all__ = [
 # imported when first asked for (PEP 562): most need torch, which takes seconds to import, and
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
-    **dict.fromkeys(("backends", "data", "epoch", "host", "losses", "ops"), ""),
-    **dict.fromkeys(("policies", "sharding"), ""),
+    **dict.fromkeys(("backends", "coresets", "data", "epoch", "host"), ""),
+    **dict.fromkeys(("losses", "ops", "policies", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",

@@ -21,7 +21,7 @@ from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
 from prune_engine.epoch.fit_policy import check_policy
 from prune_engine.epoch.plan import EpochPlan
-from prune_engine.epoch.policy import NO_EXTRAS, Extras, Monitor, Policy
+from prune_engine.epoch.policy import NO_EXTRAS, Extras, Monitor, Policy, PolicyMemory
 from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
@@ -792,6 +792,11 @@ class PruneEngine:
         else:
             rates = [group["lr"] for group in optimizer.param_groups]
         return max((float(rate) for rate in rates), default=0.0) * self.plan.largest_weight
+
+    @property
+    def memory(self) -> PolicyMemory | None:
+        """What the policy remembers beyond the last scores, where it remembers anything."""
+        return self._run.memory
 
     def scores(self) -> Tensor:
         """Return the last score of every sample, float32 [N], nan where never seen (a copy).

@@ -34,11 +34,13 @@ class Arm:
         policy: of the engine.
         samples: stop after this many samples (a multiple of the batch size), with a one-cycle
             schedule of exactly that length; None: run all epochs.
+        overhead: seconds that were spent before and count as the first epoch's.
     """
 
     name: str
     policy: Policy
     samples: int | None = None
+    overhead: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ class Bar:
 
     def advance(self) -> None:
         """Count one batch; draw at most ten times a second."""
-        self.done += 1
+        self.reach(self.done + 1, self.total)
+
+    def reach(self, done: int, total: int) -> None:
+        """Note how many are done of how many."""
+        self.done, self.total = done, total
         if not self.enabled:
             return
         now = time.monotonic()
@@ -106,6 +112,7 @@ def train_arm(
     arm: Arm,
     seed: int,
     on_row: Callable[[ArmResult], None] | None = None,
+    on_end: Callable[[Trainer, PruneEngine], None] | None = None,
 ) -> ArmResult:
     """Train one model on one arm.
 
@@ -119,6 +126,7 @@ def train_arm(
         arm: what to train on.
         seed: of the weights, the order, the draws and the augmentation.
         on_row: called after every epoch with the result so far.
+        on_end: called once with what was trained.
 
     Returns:
         One row per epoch, and the loss distribution.
@@ -171,7 +179,7 @@ def train_arm(
         lr = float(schedule.get_last_lr()[0])
         report = engine.end_epoch()
         trainer.synchronize()
-        seconds = time.perf_counter() - clock
+        seconds = time.perf_counter() - clock + (arm.overhead if epoch == 0 else 0.0)
         bar.close()
         trained += served
         clock = time.perf_counter()
@@ -208,6 +216,8 @@ def train_arm(
         if trained == budget or report.ended_early:
             break
         clock = time.perf_counter()
+    if on_end is not None:
+        on_end(trainer, engine)
     return result
 
 

@@ -24,6 +24,7 @@ HEIGHTS = {
     "sharding": 5,
     "policies": 5,
     "data": 5,
+    "coresets": 5,
     "schedule": 5,
     "epoch": 4,
     "ops": 3,
