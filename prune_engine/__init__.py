@@ -7,7 +7,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_engine import backends, data, epoch, host, losses, ops, policies, sharding
+    from prune_engine import (
+        backends,
+        data,
+        epoch,
+        host,
+        integrations,
+        losses,
+        ops,
+        policies,
+        sharding,
+    )
     from prune_engine.checkpoint import load_state, save_state
     from prune_engine.engine import PruneEngine
     from prune_engine.epoch import EpochReport
@@ -55,6 +65,7 @@ __all__ = [
     "data",
     "epoch",
     "host",
+    "integrations",
     "load_state",
     "losses",
     "ops",
@@ -69,7 +80,7 @@ __all__ = [
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
     **dict.fromkeys(("backends", "data", "epoch", "host", "losses", "ops"), ""),
-    **dict.fromkeys(("policies", "sharding"), ""),
+    **dict.fromkeys(("integrations", "policies", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from typing import Any
@@ -19,8 +20,15 @@ NOT_IMPORTED = {"prune_engine.__main__"}
 COMPILED = ("prune_engine._",)  # libraries: no docstrings of ours
 
 
+def lacks_its_package(name: str) -> bool:
+    """Say whether a module is of a framework that is not installed; its own tests have it."""
+    needed = pe.integrations.EXTRAS.get(name.removeprefix("prune_engine.integrations."))
+    return bool(needed) and importlib.util.find_spec(needed) is None
+
+
 def module_names() -> list[str]:
-    found = [info.name for info in pkgutil.walk_packages(pe.__path__, "prune_engine.")]
+    walked = pkgutil.walk_packages(pe.__path__, "prune_engine.")
+    found = [info.name for info in walked if not lacks_its_package(info.name)]
     names = [n for n in found if n not in NOT_IMPORTED and not n.startswith(COMPILED)]
     return ["prune_engine", *names]
 

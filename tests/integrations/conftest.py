@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frameworks' own packages: `make test-integrations` has them, the other tests do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+WANTED = "PE_INTEGRATIONS"
+HERE = Path(__file__).parent
+
+collect_ignore_glob = [] if os.environ.get(WANTED) else ["test_*.py"]
+
+if os.environ.get(WANTED):
+    # PyPI's torchvision is built for a torch with CUDA: beside a CPU torch its import fails where
+    # it registers these two, and with it that of most frameworks.
+    import _torchvision
+
+    _torchvision.define()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the frameworks warn as they like; what this library warns of stays an error."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default"))
+            item.add_marker(pytest.mark.filterwarnings("error:::prune_engine"))
+
+
+@pytest.fixture(autouse=True)
+def rng_guard() -> Iterator[None]:
+    """Frameworks seed the global generators: the guard of the other tests is not for them."""
+    yield
