@@ -48,7 +48,8 @@ class Prune(_Callback):
             raise TypeError(f"engine must be a PruneEngine, got {type(engine).__name__}")
         if engine.mode != "epoch":
             raise ValueError(f"engine must be of mode='epoch', got {engine.mode!r}")
-        super().__init__()
+        parent: Any = super()
+        parent.__init__()
         self.engine = engine
         self._saved: dict[str, Any] | None = None  # of a checkpoint, until the loader is there
         self._ready = False

@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 WANTED = "PE_INTEGRATIONS"
-HERE = Path(__file__).parent
-
 collect_ignore_glob = [] if os.environ.get(WANTED) else ["test_*.py"]
 
 if os.environ.get(WANTED):
@@ -20,14 +17,13 @@ if os.environ.get(WANTED):
     import _torchvision
 
     _torchvision.define()
+    os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let the frameworks warn as they like; what this library warns of stays an error."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("default"))
-            item.add_marker(pytest.mark.filterwarnings("error:::prune_engine"))
+    config.addinivalue_line("filterwarnings", "default")
+    config.addinivalue_line("filterwarnings", "error:::prune_engine")
 
 
 @pytest.fixture(autouse=True)
