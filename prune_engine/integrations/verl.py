@@ -111,7 +111,7 @@ class PromptSampler:
         self.delta, self.score = float(delta), score
         self.epoch = self.cursor = 0
         self.scores = np.full(self.num_samples, np.nan, np.float32)
-        self._order = self._plan()
+        self._order: NDArray[np.int32] = self._plan()
 
     def _plan(self) -> NDArray[np.int32]:
         """Return the epoch's prompts in their order: whole batches, as the trainer drops a rest."""
