@@ -58,6 +58,8 @@ def made(folder: Path, policy: Any, *, kind: Any = Pruned, text: str = "text", *
     model.config.vocab_size = 257
     model.resize_token_embeddings(257)
     extra = {} if policy is None else {"prune": policy}
+    if "eval_strategy" in options:
+        extra["eval_dataset"] = rows(text).select(range(16))
     return kind(
         model=model,
         args=SFTConfig(**{**given, **options}),
@@ -157,12 +159,11 @@ def test_keeping_everything_is_the_stock_trainer(tmp_path, variant):
 @pytest.mark.parametrize("at", ["inside", "epoch's end", "evaluation"])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path, at):
     options = {"save_strategy": "steps", "save_steps": 1, "text": "completion"}
+    options |= {"eval_strategy": "steps", "eval_steps": 4}
     whole = made(tmp_path / "whole", INFOBATCH, **options)
     whole.train()
     step = {"inside": 20, "epoch's end": N // SIZE, "evaluation": 8}[at]
     resumed = made(tmp_path / "resumed", INFOBATCH, **options)
-    if at == "evaluation":
-        resumed.evaluate(rows("completion").select(range(16)))
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
     assert figures(resumed.engine) == figures(whole.engine)
     assert torch.equal(weights(resumed.model), weights(whole.model))
