@@ -7,7 +7,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_engine import backends, coresets, data, epoch, host, losses, ops, policies, sharding
+    from prune_engine import (
+        backends,
+        coresets,
+        data,
+        epoch,
+        host,
+        integrations,
+        losses,
+        ops,
+        policies,
+        sharding,
+    )
     from prune_engine.checkpoint import load_state, save_state
     from prune_engine.engine import PruneEngine
     from prune_engine.epoch import EpochReport
@@ -56,6 +67,7 @@ __all__ = [
     "data",
     "epoch",
     "host",
+    "integrations",
     "load_state",
     "losses",
     "ops",
@@ -70,7 +82,7 @@ __all__ = [
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
     **dict.fromkeys(("backends", "coresets", "data", "epoch", "host"), ""),
-    **dict.fromkeys(("losses", "ops", "policies", "sharding"), ""),
+    **dict.fromkeys(("integrations", "losses", "ops", "policies", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",

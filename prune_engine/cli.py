@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``prune-engine train | info | inspect | select | report | bench``."""
+"""The command line: ``prune-engine train | language | info | inspect | select | report ...``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from prune_engine.recipes import (
     environment,
     files,
     inspection,
+    language,
     models,
     owner,
     pictures,
@@ -100,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train on real data, with and without pruning"))
+
+    _add_language(
+        commands.add_parser("language", help="a small GPT-2 by Hugging Face's and TRL's trainers")
+    )
 
     info = commands.add_parser("info", help="versions, devices, backends")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -233,6 +238,39 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
     add("--no-pictures", action="store_true", help="table only")
     add("--limit", type=int, help=argparse.SUPPRESS)
+
+
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_language)
+    add = parser.add_argument
+    add("--data-root", required=True, metavar="DIR", help="the folder that holds gsm8k/")
+    add("--out", type=Path, default=Path("runs/language"), metavar="DIR")
+    add("--ways", nargs="+", choices=language.WAYS, default=list(language.WAYS))
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, metavar="S", help="train this one seed")
+    seeds.add_argument("--seeds", type=int, default=3, metavar="N", help="train seeds 0..N-1")
+    add("--limit", type=int, metavar="N", help="first training pairs only")
+    add("--test-limit", type=int, metavar="N", help="first test pairs only")
+    for name in ("epochs", "batch_size", "length"):
+        add(f"--{name.replace('_', '-')}", type=int, default=getattr(language.DEFAULTS, name))
+    add("--lr", type=float, default=language.DEFAULTS.lr, help="peak of the cosine schedule")
+    add("--prune-ratio", type=float, default=language.DEFAULTS.prune_ratio, metavar="R")
+    add("--delta", type=float, default=language.DEFAULTS.delta)
+
+
+def _language(arguments: argparse.Namespace) -> int:
+    given: dict[str, Any] = vars(arguments).copy()
+    seed, seeds = given.pop("seed"), given.pop("seeds")
+    for name in ("command", "run"):
+        given.pop(name)
+    if seed is None and seeds < 1:
+        raise ValueError(f"--seeds: expected at least 1, got {seeds}")
+    given["seeds"] = tuple(range(seeds)) if seed is None else (seed,)
+    given |= {"ways": tuple(given["ways"]), "progress": sys.stderr.isatty()}
+    options = language.LanguageOptions(**given)
+    found = language.run(options, _Progress())
+    _say(f"\n{language.table(found)}\n\nwritten: {options.out / 'language.json'}")
+    return 0
 
 
 # Of the selection: what is cheap, where the training itself is not.
