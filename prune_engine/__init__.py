@@ -7,7 +7,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_engine import backends, data, epoch, host, losses, ops, policies, sharding
+    from prune_engine import (
+        backends,
+        data,
+        epoch,
+        host,
+        losses,
+        ops,
+        policies,
+        recording,
+        sharding,
+    )
     from prune_engine.checkpoint import load_state, save_state
     from prune_engine.engine import PruneEngine
     from prune_engine.epoch import EpochReport
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
         RandomBatches,
         RandomSubset,
     )
+    from prune_engine.recording import export_scores
 
 __version__ = "0.1.0"
 
@@ -54,11 +65,13 @@ __all__ = [
     "backends",
     "data",
     "epoch",
+    "export_scores",
     "host",
     "load_state",
     "losses",
     "ops",
     "policies",
+    "recording",
     "save_state",
     "scores",
     "sharding",
@@ -69,10 +82,11 @@ __all__ = [
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
     **dict.fromkeys(("backends", "data", "epoch", "host", "losses", "ops"), ""),
-    **dict.fromkeys(("policies", "sharding"), ""),
+    **dict.fromkeys(("policies", "recording", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",
+    "export_scores": "recording",
     **dict.fromkeys(("load_state", "save_state"), "checkpoint"),
     **dict.fromkeys(("ActivationMonitor", "BPAS", "Budget", "EpsilonGreedy"), "policies"),
     **dict.fromkeys(("InfoBatch", "InfoBatchQuantile", "KeepAll", "RandomBatches"), "policies"),

@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sized
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +42,14 @@ from prune_engine.ops.to_host import host_floats, host_ints
 # Why ranks meet: all of them for the same reason, which is told as a number.
 PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe", "resize")
 SCAN = 1 << 20  # positions that are searched at a time for what was trained last
+
+
+class Recorder(Protocol):
+    """Keeps what an epoch did, before the next one is decided."""
+
+    def record(self, run: EpochRun, report: EpochReport) -> None:
+        """Note an epoch that ends; the figures of the next are still to come in its report."""
+        ...
 
 
 class EpochRun:
@@ -89,6 +97,7 @@ class EpochRun:
         self.on_nonfinite: Literal["skip", "raise"] = on_nonfinite
         self.coverage: Literal["raise", "warn", "ignore"] = coverage
         self.history = History()
+        self.recorder: Recorder | None = None
         self.engine_seconds = 0.0
         self.epoch = 0
         self._steps = 0
@@ -270,7 +279,7 @@ class EpochRun:
         began = self.now()
         draft = self._report(self._meet("end_epoch"), partial=partial)
         enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
-        self._remember()
+        self._remember(draft)
         upcoming = self.epoch + 1
         if self.ahead:
             self._plan = self.ahead.pop(0)
@@ -291,6 +300,11 @@ class EpochRun:
         """Follow a data set that changes (``PruneEngine.resize``)."""
         if self.mode == "flow":
             raise PruneEngineError("resize() needs mode='epoch', whose epochs end")
+        if self.recorder is not None:
+            raise PruneEngineError(
+                "resize() cannot go with a recording, whose samples are fixed: call "
+                "engine.record(None) before it, and record(another path) after it"
+            )
         if self.cursor or self._counted > self._epoch_mark:
             raise PruneEngineError(
                 f"resize() must be called at the end of an epoch, right after end_epoch(), got "
@@ -516,7 +530,7 @@ class EpochRun:
         if cursor >= served and self.num_epochs is not None and self.epoch + 1 == self.num_epochs:
             draft = self._report(self._meet("observe"))
             enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
-            self._remember()
+            self._remember(draft)
             self._enter(self.epoch + 1, draft)
 
     @lasting
@@ -632,8 +646,10 @@ class EpochRun:
     def _audit(self) -> Audit:
         return self.buffer.audit(self.epoch)
 
-    def _remember(self) -> None:
-        """Tell the policy's memory of the epoch that ends: merged, audited and found whole."""
+    def _remember(self, draft: EpochReport) -> None:
+        """Tell recorder and memory of the epoch that ends: merged, audited and found whole."""
+        if self.recorder is not None:
+            self.recorder.record(self, draft)
         if self.memory is not None:
             self.memory.end_epoch(self.buffer, self.epoch)
 
@@ -693,7 +709,7 @@ class EpochRun:
             )
         draft = self._report(self._meet("observe"))
         enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
-        self._remember()
+        self._remember(draft)
         self._plan = self.ahead.pop(0)
         self._activate(self._plan)
         self._enter(self._plan.epoch, draft)
