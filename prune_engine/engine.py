@@ -757,6 +757,12 @@ class PruneEngine:
         return self._run.engine_seconds
 
     @property
+    def recording_seconds(self) -> float:
+        """Of ``engine_seconds``, those spent recording since ``record`` was called last."""
+        recorder = self._run.recorder
+        return recorder.seconds if recorder is not None else 0.0
+
+    @property
     def cursor(self) -> int:
         """Positions of this epoch consumed so far over all ranks: what was trained."""
         return self._run.cursor

@@ -47,6 +47,8 @@ SCAN = 1 << 20  # positions that are searched at a time for what was trained las
 class Recorder(Protocol):
     """Keeps what an epoch did, before the next one is decided."""
 
+    seconds: float
+
     def record(self, run: EpochRun, report: EpochReport) -> None:
         """Note an epoch that ends; the figures of the next are still to come in its report."""
         ...

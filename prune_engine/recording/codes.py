@@ -22,7 +22,9 @@ def code_table() -> NDArray[np.uint8]:
     positive = (cell - CELLS // 2 - STEPS * FLOOR + POSITIVE).clip(ZERO, CODES - 1)
     octave = (CELLS // 2 - 1 - cell) // STEPS - FLOOR
     negative = ZERO - (octave + 1).clip(0, ZERO - 1)
-    return np.where(cell < CELLS // 2, negative, positive).astype(np.uint8)
+    codes = np.empty(CELLS, np.uint8)
+    codes[: CELLS // 2], codes[CELLS // 2 :] = negative[: CELLS // 2], positive[CELLS // 2 :]
+    return codes
 
 
 def lower_bounds() -> NDArray[np.float64]:
