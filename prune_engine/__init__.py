@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         losses,
         ops,
         policies,
+        recording,
         sharding,
     )
     from prune_engine.checkpoint import load_state, save_state
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         RandomBatches,
         RandomSubset,
     )
+    from prune_engine.recording import export_scores
 
 __version__ = "0.1.0"
 
@@ -66,12 +68,14 @@ __all__ = [
     "coresets",
     "data",
     "epoch",
+    "export_scores",
     "host",
     "integrations",
     "load_state",
     "losses",
     "ops",
     "policies",
+    "recording",
     "save_state",
     "scores",
     "sharding",
@@ -82,10 +86,11 @@ __all__ = [
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
     **dict.fromkeys(("backends", "coresets", "data", "epoch", "host"), ""),
-    **dict.fromkeys(("integrations", "losses", "ops", "policies", "sharding"), ""),
+    **dict.fromkeys(("integrations", "losses", "ops", "policies", "recording", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",
+    "export_scores": "recording",
     **dict.fromkeys(("load_state", "save_state"), "checkpoint"),
     **dict.fromkeys(("ActivationMonitor", "BPAS", "Budget", "EpsilonGreedy"), "policies"),
     **dict.fromkeys(("InfoBatch", "InfoBatchQuantile", "KeepAll", "RandomBatches"), "policies"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``prune-engine train | language | info | inspect | select | report ...``."""
+"""The command line: ``prune-engine train | language | select | report | compare | info ...``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,17 @@ from prune_engine.recipes import (
     owner,
     pictures,
     ranks,
+    results,
     selection,
     selftest,
 )
 from prune_engine.recipes.data import DATA_SETS, IMAGE_SETS
+from prune_engine.recipes.policy_spec import spec_name
+from prune_engine.recipes.report import page, view
 from prune_engine.recipes.results import FOOTNOTE
 from prune_engine.recipes.train import Bar
+
+PAGE = "report.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,10 +125,20 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_select(commands.add_parser("select", help="choose a fixed subset of a data set"))
 
-    report = commands.add_parser("report", help="redraw table and pictures from a run's files")
-    report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    report.add_argument("--no-pictures", action="store_true", help="table only")
+    report = commands.add_parser("report", help="one page, and the table, from the files of runs")
+    report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
+    report.add_argument(
+        "--out", type=Path, metavar="PAGE.html", help="default: report.html in the first RUN"
+    )
+    report.add_argument("--data-root", metavar="DIR", help="where the data is now")
+    report.add_argument("--classes", type=Path, metavar="FILE", help="names, one on each line")
+    _add_pictures(report)
     report.set_defaults(run=_report)
+
+    compared = commands.add_parser("compare", help="one table across runs")
+    compared.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
+    compared.add_argument("--markdown", action="store_true", help="with pipes")
+    compared.set_defaults(run=_compare)
 
     bench = commands.add_parser("bench", help="time observe and plan on this machine")
     bench.add_argument("--samples", type=int, default=1_000_000, metavar="N")
@@ -169,6 +184,15 @@ def _add_select(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
     add("--json", action="store_true", help="print JSON")
     add("--limit", type=int, help=argparse.SUPPRESS)
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pictures",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also draw PNG files, with Matplotlib",
+    )
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -236,7 +260,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="data on the device, batches made there (default: a DataLoader)",
     )
     add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
-    add("--no-pictures", action="store_true", help="table only")
+    _add_pictures(parser)
+    add(
+        "--record",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep scores and kept bits, 1.4 bytes per sample and epoch, for the report",
+    )
+    add("--resume", action="store_true", help="save after every epoch, and go on from there")
     add("--limit", type=int, help=argparse.SUPPRESS)
 
 
@@ -336,16 +367,18 @@ def _train(arguments: argparse.Namespace) -> int:
         delta_ranges=tuple(arguments.delta_range or ()),
         noise_floor=arguments.noise_floor,
         shuffle_batches=arguments.shuffle_batches,
+        record=arguments.record,
     )
     _check_device(config.device, config.backend)
-    if not arguments.no_pictures:
+    if arguments.pictures:
         pictures.require()
     with _threads(arguments.threads, arguments.data), ranks.joined(config.device) as device:
         options = replace(options, train=replace(config, device=device))
         compare.run(
             options,
             _Progress(),
-            lambda run: _finish(out, run, drawn=not arguments.no_pictures),
+            lambda run: _finish(out, run, drawn=arguments.pictures),
+            resume=arguments.resume,
         )
     return 0
 
@@ -378,7 +411,13 @@ def _check_device(device: str, backend: str) -> None:
 
 
 def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
-    """Write and print what a run found."""
+    """Write and print what a run found, its page last."""
+    _write(out, run, drawn=drawn)
+    page.write_page([(out, run)], out / PAGE)
+    _say(f"report: {out / PAGE}")
+
+
+def _write(out: Path, run: files.Run, *, drawn: bool) -> None:
     files.write_report(out, run)
     written = [out / "table.md", out / "summary.json"]
     if drawn:
@@ -390,10 +429,25 @@ def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    folder: Path = arguments.run_dir
-    files.load_run(folder)  # says what is missing before it makes a lock
-    with owner.owned(folder):
-        _finish(folder, files.load_run(folder), drawn=not arguments.no_pictures)
+    folders: list[Path] = arguments.run_dirs
+    for folder in folders:
+        files.load_run(folder)  # says what is missing before it makes a lock
+    names = None if arguments.classes is None else view.class_names(arguments.classes)
+    with ExitStack() as owning:
+        for folder in dict.fromkeys(path.resolve() for path in folders):
+            owning.enter_context(owner.owned(folder))
+        runs = [(folder, files.load_run(folder)) for folder in folders]
+        for folder, run in runs:
+            _write(folder, run, drawn=arguments.pictures)
+        out: Path = arguments.out or folders[0] / PAGE
+        page.write_page(runs, out, data_root=arguments.data_root, names=names)
+    _say(f"report: {out}")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    runs = [(folder, files.load_run(folder)) for folder in arguments.run_dirs]
+    _say(results.across([(folder.name, run.report) for folder, run in runs], arguments.markdown))
     return 0
 
 

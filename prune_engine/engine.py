@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -38,6 +40,7 @@ from prune_engine.ops.checks import (
 from prune_engine.ops.pick import FLOOR, PickRule
 from prune_engine.ops.weights import rescale
 from prune_engine.plain import plain
+from prune_engine.recording.recorder import MAX_RECORDED, Recorder
 from prune_engine.schedule import ProgressOf, RateWatch, VirtualScheduler, peak_of
 from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.run import ShardedRun, check_divisible
@@ -427,6 +430,48 @@ class PruneEngine:
         """
         return self._run.end_epoch(partial=partial)
 
+    def record(
+        self, path: str | os.PathLike[str] | None, *, max_samples: int = MAX_RECORDED
+    ) -> None:
+        """Keep kept bits and scores of every epoch in one file, from the current epoch on.
+
+        Per epoch 1.375 bytes per sample: a score in 8 bits, 8 steps to an octave, and three bits,
+        kept, seen, not finite; and 1,120 bytes more. It is written when an epoch ends, by the first
+        rank; a step does nothing. A process that is killed leaves all epochs before; what a
+        restored run ends again replaces them. ``pe.recording.Recording`` reads it,
+        ``pe.export_scores`` makes a table of it. A copy of the engine records nothing.
+
+        Args:
+            path: the file, of this very run or not there yet; None: record no more. Where the disk
+                cannot take an epoch there is a ``RuntimeWarning``, and no more is recorded.
+            max_samples: of a larger data set so many, evenly spaced.
+
+        Raises:
+            TypeError: path names no file, or max_samples is no int.
+            ValueError: the file is no recording, or of another run; max_samples is below 1; or
+                the scores are divided among ranks (``shard_scores``).
+            OSError: it cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> from prune_engine import KeepAll
+            >>> engine = PruneEngine(4, KeepAll(), num_epochs=1)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     engine.record(folder + "/run.rec")
+            ...     engine.record(None)
+        """
+        if path is None:
+            self._run.recorder = None
+            return
+        if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"path must be a string, a Path or None, got {path!r}")
+        max_samples = plain(max_samples)
+        state.check_count("max_samples", max_samples, needed=True)
+        if isinstance(self.buffer, ShardedBuffer):
+            raise ValueError("record() needs whole scores, got an engine with shard_scores=True")
+        if ranks.world(self._run.process_group)[0] == 0:
+            self._run.recorder = Recorder(Path(path), self._run, max_samples)
+
     def resize(self, num_samples: int) -> None:
         """Follow a data set that has grown or shrunk at its end, between two epochs.
 
@@ -711,6 +756,12 @@ class PruneEngine:
     def engine_seconds(self) -> float:
         """Host seconds spent inside the engine so far."""
         return self._run.engine_seconds
+
+    @property
+    def recording_seconds(self) -> float:
+        """Of ``engine_seconds``, those spent recording since ``record`` was called last."""
+        recorder = self._run.recorder
+        return recorder.seconds if recorder is not None else 0.0
 
     @property
     def cursor(self) -> int:

@@ -22,6 +22,7 @@ HEIGHTS = {
     "engine": 7,
     "checkpoint": 7,
     "sharding": 5,
+    "recording": 5,
     "policies": 5,
     "data": 5,
     "coresets": 5,
