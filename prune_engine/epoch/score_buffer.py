@@ -271,15 +271,13 @@ class ScoreBuffer:
         try:
             if losses.dtype is not torch.float32 or not losses.is_cpu or not indices.is_cpu:
                 return None
-            if score is None:
-                seen = losses.detach()
-            elif losses.dim() == 1 and score.is_cpu:
-                seen = score.detach()
-            else:
+            if score is not None and not (score.is_cpu and losses.dim() == 1):
                 return None
-            size, part = self._part
-            if losses.numel() != size or is_compiling():
-                part = self._new_part(losses.numel())
+            size = losses.numel()
+            if is_compiling() or size != self._part[0]:
+                part = self._new_part(size)
+            else:
+                part = self._part[1]
             if part is None:
                 return None
             if not self._checks:
@@ -289,6 +287,7 @@ class ScoreBuffer:
                 check_batch(losses, indices, score, self.device)
             # Weights times 1 / B are what the operator makes of B losses of 1 / B.
             observe = self._kernels.observe
+            seen = losses if score is None else score
             shares = observe(part, indices, seen, self.observe_arguments, advance)[0]
         except (AttributeError, RuntimeError, TypeError):
             return None  # nothing is recorded: what does not fit is converted or said by observe
@@ -299,10 +298,9 @@ class ScoreBuffer:
         if not 0 < size <= MAX_DOT:
             return None
         part = torch.full((size,), 1 / size, dtype=torch.float32, device=self.device)
-        if (
-            not is_compiling() and type(part) is Tensor
-        ):  # not of a graph or a mode, which it outlives
-            self._part = (size, part)
+        if is_compiling() or type(part) is not Tensor:
+            return part  # of a graph or a mode, which it must not outlive
+        self._part = (size, part)
         return part
 
     def cross_entropy_observe(
