@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from time import perf_counter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.utils.data import DataLoader
 
 from prune_engine import ops
@@ -237,18 +238,18 @@ class PruneEngine:
             IndexError: an index is out of range (on a device it is raised by ``end_epoch``).
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
-        if torch.compiler.is_compiling():  # no clock runs while a step is being traced
+        if is_compiling():  # no clock runs while a step is being traced
             loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, False)
             self._run.consume(indices.shape[0])
             return loss
-        began, run, loss = time.perf_counter(), self._run, None
+        began, run, loss = perf_counter(), self._run, None
         again = run.again(indices)
         if run.plain and reduction == "mean" and denom is reducer is picked is None:
             loss = self.buffer.observe_mean(losses, indices, score, not again)
         if loss is None:
             loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, again)
-        run.trained(indices, indices.shape[0], again)
-        run.engine_seconds += time.perf_counter() - began
+        run.trained(indices, indices.numel(), again)
+        run.engine_seconds += perf_counter() - began
         return loss
 
     def _observe(
@@ -398,7 +399,7 @@ class PruneEngine:
         """
         began = self._run.now()
         run, device, given = self._run, self.buffer.device, indices
-        again = not torch.compiler.is_compiling() and run.again(indices)
+        again = not is_compiling() and run.again(indices)
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
@@ -423,7 +424,7 @@ class PruneEngine:
             watcher.after_record(indices, rescaled.detach() / weights, found.detach(), extras)
         if run.on_nonfinite == "raise" and found.is_cpu:
             refuse_nonfinite(found, indices)
-        if torch.compiler.is_compiling():
+        if is_compiling():
             run.consume(indices.shape[0])
         else:
             run.trained(given, indices.shape[0], again)

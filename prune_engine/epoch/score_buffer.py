@@ -185,6 +185,8 @@ class ScoreBuffer:
         # The tensors stay the same for life, so what each batch needs is put together once.
         self._kernels = backends.load(self.backend)
         self._checks = self._kernels.CHECKS_ARGUMENTS
+        # What calling a compiled operator comes to; only a graph needs its name.
+        self._observe: Any = getattr(self._kernels.observe, "_op", self._kernels.observe)
         self._part: tuple[int, Tensor | None] = (0, None)  # B, and 1 / B for each of a batch
         self.observe_arguments: ObserveState = (
             self.records,
@@ -273,8 +275,8 @@ class ScoreBuffer:
                 return None
             if score is not None and not (score.is_cpu and losses.dim() == 1):
                 return None
-            size = losses.numel()
-            if is_compiling() or size != self._part[0]:
+            size, traced = losses.numel(), is_compiling()
+            if traced or size != self._part[0]:
                 part = self._new_part(size)
             else:
                 part = self._part[1]
@@ -286,9 +288,9 @@ class ScoreBuffer:
                 check_state(*self.observe_arguments)
                 check_batch(losses, indices, score, self.device)
             # Weights times 1 / B are what the operator makes of B losses of 1 / B.
-            observe = self._kernels.observe
-            seen = losses if score is None else score
-            shares = observe(part, indices, seen, self.observe_arguments, advance)[0]
+            seen, state = losses if score is None else score, self.observe_arguments
+            observe = self._kernels.observe if traced else self._observe
+            shares, _ = observe(part, indices, seen, state, advance)
         except (AttributeError, RuntimeError, TypeError):
             return None  # nothing is recorded: what does not fit is converted or said by observe
         return losses.dot(shares)
