@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.utils.data import DataLoader
 
 from prune_engine import ops
@@ -61,6 +62,12 @@ def _check_reducer(reducer: object, losses: object, indices: object, device: tor
     if losses.device != device:
         raise ValueError(f"losses must be on {device}, got {losses.device}")
     check_vector("indices", indices, INDEX_DTYPES, device=device)
+
+
+def _contiguous(given: Any) -> Any:
+    """Return a tensor in one piece, and anything else as it is: what is none is refused later."""
+    dense = isinstance(given, Tensor) and given.layout == torch.strided
+    return given.contiguous() if dense else given
 
 
 class PruneEngine:
@@ -235,15 +242,18 @@ class PruneEngine:
             IndexError: an index is out of range (on a device it is raised by ``end_epoch``).
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
-        if torch.compiler.is_compiling():  # no clock runs while a step is being traced
+        if is_compiling():  # no clock runs while a step is being traced
             loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, False)
             self._run.consume(indices.shape[0])
             return loss
-        began, run = time.perf_counter(), self._run
+        began, run, loss = perf_counter(), self._run, None
         again = run.again(indices)
-        loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, again)
-        run.trained(indices, indices.shape[0], again)
-        run.engine_seconds += time.perf_counter() - began
+        if run.plain and reduction == "mean" and denom is reducer is picked is None:
+            loss = self.buffer.observe_mean(losses, indices, score, not again)
+        if loss is None:
+            loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, again)
+        run.trained(indices, indices.numel(), again)
+        run.engine_seconds += perf_counter() - began
         return loss
 
     def _observe(
@@ -275,7 +285,16 @@ class PruneEngine:
             losses, score = reduced.losses, reduced.score
             if reduction == "mean" and denom is None:
                 denom = reduced.denom
-        rescaled, weights = self._record(losses, indices, again, score)
+        mean = reduction == "mean" and denom is reducer is None
+        self._before(losses, indices, again, score)
+        if mean:
+            batch = _contiguous(losses), _contiguous(indices), _contiguous(score)
+            loss = self.buffer.observe_mean(*batch, not again)
+            if loss is not None:
+                self._after(losses, indices, score)
+                return loss
+        rescaled, weights = self.buffer.observe(losses, indices, score=score, advance=not again)
+        self._after(losses, indices, score)
         if reducer is not None and (shared := reducer.share(weights)) is not weights:
             rescaled, weights = rescale(losses, shared), shared
         # A reducer's sums are wide; they are rounded once, after the reduction.
@@ -304,7 +323,10 @@ class PruneEngine:
         if score is None:
             seen = losses.detach().to(torch.float32)
             score = self.buffer.last_scores(indices).index_copy(0, places, seen)
-        _, weights = self._record(score.detach(), indices, again, None)
+        seen = score.detach()
+        self._before(seen, indices, again, None)
+        _, weights = self.buffer.observe(seen, indices, advance=not again)
+        self._after(seen, indices, None)
         weights = weights[places] * shares
         # A loss that fills up has the weight 0, and may be nan.
         rescaled = torch.where(shares > 0, rescale(losses, weights), 0)
@@ -312,10 +334,10 @@ class PruneEngine:
             denom = max(size, 1)
         return reduce_losses(rescaled, weights, reduction, denom)
 
-    def _record(
+    def _before(
         self, losses: Tensor, indices: Tensor, again: bool | None, score: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Record a batch, and return its rescaled losses and its weights."""
+    ) -> None:
+        """Do what comes before a batch is recorded, and refuse what must not be."""
         run, device = self._run, self.buffer.device
         if run.flows or run.on_nonfinite == "raise":
             check_batch(losses, indices, score, device)
@@ -323,14 +345,15 @@ class PruneEngine:
                 run.arrive(again, losses.shape[0])
             if run.on_nonfinite == "raise" and losses.is_cpu:
                 refuse_nonfinite(losses if score is None else score, indices)
-        watcher = run.watcher
-        if watcher is not None:
-            watcher.before_record(indices)  # raises before anything is recorded
-        rescaled, weights = self.buffer.observe(losses, indices, score=score, advance=not again)
+        if run.watcher is not None:
+            run.watcher.before_record(indices)  # raises before anything is recorded
+
+    def _after(self, losses: Tensor, indices: Tensor, score: Tensor | None) -> None:
+        """Show a batch that was recorded to a policy's memory that wants to see it."""
+        watcher = self._run.watcher
         if watcher is not None:
             seen = losses if score is None else score
             watcher.after_record(indices, losses.detach(), seen.detach(), NO_EXTRAS)
-        return rescaled, weights
 
     def cross_entropy_observe(
         self,
@@ -380,7 +403,7 @@ class PruneEngine:
         """
         began = self._run.now()
         run, device, given = self._run, self.buffer.device, indices
-        again = not torch.compiler.is_compiling() and run.again(indices)
+        again = not is_compiling() and run.again(indices)
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
@@ -405,7 +428,7 @@ class PruneEngine:
             watcher.after_record(indices, rescaled.detach() / weights, found.detach(), extras)
         if run.on_nonfinite == "raise" and found.is_cpu:
             refuse_nonfinite(found, indices)
-        if torch.compiler.is_compiling():
+        if is_compiling():
             run.consume(indices.shape[0])
         else:
             run.trained(given, indices.shape[0], again)

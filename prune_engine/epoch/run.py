@@ -124,6 +124,8 @@ class EpochRun:
         self.schedule: Callable[[], Any] = _no_schedule  # a weak reference, once one is wrapped
         self.memory = begin_memory(policy, buffer, seed, RunFacts(num_epochs, process_group))
         self.watcher = watcher_of(self.memory)  # None: a step calls no hook
+        # Whether nothing is done before or after a batch is recorded.
+        self.plain = self.watcher is None and not self.flows and on_nonfinite != "raise"
         self._begin_epoch(0)
         began = self.now()
         plan = self._decide(self._rule(0), 0)
