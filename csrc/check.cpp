@@ -42,10 +42,18 @@ bool is_dense(const Tensor& tensor) {
   return true;
 }
 
-void check_vector(const Tensor& tensor, const char* name, ScalarType dtype) {
+void check_dim(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.dim() == 1, name, " must be a vector, got ", tensor.dim(), " dimensions");
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype_name(dtype));
+}
+
+void check_contiguous(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+void check_vector(const Tensor& tensor, const char* name, ScalarType dtype) {
+  check_dim(tensor, name);
+  STD_TORCH_CHECK(has_dtype(tensor, dtype), name, " must be ", dtype_name(dtype));
+  check_contiguous(tensor, name);
 }
 
 void check_size(const Tensor& tensor, const char* name, int64_t size) {
@@ -135,16 +143,21 @@ void check_plan(const Tensor& records, const Tensor& thresholds, const std::vect
 }
 
 void check_indices(const Tensor& indices, int64_t size) {
-  const ScalarType dtype = indices.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Long || dtype == ScalarType::Int,
+  STD_TORCH_CHECK(has_dtype(indices, ScalarType::Long) || has_dtype(indices, ScalarType::Int),
                   "indices must be int64 or int32");
-  check_vector(indices, "indices", dtype, size);
+  check_dim(indices, "indices");
+  check_contiguous(indices, "indices");
+  check_size(indices, "indices", size);
 }
 
 void check_losses(const Tensor& losses, const Tensor& indices, const Tensor& scored) {
-  check_vector(losses, "losses", losses.scalar_type());
-  check_indices(indices, losses.numel());
-  check_vector(scored, "score", scored.scalar_type(), losses.numel());
+  const int64_t size = losses.numel();
+  check_dim(losses, "losses");
+  check_contiguous(losses, "losses");
+  check_indices(indices, size);
+  check_dim(scored, "score");
+  check_contiguous(scored, "score");
+  check_size(scored, "score", size);
 }
 
 ScoreState make_state(const std::vector<Tensor>& state) {
@@ -157,10 +170,14 @@ ScoreState make_state(const std::vector<Tensor>& state) {
   check_vector(step, "step", ScalarType::Long, 1);
   check_vector(weight_table, "weight_table", ScalarType::Float, kNumClasses);
   check_vector(epoch, "epoch", ScalarType::Long, 1);
-  return {records.mutable_data_ptr<int64_t>(),   records.numel(),
-          score_sum.mutable_data_ptr<int64_t>(), counters.mutable_data_ptr<int64_t>(),
-          step.mutable_data_ptr<int64_t>(),      weight_class.const_data_ptr<uint8_t>(),
-          weight_table.const_data_ptr<float>(),  epoch.const_data_ptr<int64_t>()};
+  return {static_cast<int64_t*>(records.mutable_data_ptr()),
+          records.numel(),
+          static_cast<int64_t*>(score_sum.mutable_data_ptr()),
+          static_cast<int64_t*>(counters.mutable_data_ptr()),
+          static_cast<int64_t*>(step.mutable_data_ptr()),
+          static_cast<const uint8_t*>(weight_class.const_data_ptr()),
+          static_cast<const float*>(weight_table.const_data_ptr()),
+          static_cast<const int64_t*>(epoch.const_data_ptr())};
 }
 
 ScalarType real_dtype(const Tensor& logits) {

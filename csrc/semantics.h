@@ -16,6 +16,12 @@
 #define PE_HD inline
 #endif
 
+#if defined(__CUDA_ARCH__)
+#define PE_UNROLL _Pragma("unroll")  // arrays then stay in registers
+#else
+#define PE_UNROLL
+#endif
+
 namespace prune_engine {
 
 constexpr int64_t kPlanBlock = 4096;  // samples per entry of block_offsets

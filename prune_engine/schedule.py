@@ -167,7 +167,15 @@ class VirtualScheduler(LRScheduler):
         self._taken = 0
         self.optimizer = getattr(scheduler, "optimizer", None)  # type: ignore[assignment]
         self.base_lrs = list(getattr(scheduler, "base_lrs", None) or self._rates())
-        self._step_count = 1
+
+    @property
+    def _step_count(self) -> int:  # type: ignore[override]
+        """The nominal step as well: Accelerate steps no further than ``total_steps`` of them."""
+        return self._taken
+
+    @_step_count.setter
+    def _step_count(self, count: int) -> None:
+        """Take no count: Accelerate adds its micro-batches."""
 
     @property
     def taken(self) -> int:
@@ -190,7 +198,6 @@ class VirtualScheduler(LRScheduler):
         limit = getattr(self.scheduler, "total_steps", None)
         if limit is not None:
             target = min(target, int(limit) - 1)
-        self._step_count += 1
         if hasattr(self.scheduler, "step_update"):
             self._update(target)
         else:

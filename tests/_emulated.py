@@ -138,6 +138,8 @@ class Emulated:
         words = [ctypes.c_double(a) if isinstance(a, float) else a for a in words]
         words = [_pointer(a) if isinstance(a, Tensor) else a for a in words]
         getattr(self._library, f"emulated_{name}")(*words)
+        assert not self._library.emulator_mode_changed(), "the thread's capture mode was restored"
+        assert self._library.emulator_strict_launches() == 0, "a launch that may not load a kernel"
 
     @contextmanager
     def descending(self) -> Iterator[None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton: the plan of a shard, the shuffle and draws far into a data set, and the largest of a pool.
+"""Triton: a shard's plan, shuffle and draws far into a data set, the largest of a pool.
 
 Run as triton_parity.py is.
 """

@@ -18,6 +18,21 @@
 namespace prune_engine {
 namespace cuda {
 
+// Alive around the launches of a call. The driver loads a kernel when it is first launched, and
+// while a stream of any thread is being captured it forbids a thread to load one, unless the thread
+// says that it may (as torch does where its allocator needs memory during a capture). So that a
+// capture can hold a process's first call.
+class MayLoad {
+ public:
+  MayLoad() { cudaThreadExchangeStreamCaptureMode(&other_); }
+  ~MayLoad() { cudaThreadExchangeStreamCaptureMode(&other_); }
+  MayLoad(const MayLoad&) = delete;
+  MayLoad& operator=(const MayLoad&) = delete;
+
+ private:
+  cudaStreamCaptureMode other_ = cudaStreamCaptureModeRelaxed;
+};
+
 enum class Real : int { kFloat, kDouble, kHalf, kBFloat16 };
 
 struct LossBatch {
@@ -33,15 +48,20 @@ struct LossBatch {
 };
 
 // Fixed counts, found on the device: the smallest draw that can stay in each band, and how many of
-// those with exactly that draw do (the smallest indices).
+// those with exactly that draw do (the smallest indices). Halfway: the cut's high byte, and how
+// many of those that share it stay.
 struct FixedCuts {
   int64_t ties[kMaxBands];
   uint32_t cut[kMaxBands];
 };
 
+// Of each band, the high bytes of its draws; then the low bytes of those with the cut's high byte.
+constexpr int kByteBins = 256;
+constexpr int64_t kHistogramCounts = 2 * kMaxBands * int64_t{kByteBins};
+
 // Scratch of a plan with fixed counts, uninitialised.
 struct FixedScratch {
-  uint32_t* histogram;  // [bands][65536]
+  uint32_t* histogram;  // [kHistogramCounts]
   int64_t* ties;        // [bands][blocks + 1]
   FixedCuts* cuts;      // [1]
 };

@@ -85,6 +85,12 @@ relu_moments_ = _ops.relu_moments_.default
 gelu_moments = _ops.gelu_moments.default
 
 
+# What observe returns has no gradient, so autograd need not look at its arguments, nor need they be
+# detached for it, which takes as long as a step's own work. (Kept: what it says goes with it.)
+_autograd = torch.library.Library("prune_engine", "IMPL")
+_autograd.impl("observe", torch.library.fallthrough_kernel, "Autograd")  # pyright: ignore[reportUnknownMemberType]
+
+
 @_register_fake("prune_engine::observe")
 def _(
     losses: Tensor,

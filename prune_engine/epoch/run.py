@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +47,16 @@ SCAN = 1 << 20  # positions that are searched at a time for what was trained las
 
 def _no_schedule() -> None:
     """Return that no scheduler was wrapped."""
+
+
+class Recorder(Protocol):
+    """Keeps what an epoch did, before the next one is decided."""
+
+    seconds: float
+
+    def record(self, run: EpochRun, report: EpochReport) -> None:
+        """Note an epoch that ends; the figures of the next are still to come in its report."""
+        ...
 
 
 class EpochRun:
@@ -94,6 +104,7 @@ class EpochRun:
         self.on_nonfinite: Literal["skip", "raise"] = on_nonfinite
         self.coverage: Literal["raise", "warn", "ignore"] = coverage
         self.history = History()
+        self.recorder: Recorder | None = None
         self.engine_seconds = 0.0
         self.epoch = 0
         self._steps = 0
@@ -113,6 +124,8 @@ class EpochRun:
         self.schedule: Callable[[], Any] = _no_schedule  # a weak reference, once one is wrapped
         self.memory = begin_memory(policy, buffer, seed, RunFacts(num_epochs, process_group))
         self.watcher = watcher_of(self.memory)  # None: a step calls no hook
+        # Whether nothing is done before or after a batch is recorded.
+        self.plain = self.watcher is None and not self.flows and on_nonfinite != "raise"
         self._begin_epoch(0)
         began = self.now()
         plan = self._decide(self._rule(0), 0)
@@ -278,23 +291,23 @@ class EpochRun:
         enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
         upcoming = self.epoch + 1
         if self.ahead:
-            self._remember()
+            self._remember(draft)
             self._plan = self.ahead.pop(0)
             self._activate(self._plan)
         else:
-            self._plan_next(upcoming)
+            self._plan_next(upcoming, draft)
         self.add_seconds(began)
         report = self._enter(upcoming, draft)
         if self.mode == "flow":
             self._plan_ahead()
         return report
 
-    def _plan_next(self, upcoming: int) -> None:
+    def _plan_next(self, upcoming: int, draft: EpochReport) -> None:
         """Let the policy take in the epoch and decide the next; undo both where it cannot."""
         before = None if self.memory is None else dict(vars(self.memory))
         threshold = self.plan.threshold
         try:
-            self._remember()
+            self._remember(draft)
             rule = self._rule(upcoming)
             # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
             self._plan = None
@@ -313,6 +326,11 @@ class EpochRun:
         """Follow a data set that changes (``PruneEngine.resize``)."""
         if self.mode == "flow":
             raise PruneEngineError("resize() needs mode='epoch', whose epochs end")
+        if self.recorder is not None:
+            raise PruneEngineError(
+                "resize() cannot go with a recording, whose samples are fixed: call "
+                "engine.record(None) before it, and record(another path) after it"
+            )
         if self.cursor or self._counted > self._epoch_mark:
             raise PruneEngineError(
                 f"resize() must be called at the end of an epoch, right after end_epoch(), got "
@@ -538,7 +556,7 @@ class EpochRun:
         if cursor >= served and self.num_epochs is not None and self.epoch + 1 == self.num_epochs:
             draft = self._report(self._meet("observe"))
             enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
-            self._remember()
+            self._remember(draft)
             self._enter(self.epoch + 1, draft)
 
     @lasting
@@ -653,8 +671,10 @@ class EpochRun:
     def _audit(self) -> Audit:
         return self.buffer.audit(self.epoch)
 
-    def _remember(self) -> None:
-        """Tell the policy's memory of the epoch that ends: merged, audited and found whole."""
+    def _remember(self, draft: EpochReport) -> None:
+        """Tell recorder and memory of the epoch that ends: merged, audited and found whole."""
+        if self.recorder is not None:
+            self.recorder.record(self, draft)
         if self.memory is not None:
             self.memory.end_epoch(self.buffer, self.epoch)
 
@@ -714,7 +734,7 @@ class EpochRun:
             )
         draft = self._report(self._meet("observe"))
         enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
-        self._remember()
+        self._remember(draft)
         self._plan = self.ahead.pop(0)
         self._activate(self._plan)
         self._enter(self._plan.epoch, draft)

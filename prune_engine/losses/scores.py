@@ -8,6 +8,8 @@ the policies take it: margin and least confidence are the papers' quantities tak
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -235,6 +237,43 @@ def grand(logits: Tensor, targets: Tensor, features: Tensor, *, bias: bool = Tru
     error = el2n(logits, targets)
     squares = features.detach().to(error.dtype).square().sum(dim=1)
     return error * (squares + 1 if bias else squares).sqrt()
+
+
+def mean(runs: Iterable[Tensor]) -> Tensor:
+    """Mean of a score over several trainings, or several epochs of one.
+
+    EL2N and GraNd are expectations over the weights (Paul, Ganguli and Dziugaite, NeurIPS 2021,
+    definitions 2.1 and 2.2, ten runs in their experiments): one run is one draw of them.
+
+    Args:
+        runs: scores [N] each, of the same samples in the same order; at least one.
+
+    Returns:
+        float64 [N]. inf where a run has inf.
+
+    Raises:
+        TypeError: a run is no floating tensor.
+        ValueError: no runs, or one of another shape, or with a nan (a sample never seen).
+
+    Example:
+        >>> mean([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0])]).tolist()
+        [2.0, 2.0]
+    """
+    total: Tensor | None = None
+    count = 0
+    for run in runs:
+        if not isinstance(run, Tensor) or not run.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"runs must be floating tensors, got {type(run).__name__}")
+        if total is not None and run.shape != total.shape:
+            raise ValueError(f"runs must be {tuple(total.shape)} each, got {tuple(run.shape)}")
+        if bool(torch.isnan(run).any()):
+            raise ValueError(f"runs must not be nan, got one in run {count} (a sample never seen)")
+        values = run.detach().to(torch.float64)
+        total = values if total is None else total + values
+        count += 1
+    if total is None:
+        raise ValueError("runs must be at least one, got none")
+    return total / count
 
 
 def forgetting(correct: Tensor, last: Tensor, last_epoch: Tensor, epoch: Tensor | int) -> Tensor:

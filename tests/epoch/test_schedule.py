@@ -178,6 +178,28 @@ def wrapped(make: Callable[[SGD], LRScheduler] = SCHEDULES["cosine"]) -> Any:
     return engine, optimizer, engine.wrap_scheduler(make(optimizer), STEPS)
 
 
+class Ranked:
+    """Steps once for each of several ranks, and no further than total_steps, as Accelerate does."""
+
+    def __init__(self, scheduler: Any, ranks: int) -> None:
+        self.scheduler, self.ranks = scheduler, ranks
+
+    def step(self) -> None:
+        self.scheduler._step_count += 3  # micro-batches before this one
+        for _ in range(self.ranks):
+            if self.scheduler._step_count <= self.scheduler.total_steps:
+                self.scheduler.step()
+
+
+@schedules
+def test_one_who_steps_once_for_each_rank_reaches_the_end(make):
+    curve = nominal(make)
+    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    scheduler = engine.wrap_scheduler(make(optimizer), STEPS)
+    marks = train(engine, optimizer, Ranked(scheduler, 4))
+    assert [lr for _, lr in marks] == [curve[round(progress * STEPS)] for progress, _ in marks]
+
+
 def test_it_is_the_optimizers_scheduler():
     _, optimizer, scheduler = wrapped()
     assert isinstance(scheduler, LRScheduler)
