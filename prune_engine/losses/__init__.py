@@ -10,8 +10,10 @@ from prune_engine.losses.reducers import (
     Reduced,
     Reducer,
     Tokens,
+    TopTokens,
     mix_targets,
 )
+from prune_engine.losses.reference_losses import ReferenceLosses
 
 __all__ = [
     "BatchScalar",
@@ -19,7 +21,9 @@ __all__ = [
     "Pixels",
     "Reduced",
     "Reducer",
+    "ReferenceLosses",
     "Tokens",
+    "TopTokens",
     "cross_entropy",
     "mix_targets",
     "scores",
