@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from prune_engine.bands import check_fraction, check_positive
-from prune_engine.epoch.fits import tensor_problems
 from prune_engine.errors import StateMismatchError
 from prune_engine.ops.checks import INDEX_DTYPES, LOSS_DTYPES, check_int, check_vector
 from prune_engine.plain import plain
@@ -89,8 +88,7 @@ class ImportanceSampling:
         Raises:
             StateMismatchError: it is none.
         """
-        _refuse(tensor_problems(state, {"tau": self.tau}))
-        self.tau = state["tau"].to(self.tau.device, copy=True)
+        self.tau = _restored(state, "tau", self.tau)
 
 
 class SelectiveBackprop:
@@ -152,8 +150,7 @@ class SelectiveBackprop:
         Raises:
             StateMismatchError: it is none.
         """
-        _refuse(tensor_problems(state, {"history": self.history}))
-        self.history = state["history"].to(self.history.device, copy=True)
+        self.history = _restored(state, "history", self.history)
 
 
 class EvolvedSampling:
@@ -234,10 +231,16 @@ class EvolvedSampling:
         Raises:
             StateMismatchError: it is none.
         """
-        _refuse(tensor_problems(state, {"average": self.average}))
-        self.average = state["average"].to(self.average.device, copy=True)
+        self.average = _restored(state, "average", self.average)
 
 
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        raise StateMismatchError("the state does not fit: " + "; ".join(problems))
+def _restored(state: Mapping[str, Any], name: str, have: Tensor) -> Tensor:
+    """Return a tensor of a state on the device of the one that it replaces; refuse another."""
+    came = state.get(name)
+    if not isinstance(came, Tensor) or came.shape != have.shape or came.dtype != have.dtype:
+        got = (
+            f"{came.dtype} {tuple(came.shape)}" if isinstance(came, Tensor) else type(came).__name__
+        )
+        want = f"{have.dtype} {tuple(have.shape)}"
+        raise StateMismatchError(f"the state does not fit: {name}: expected {want}, got {got}")
+    return came.to(have.device, copy=True)
