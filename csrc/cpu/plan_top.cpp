@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// plan_top on the CPU: one pass over the records. A sample of 16384 guesses the few per cent of
-// ranks among which the edge lies: above them everybody in the pool stays, and those within are
+// plan_top on the CPU: one pass over the records. A sample of up to 65536 guesses the two per cent
+// of ranks among which the edge lies: above them everybody in the pool stays, and those within are
 // listed and settled at the end. The counts confirm the guess or refuse it: then all are listed.
 #include <algorithm>
 #include <cmath>
@@ -16,10 +16,11 @@
 namespace prune_engine {
 namespace {
 
-constexpr int64_t kGrain = 16;          // blocks per task
-constexpr int64_t kGuessSize = 16384;   // samples that guess
-constexpr int64_t kWorthGuessing = 16;  // times as many samples
-constexpr int64_t kManyTies = 16384;    // of a task
+constexpr int64_t kGrain = 16;           // blocks per task
+constexpr int64_t kMostGuesses = 65536;  // samples that guess: few, next to those they spare
+constexpr int64_t kWorthGuessing = 16;   // as many times as many samples
+constexpr int64_t kFewSamples = 65536;   // are listed without a guess
+constexpr int64_t kManyTies = 16384;     // of a task
 
 struct Contest {
   const int64_t* records;
@@ -49,10 +50,11 @@ inline uint32_t rank_of_key(uint32_t key) { return key == kNoKey ? kUnseenFirst 
 
 EdgeRanks guess_ranks(const Contest& contest) {
   const EdgeRanks all = {1, kUnseenFirst};
-  if (contest.num_samples < kWorthGuessing * kGuessSize) return all;
+  if (contest.num_samples < kFewSamples) return all;
+  const int64_t guesses = std::min(kMostGuesses, contest.num_samples / kWorthGuessing);
   std::vector<uint32_t> rank;
-  for (int64_t j = 0; j < kGuessSize; ++j) {
-    const int64_t index = j * contest.num_samples / kGuessSize;
+  for (int64_t j = 0; j < guesses; ++j) {
+    const int64_t index = j * contest.num_samples / guesses;
     if (keep_draw(static_cast<uint64_t>(index), contest.seed, contest.epoch) < contest.cut)
       continue;
     rank.push_back(rank_of_key(record_key(contest.records[index])));

@@ -71,7 +71,7 @@ def cases() -> dict[str, torch.Tensor]:
     unseen = torch.rand(n, generator=generator) < 0.3
     # The samples that guess say nothing of the others.
     misleading = scores.clone()
-    misleading[torch.arange(16384) * n // 16384] = 9.0
+    misleading[torch.arange(n // 16) * n // (n // 16)] = 9.0
     made = {"scores": scores, "coarse": coarse, "equal": scores * 0, "misleading": misleading}
     found = {}
     for name, values in made.items():
