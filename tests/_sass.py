@@ -21,17 +21,19 @@ STREAMING = {
     *("compact_kernel", "audit_kernel"),
     *("moments_kernel", "relu_moments_kernel", "gelu_moments_kernel"),
     *("cross_entropy_observe_kernel", "cross_entropy_grad_kernel"),
-    *("digit_kernel", "tie_kernel", "mask_kernel"),
+    *("digit_kernel", "tie_kernel", "mask_kernel", "cells_kernel", "plan_levels_kernel"),
 }
 # Those with more than one such load in a thread's work, or with 16-byte stores: how many of each.
 WIDE = {
     "audit_kernel": (4, 0),
+    "cells_kernel": (4, 0),
     "cross_entropy_grad_kernel": (1, 1),
     "decide_kernel": (1, 1),
     "gelu_moments_kernel": (4, 4),
     "histogram_kernel": (8, 1),
     "moments_kernel": (16, 0),  # four for each of four dtypes
     "plan_kernel": (8, 1),
+    "plan_levels_kernel": (8, 1),
     "relu_moments_kernel": (4, 4),
 }
 # Those whose last block reads what the others left: where its thread 0 learns that it is the last,

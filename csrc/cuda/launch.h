@@ -84,6 +84,26 @@ struct PlanArgs {
   int64_t* block_offsets;  // [blocks + 1]
 };
 
+// The levels of one threshold, on the device.
+struct LevelTables {
+  int32_t* top;         // [1]
+  int32_t* cut;         // [256]
+  float* weight_table;  // [256]
+  int64_t* solution;    // [2]: theta, 65536 times the number kept on average
+};
+
+struct LevelPlanArgs {
+  const int64_t* records;  // [num_samples]
+  int64_t num_samples;
+  const int32_t* top;  // [1]
+  const int32_t* cut;  // [256]
+  uint64_t seed;
+  uint32_t epoch;
+  int64_t first;           // of a shard, as in Decision
+  uint8_t* weight_class;   // [num_samples]
+  int64_t* block_offsets;  // [blocks + 1]
+};
+
 struct LogitBatch {
   Real logit_type;
   const void* logits;      // [size, labels.num_classes]
@@ -132,6 +152,18 @@ struct SelectArgs {
   uint32_t* counts;    // [kSelectCounts], uninitialised
   SelectState* state;  // [1], uninitialised
   float* out;          // [num_ranks]
+};
+
+struct PlanTopArgs {
+  const int64_t* records;  // [num_samples]
+  int64_t num_samples;
+  int64_t k;
+  uint32_t cut;
+  uint64_t seed;
+  uint32_t epoch;
+  int64_t* ranked;         // [num_samples], scratch, uninitialised: what select looks at
+  uint8_t* weight_class;   // [num_samples]
+  int64_t* block_offsets;  // [blocks + 1]
 };
 
 constexpr int64_t kPickBlock = 4096;  // elements that one block of threads takes
@@ -214,6 +246,11 @@ cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cu
 // Of each row of blocks + 1 counts: exclusive prefix sums in place, the total last.
 cudaError_t launch_offsets(int64_t* counts, int rows, int64_t blocks, cudaStream_t stream);
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream);
+cudaError_t launch_cells(const int64_t* records, int64_t num_samples, int64_t* counts,
+                         cudaStream_t stream);
+cudaError_t launch_solve_levels(const int64_t* counts, int64_t target, int64_t least,
+                                const LevelTables& levels, cudaStream_t stream);
+cudaError_t launch_plan_levels(const LevelPlanArgs& args, cudaStream_t stream);
 cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
                            const int64_t* block_offsets, int64_t num_kept, int32_t* kept,
                            cudaStream_t stream);
@@ -221,6 +258,10 @@ cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Positio
                          int32_t* samples, cudaStream_t stream);
 cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection& pi, bool inverse,
                            int64_t* result, cudaStream_t stream);
+cudaError_t launch_draw(const int64_t* indices, int64_t count, int64_t seed, int64_t epoch,
+                        int64_t stream_number, int64_t* result, cudaStream_t stream);
+// select: of args.ranked.
+cudaError_t launch_plan_top(const PlanTopArgs& args, const SelectArgs& select, cudaStream_t stream);
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,

@@ -195,6 +195,24 @@ void emulated_plan(const int64_t* records, int64_t num_samples, const float* thr
   cuda::launch_plan(args, nullptr);
 }
 
+void emulated_cells(const int64_t* records, int64_t num_samples, int64_t* counts) {
+  cuda::launch_cells(records, num_samples, counts, nullptr);
+}
+
+void emulated_solve_levels(const int64_t* counts, int64_t target, int64_t least, int32_t* top,
+                           int32_t* cut, float* weight_table, int64_t* solution) {
+  cuda::launch_solve_levels(counts, target, least, {top, cut, weight_table, solution}, nullptr);
+}
+
+void emulated_plan_levels(const int64_t* records, int64_t num_samples, const int32_t* top,
+                          const int32_t* cut, int64_t seed, int64_t epoch, int64_t first,
+                          uint8_t* weight_class, int64_t* block_offsets) {
+  cuda::launch_plan_levels(
+      {records, num_samples, top, cut, static_cast<uint64_t>(seed), static_cast<uint32_t>(epoch),
+       first, weight_class, block_offsets},
+      nullptr);
+}
+
 void emulated_compact(const uint8_t* weight_class, int64_t num_samples,
                       const int64_t* block_offsets, int64_t num_kept, int32_t* kept) {
   cuda::launch_compact(weight_class, num_samples, block_offsets, num_kept, kept, nullptr);
@@ -279,6 +297,30 @@ void emulated_select(int is_records, const void* values, int64_t num_samples, in
   } else {
     cuda::launch_select(args, nullptr);
   }
+}
+
+void emulated_draw(const int64_t* indices, int64_t count, int64_t seed, int64_t epoch,
+                   int64_t stream, int64_t* result) {
+  cuda::launch_draw(indices, count, seed, epoch, stream, result, nullptr);
+}
+
+void emulated_plan_top(const int64_t* records, int64_t num_samples, int64_t k, int64_t cut,
+                       int64_t seed, int64_t epoch, uint8_t* weight_class, int64_t* block_offsets) {
+  // Not zero: what the kernels must write before they read is wrong until then.
+  std::vector<int64_t> ranked(static_cast<size_t>(num_samples), -7777);
+  std::vector<uint32_t> counts(cuda::kSelectCounts, 0xabababab);
+  cuda::SelectState state;
+  std::memset(&state, 0xab, sizeof state);
+  cuda::SelectArgs select = {};
+  select.records = true;
+  select.values = ranked.data();
+  select.num_samples = num_samples;
+  select.counts = counts.data();
+  select.state = &state;
+  cuda::launch_plan_top(
+      {records, num_samples, k, static_cast<uint32_t>(cut), static_cast<uint64_t>(seed),
+       static_cast<uint32_t>(epoch), ranked.data(), weight_class, block_offsets},
+      select, nullptr);
 }
 
 void emulated_pick(const float* values, int64_t count, int64_t k, int rule, int64_t floor,
