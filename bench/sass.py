@@ -254,10 +254,10 @@ RATES: dict[str, Figure] = {
 }
 
 
-def read(library: Path) -> dict[str, Kernels]:
-    """The kernels of a library, by architecture."""
+def read(library: Path, *archs: str) -> dict[str, Kernels]:
+    """The kernels of a library, by architecture; default all of them."""
     found: dict[str, list[Any]] = {}
-    for kernel in READER.kernels(library):
+    for kernel in READER.kernels(library, *archs):
         found.setdefault(kernel.arch, []).append(kernel)
     return found
 
@@ -311,7 +311,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("new", type=Path, help="a library as it is")
     parser.add_argument("--into", type=Path, help="folder for sass.md and sass.json")
     arguments = parser.parse_args(argv)
-    old, new = read(arguments.old), read(arguments.new)
+    old, new = read(arguments.old, ARCH), read(arguments.new)
     text = markdown(old, new)
     if arguments.into is None:
         print(text, end="")

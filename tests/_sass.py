@@ -258,10 +258,10 @@ def ptx_architectures(library: Path) -> list[str]:
     return sorted(set(re.findall(r"\.(sm_\w+)\.ptx", _dump("-lptx", str(library)))))
 
 
-def kernels(library: Path) -> list[Kernel]:
-    """Read every kernel of a library or object file, for every architecture."""
+def kernels(library: Path, *archs: str) -> list[Kernel]:
+    """Read every kernel of a library or object file, for some architectures or for all."""
     found: list[Kernel] = []
-    for arch in architectures(library):
+    for arch in archs or architectures(library):
         usage = _dump("-res-usage", "-arch", arch, str(library))
         sass = _dump("-sass", "-arch", arch, str(library))
         code = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function :|\Z)", sass, re.DOTALL))
