@@ -148,11 +148,6 @@ def fenced(kernels: Kernels) -> str:
     return "yes" if READER.ACQUIRED.search(kernel.code) else "no"
 
 
-def everything(kernels: Kernels) -> float:
-    """Instructions of all kernels."""
-    return sum(len(kernel.instructions) for kernel in kernels)
-
-
 @dataclass(frozen=True)
 class Row:
     """One line of the table.
@@ -229,7 +224,6 @@ ROWS = (
         "a warp-wide search in place of a loop of 49 x 32; that loop had gone with the exact sums",
     ),
     Row("moments and kin", "the last block's fence before its barrier", fenced, "yes"),
-    Row("all kernels", "instructions", everything, "fewer"),
 )
 
 # Instructions an item on the way that is taken nearly always, by what floors.py calls them.
