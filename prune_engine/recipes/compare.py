@@ -384,7 +384,7 @@ def _train(
             keep = _keep(options, arm.name, seed, resume=resume)
             if ranks.is_first():
                 (options.out / f"{arm.name}-seed{seed}").mkdir(parents=True, exist_ok=True)
-            result = train_arm(data, options.train, arm, seed, writer, keep)
+            result = train_arm(data, options.train, arm, seed, writer, keep=keep)
             if writer is not None:
                 _write(options.out / f"{arm.name}-seed{seed}", result)
             results[f"{arm.name}-seed{seed}"] = result
