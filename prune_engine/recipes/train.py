@@ -314,6 +314,8 @@ def _histogram(engine: PruneEngine, bins: int = 60) -> dict[str, Any] | None:
     scores, weights = engine.scores().double().cpu(), engine.plan.weights.double().cpu()
     seen = torch.isfinite(scores)  # a dropped tail may have left a few without a score
     scores, weights = scores[seen], weights[seen]
+    if not bool((weights > 0).any()):
+        return None  # none of the kept has a score yet, after even first epochs
     shown = scores.clamp(min=1e-6)  # the axis is logarithmic
     low, high = float(shown.min().log10()), float(shown.max().log10())
     edges = torch.logspace(low, max(high, low + 1e-3), bins + 1, dtype=torch.float64)
