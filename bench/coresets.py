@@ -2,6 +2,7 @@
 """Costs and accuracies of the methods of selection, in pieces that resume.
 
 python bench/coresets.py cost                      # one class of ImageNet's shape
+python bench/coresets.py reference                 # beside apricot and submodlib, if installed
 python bench/coresets.py large --samples 100000    # whole data sets of features
 python bench/coresets.py accuracy --data fashion_mnist --data-root DIR --limit 3000
 python bench/coresets.py table --into bench/results/coresets.md
@@ -13,6 +14,7 @@ what is there.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -32,6 +34,8 @@ from torch import Tensor
 import prune_engine as pe
 from prune_engine import coresets
 from prune_engine.coresets.dynamics import DYNAMICS, TrainingDynamics
+from prune_engine.coresets.graphcut import similarities
+from prune_engine.coresets.pairs import Dense, kept
 from prune_engine.recipes import environment
 from prune_engine.recipes.data import ImageData, load
 from prune_engine.recipes.results import T95, spread
@@ -57,6 +61,7 @@ COSTED = (
     "dp",
     "dq",
 )
+WEIGHED = ("craig", "gradmatch")
 PUBLISHED = ("herding", "cal", "forgetting", "glister")
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 TRAIN = {
@@ -153,6 +158,81 @@ def one(arguments: argparse.Namespace) -> None:
     print(json.dumps(one_class(arguments.method, arguments.repeats)))
 
 
+def similar(n: int) -> tuple[dict[str, Tensor], Any]:
+    """Return a class and its matrix of similarities, which the libraries are given for nothing."""
+    generator = torch.Generator().manual_seed(0)
+    given = {
+        "features": features_of(n, 256),
+        "logits": 2 * torch.randn(n, 100, generator=generator),
+        "targets": torch.zeros(n, dtype=torch.int64),
+    }
+    samples = coresets.Samples(torch.arange(n), **given)
+    matrix = kept(similarities(samples, "gradients"))
+    assert isinstance(matrix, Dense)
+    return given, matrix.entries.double().numpy()
+
+
+def apricot_choice(name: str, entries: Any, k: int) -> list[int]:
+    """Choose by apricot's lazy greedy, the second call: the first one compiles."""
+    library = importlib.import_module("apricot")
+    kind = {"graphcut": "GraphCutSelection", "facility_location": "FacilityLocationSelection"}
+    made = getattr(library, kind[name])(k, metric="precomputed", optimizer="lazy")
+    return [int(i) for i in made.fit(entries).ranking]
+
+
+def submodlib_choice(name: str, entries: Any, k: int) -> list[int]:
+    """Choose by submodlib's lazy greedy."""
+    n = len(entries)
+    words = {"n": n, "mode": "dense", "separate_rep": False}
+    if name == "graphcut":
+        module = importlib.import_module("submodlib.functions.graphCut")
+        words = {"n": n, "mode": "dense", "lambdaVal": 1.0, "separate_rep": False}
+        made = module.GraphCutFunction(ggsijs=entries, **words)
+    else:
+        module = importlib.import_module("submodlib.functions.facilityLocation")
+        made = module.FacilityLocationFunction(sijs=entries, **words)
+    found = made.maximize(k, "LazyGreedy", True, True, 1.0, False, False)
+    return [int(i) for i, _ in found]
+
+
+def reference(arguments: argparse.Namespace) -> None:
+    """Time the libraries that have these functions, each given the matrix, beside this one."""
+    torch.set_num_threads(arguments.threads)
+    file, n = RESULTS / "reference.json", CLASS["n"]
+    rows: list[dict[str, Any]] = []
+    given, entries = similar(n)
+    k = CLASS["k"]
+    for name in ("graphcut", "facility_location"):
+        ours = coresets.select(name, k=k, **given).order.tolist()
+        libraries: dict[str, Callable[[], list[int]]] = {
+            "prune_engine": lambda name=name: coresets.select(name, k=k, **given).order.tolist(),
+            "apricot": lambda name=name: apricot_choice(name, entries, k),
+            "submodlib": lambda name=name: submodlib_choice(name, entries, k),
+        }
+        for library, choose in libraries.items():
+            apricot_choice(name, entries, 2)  # compiles
+            began, worked = time.perf_counter(), time.process_time()
+            try:
+                found = choose()
+            except Exception as error:  # a library that cannot is a row as well
+                rows.append({"library": library, "method": name, "error": repr(error)})
+                continue
+            rows.append(
+                {
+                    "library": library,
+                    "method": name,
+                    "n": n,
+                    "k": k,
+                    "seconds": time.perf_counter() - began,
+                    "cpu_seconds": time.process_time() - worked,
+                    "same": len(set(found) & set(ours)) / k,
+                    "load": os.getloadavg()[0],
+                }
+            )
+            _say(str(rows[-1]))
+            _keep(file, rows)
+
+
 def large(arguments: argparse.Namespace) -> None:
     """Measure selections of a whole data set of features."""
     torch.set_num_threads(arguments.threads)
@@ -194,6 +274,8 @@ def fit(
     engine = pe.PruneEngine(
         data.num_samples, policy, num_epochs=config.epochs, seed=seed, coverage="ignore"
     )
+    if isinstance(policy, coresets.FixedSubset):  # as the papers' code trains with weights
+        trainer.reduction = "weighted_mean"
     loader = trainer.loader(engine)
     steps = max(2, config.epochs * (data.num_samples // config.batch_size))
     schedule = engine.wrap_scheduler(
@@ -254,6 +336,8 @@ def candidates(found: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
             el2n = pe.scores.el2n(found["logits"], found["targets"])
             given["scores"] = found["recorded"]["forgetting"] if name == "forgetting" else el2n
         rows[name] = (kind(), given)
+        if name in WEIGHED:
+            rows[f"{name} (weights of 1)"] = (kind(), given)
         if name in PUBLISHED:
             rows[f"{name} (published)"] = (coresets.TABLE[name](published=True), given)
     return rows
@@ -300,6 +384,8 @@ def accuracy(arguments: argparse.Namespace) -> None:
                     method, k=k, seed=seed, **{"targets": data.train_labels, **given}
                 )
                 seconds, more = time.perf_counter() - began, peak_mib() - high
+                if name.endswith("(weights of 1)"):
+                    chosen = replace(chosen, weights=torch.ones_like(chosen.weights))
                 policy = coresets.FixedSubset.of(chosen)
                 tested = fit(data, config, policy, seed, "loss")[2]
                 add(
@@ -379,6 +465,23 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def reference_table(rows: list[dict[str, Any]]) -> str:
+    """One line per function and library."""
+    lines = [
+        "| function | library | s | processor s | of the same samples |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        if "error" in row:
+            lines.append(f"| {row['method']} | {row['library']} | {row['error']} | | |")
+            continue
+        lines.append(
+            f"| {row['method']} | {row['library']} | {row['seconds']:.2f} "
+            f"| {row['cpu_seconds']:.2f} | {100 * row['same']:.1f}% |"
+        )
+    return "\n".join(lines)
+
+
 def large_table(rows: list[dict[str, Any]]) -> str:
     """One line per selection of a whole data set."""
     lines = [
@@ -400,6 +503,11 @@ def page() -> str:
     parts: list[str] = []
     if rows := _rows(RESULTS / "cost.json"):
         parts.append("## One class of ImageNet's shape\n\n" + cost_table(rows))
+    if rows := _rows(RESULTS / "reference.json"):
+        parts.append(
+            f"## Beside apricot and submodlib\n\nn = {CLASS['n']:,}, k = {CLASS['k']}; they are "
+            "given the matrix of similarities, this package makes it.\n\n" + reference_table(rows)
+        )
     whole = [row for file in sorted(RESULTS.glob("large-*.json")) for row in _rows(file)]
     if whole:
         parts.append("## Whole data sets of features\n\n" + large_table(whole))
@@ -444,6 +552,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     single.add_argument("--repeats", type=int, default=3)
     single.add_argument("--threads", type=int, default=cores)
     single.set_defaults(run=one)
+
+    others = commands.add_parser("reference")
+    others.add_argument("--threads", type=int, default=cores)
+    others.set_defaults(run=reference)
 
     whole = commands.add_parser("large")
     whole.add_argument("--samples", type=int, default=IMAGENET)

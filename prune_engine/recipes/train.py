@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
+from prune_engine.coresets import FixedSubset
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.ranks import world
 from prune_engine.policies import BPAS, Policy
@@ -152,6 +153,8 @@ def train_arm(
         # An arm that stops within an epoch leaves planned samples unseen, and knows it.
         coverage="raise" if budget is None else "ignore",
     )
+    if isinstance(arm.policy, FixedSubset):
+        trainer.reduction = "weighted_mean"
     if isinstance(arm.policy, BPAS):
         engine.attach(trainer.monitor())
     fixed = engine.policy.fixed_batch
