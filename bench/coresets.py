@@ -274,7 +274,7 @@ def fit(
     engine = pe.PruneEngine(
         data.num_samples, policy, num_epochs=config.epochs, seed=seed, coverage="ignore"
     )
-    if isinstance(policy, coresets.FixedSubset):  # as the papers' code trains with weights
+    if isinstance(policy, pe.policies.Subset):  # as the papers' code trains with weights
         trainer.reduction = "weighted_mean"
     loader = trainer.loader(engine)
     steps = max(2, config.epochs * (data.num_samples // config.batch_size))
@@ -393,7 +393,7 @@ def accuracy(arguments: argparse.Namespace) -> None:
             seconds, more = time.perf_counter() - began, peak_mib() - high
             if name.endswith("(weights of 1)"):
                 chosen = replace(chosen, weights=torch.ones_like(chosen.weights))
-            policy = coresets.FixedSubset.of(chosen)
+            policy = pe.policies.Subset(*chosen.normalised())
             add(
                 name,
                 fraction,
@@ -401,7 +401,7 @@ def accuracy(arguments: argparse.Namespace) -> None:
                 select_seconds=seconds,
                 peak_mib=more,
                 evidence_seconds=found["seconds"] if method.needs else 0.0,
-                trained=len(policy.indices),
+                trained=len(chosen.normalised()[0]),
             )
 
 

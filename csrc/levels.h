@@ -8,9 +8,9 @@
 
 namespace prune_engine {
 
-constexpr int kCellShift = 19;          // 16 cells to an octave
-constexpr int64_t kFirstCell = 4112;    // of zero, negative, subnormal and the smallest scores
-constexpr int kCells = 4096;             // of a count of cells
+constexpr int kCellShift = 19;            // 16 cells to an octave
+constexpr int64_t kFirstCell = 4112;      // of zero, negative, subnormal and the smallest scores
+constexpr int kCells = 4096;              // of a count of cells
 constexpr int kUnseenCell = kCells - 1;   // never seen
 constexpr int kScoreCells = kCells - 32;  // bins of finite scores
 constexpr int64_t kLowestTheta = int64_t{1} << 23, kHighestTheta = int64_t{271} << 23;

@@ -7,7 +7,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_engine import backends, coresets, data, epoch, host, losses, ops, policies, sharding
+    from prune_engine import (
+        backends,
+        coresets,
+        data,
+        epoch,
+        host,
+        integrations,
+        losses,
+        ops,
+        policies,
+        recording,
+        sharding,
+    )
     from prune_engine.checkpoint import load_state, save_state
     from prune_engine.engine import PruneEngine
     from prune_engine.epoch import EpochReport
@@ -30,6 +42,7 @@ if TYPE_CHECKING:
         RandomBatches,
         RandomSubset,
     )
+    from prune_engine.recording import export_scores
 
 __version__ = "0.1.0"
 
@@ -55,11 +68,14 @@ __all__ = [
     "coresets",
     "data",
     "epoch",
+    "export_scores",
     "host",
+    "integrations",
     "load_state",
     "losses",
     "ops",
     "policies",
+    "recording",
     "save_state",
     "scores",
     "sharding",
@@ -70,10 +86,11 @@ __all__ = [
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
     **dict.fromkeys(("backends", "coresets", "data", "epoch", "host"), ""),
-    **dict.fromkeys(("losses", "ops", "policies", "sharding"), ""),
+    **dict.fromkeys(("integrations", "losses", "ops", "policies", "recording", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",
+    "export_scores": "recording",
     **dict.fromkeys(("load_state", "save_state"), "checkpoint"),
     **dict.fromkeys(("ActivationMonitor", "BPAS", "Budget", "EpsilonGreedy"), "policies"),
     **dict.fromkeys(("InfoBatch", "InfoBatchQuantile", "KeepAll", "RandomBatches"), "policies"),

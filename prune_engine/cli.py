@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``prune-engine train | info | inspect | select | report | bench``."""
+"""The command line: ``prune-engine train | language | select | report | compare | info ...``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,22 @@ from prune_engine.recipes import (
     environment,
     files,
     inspection,
+    language,
     models,
     owner,
     pictures,
     ranks,
+    results,
     selection,
     selftest,
 )
 from prune_engine.recipes.data import DATA_SETS, IMAGE_SETS
+from prune_engine.recipes.policy_spec import spec_name
+from prune_engine.recipes.report import page, view
 from prune_engine.recipes.results import FOOTNOTE
 from prune_engine.recipes.train import Bar
+
+PAGE = "report.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train on real data, with and without pruning"))
 
+    _add_language(
+        commands.add_parser("language", help="a small GPT-2 by Hugging Face's and TRL's trainers")
+    )
+
     info = commands.add_parser("info", help="versions, devices, backends")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.add_argument(
@@ -115,10 +125,20 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_select(commands.add_parser("select", help="choose a fixed subset of a data set"))
 
-    report = commands.add_parser("report", help="redraw table and pictures from a run's files")
-    report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    report.add_argument("--no-pictures", action="store_true", help="table only")
+    report = commands.add_parser("report", help="one page, and the table, from the files of runs")
+    report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
+    report.add_argument(
+        "--out", type=Path, metavar="PAGE.html", help="default: report.html in the first RUN"
+    )
+    report.add_argument("--data-root", metavar="DIR", help="where the data is now")
+    report.add_argument("--classes", type=Path, metavar="FILE", help="names, one on each line")
+    _add_pictures(report)
     report.set_defaults(run=_report)
+
+    compared = commands.add_parser("compare", help="one table across runs")
+    compared.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
+    compared.add_argument("--markdown", action="store_true", help="with pipes")
+    compared.set_defaults(run=_compare)
 
     bench = commands.add_parser("bench", help="time observe and plan on this machine")
     bench.add_argument("--samples", type=int, default=1_000_000, metavar="N")
@@ -166,12 +186,26 @@ def _add_select(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help=argparse.SUPPRESS)
 
 
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pictures",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also draw PNG files, with Matplotlib",
+    )
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
     add = parser.add_argument
     add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
     add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
-    add("--policy", choices=compare.NAMES, help="default: infobatch")
+    add(
+        "--policy",
+        metavar="POLICY",
+        help=f"one of {', '.join(compare.NAMES)}; or a call, 'orderdp(keep=0.3)' or "
+        "'mymodule:MyPolicy(keep=0.3)'; default: infobatch",
+    )
     add("--subset", type=Path, metavar="FILE", help="train on what `select` wrote, all epochs")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
@@ -226,8 +260,48 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="data on the device, batches made there (default: a DataLoader)",
     )
     add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
-    add("--no-pictures", action="store_true", help="table only")
+    _add_pictures(parser)
+    add(
+        "--record",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep scores and kept bits, 1.4 bytes per sample and epoch, for the report",
+    )
+    add("--resume", action="store_true", help="save after every epoch, and go on from there")
     add("--limit", type=int, help=argparse.SUPPRESS)
+
+
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_language)
+    add = parser.add_argument
+    add("--data-root", required=True, metavar="DIR", help="the folder that holds gsm8k/")
+    add("--out", type=Path, default=Path("runs/language"), metavar="DIR")
+    add("--ways", nargs="+", choices=language.WAYS, default=list(language.WAYS))
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, metavar="S", help="train this one seed")
+    seeds.add_argument("--seeds", type=int, default=3, metavar="N", help="train seeds 0..N-1")
+    add("--limit", type=int, metavar="N", help="first training pairs only")
+    add("--test-limit", type=int, metavar="N", help="first test pairs only")
+    for name in ("epochs", "batch_size", "length"):
+        add(f"--{name.replace('_', '-')}", type=int, default=getattr(language.DEFAULTS, name))
+    add("--lr", type=float, default=language.DEFAULTS.lr, help="peak of the cosine schedule")
+    add("--prune-ratio", type=float, default=language.DEFAULTS.prune_ratio, metavar="R")
+    add("--delta", type=float, default=language.DEFAULTS.delta)
+
+
+def _language(arguments: argparse.Namespace) -> int:
+    given: dict[str, Any] = vars(arguments).copy()
+    seed, seeds = given.pop("seed"), given.pop("seeds")
+    for name in ("command", "run"):
+        given.pop(name)
+    if seed is None and seeds < 1:
+        raise ValueError(f"--seeds: expected at least 1, got {seeds}")
+    given["seeds"] = tuple(range(seeds)) if seed is None else (seed,)
+    given |= {"ways": tuple(given["ways"]), "progress": sys.stderr.isatty()}
+    options = language.LanguageOptions(**given)
+    found = language.run(options, _Progress())
+    _say(f"\n{language.table(found)}\n\nwritten: {options.out / 'language.json'}")
+    return 0
 
 
 # Of the selection: what is cheap, where the training itself is not.
@@ -275,7 +349,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if subset is not None and arguments.policy is not None:
         raise ValueError(f"--subset goes with no --policy, got {arguments.policy}")
     policy: str = "subset" if subset is not None else arguments.policy or "infobatch"
-    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{policy}"
+    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{spec_name(policy)}"
     options = compare.RunOptions(
         data=arguments.data,
         data_root=arguments.data_root,
@@ -293,16 +367,18 @@ def _train(arguments: argparse.Namespace) -> int:
         delta_ranges=tuple(arguments.delta_range or ()),
         noise_floor=arguments.noise_floor,
         shuffle_batches=arguments.shuffle_batches,
+        record=arguments.record,
     )
     _check_device(config.device, config.backend)
-    if not arguments.no_pictures:
+    if arguments.pictures:
         pictures.require()
     with _threads(arguments.threads, arguments.data), ranks.joined(config.device) as device:
         options = replace(options, train=replace(config, device=device))
         compare.run(
             options,
             _Progress(),
-            lambda run: _finish(out, run, drawn=not arguments.no_pictures),
+            lambda run: _finish(out, run, drawn=arguments.pictures),
+            resume=arguments.resume,
         )
     return 0
 
@@ -335,7 +411,13 @@ def _check_device(device: str, backend: str) -> None:
 
 
 def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
-    """Write and print what a run found."""
+    """Write and print what a run found, its page last."""
+    _write(out, run, drawn=drawn)
+    page.write_page([(out, run)], out / PAGE)
+    _say(f"report: {out / PAGE}")
+
+
+def _write(out: Path, run: files.Run, *, drawn: bool) -> None:
     files.write_report(out, run)
     written = [out / "table.md", out / "summary.json"]
     if drawn:
@@ -347,10 +429,25 @@ def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    folder: Path = arguments.run_dir
-    files.load_run(folder)  # says what is missing before it makes a lock
-    with owner.owned(folder):
-        _finish(folder, files.load_run(folder), drawn=not arguments.no_pictures)
+    folders: list[Path] = arguments.run_dirs
+    for folder in folders:
+        files.load_run(folder)  # says what is missing before it makes a lock
+    names = None if arguments.classes is None else view.class_names(arguments.classes)
+    with ExitStack() as owning:
+        for folder in dict.fromkeys(path.resolve() for path in folders):
+            owning.enter_context(owner.owned(folder))
+        runs = [(folder, files.load_run(folder)) for folder in folders]
+        for folder, run in runs:
+            _write(folder, run, drawn=arguments.pictures)
+        out: Path = arguments.out or folders[0] / PAGE
+        page.write_page(runs, out, data_root=arguments.data_root, names=names)
+    _say(f"report: {out}")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    runs = [(folder, files.load_run(folder)) for folder in arguments.run_dirs]
+    _say(results.across([(folder.name, run.report) for folder, run in runs], arguments.markdown))
     return 0
 
 

@@ -22,18 +22,23 @@ PE_CLONES void find_bins(const int64_t* records, int64_t size, uint32_t* bins) {
   }
 }
 
-// Four tables in turn, for neighbours that share a cell would wait for one another's count.
+constexpr int kTables = 8;
+
+// Eight tables in turn, for neighbours that share a cell would wait for one another's count. A part
+// has fewer than 2^32 samples.
 void count_range(const int64_t* records, int64_t begin, int64_t end, int64_t* counts) {
-  std::vector<int64_t> table(4 * kCells, 0);
-  std::vector<uint32_t> bins(kChunk);
+  std::vector<uint32_t> table(kTables * kCells, 0);
+  uint32_t bins[kChunk];
   for (int64_t at = begin; at < end; at += kChunk) {
     const int64_t size = std::min(kChunk, end - at);
-    find_bins(records + at, size, bins.data());
-    for (int64_t i = 0; i < size; ++i) {
-      ++table[static_cast<size_t>((i & 3) * kCells + bins[static_cast<size_t>(i)])];
+    find_bins(records + at, size, bins);
+    int64_t i = 0;
+    for (; i + kTables <= size; i += kTables) {
+      for (int t = 0; t < kTables; ++t) ++table[static_cast<size_t>(bins[i + t] * kTables + t)];
     }
+    for (; i < size; ++i) ++table[static_cast<size_t>(bins[i] * kTables)];
   }
-  for (size_t k = 0; k < table.size(); ++k) counts[k % kCells] += table[k];
+  for (size_t k = 0; k < table.size(); ++k) counts[k / kTables] += table[k];
 }
 
 }  // namespace

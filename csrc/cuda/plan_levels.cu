@@ -24,11 +24,12 @@ __global__ void __launch_bounds__(kPlanThreads, 4)
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kPlanBlock;
   const int size = block_size(begin, num_samples);
   const bool whole = size == kPlanBlock;
-  Keys<kThreadSamples> keys;
-  load_keys(records + begin, size, vector_in && whole, &keys);
+  uint4 pairs[kThreadPairs];
+  load_pairs(records + begin, size, vector_in && whole, pairs);
   cut[threadIdx.x] = cuts[threadIdx.x];
   const int32_t top = *top_in;
   make_draws(first + begin, seed, epoch, word);
+  Keys<kThreadSamples> keys = make_keys(pairs);
 #pragma unroll
   for (int e = 0; e < kThreadSamples; ++e) {
     keys.key[e] = (keys.seen >> e & 1u) != 0 ? level_of(keys.key[e], top) : 1;
@@ -44,8 +45,8 @@ __global__ void __launch_bounds__(kPlanThreads, 4)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint32_t level = keys.key[2 * j + half];
-      const bool stays = 2 * pair + half < size &&
-                         static_cast<int32_t>(pair_draw(draws, half)) >= cut[level];
+      const bool stays =
+          2 * pair + half < size && static_cast<int32_t>(pair_draw(draws, half)) >= cut[level];
       decided[half] = stays ? level : 0;
       kept += stays ? 1 : 0;
     }

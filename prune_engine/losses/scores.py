@@ -332,3 +332,38 @@ def forgetting_events(scores: Tensor) -> Tensor:
     """
     events = scores.floor()
     return torch.where((scores - events) >= NEVER / 4, torch.inf, events)
+
+
+def reward_spread(rewards: Tensor, *, right: float = 0.98) -> Tensor:
+    """The spread of each prompt's rewards, for ``ZeroVariance``: above 0, or which way all went.
+
+    A group of rollouts whose rewards are all alike has no advantage, and so no gradient (DAPO,
+    arXiv 2503.14476; GRESO, arXiv 2506.02177).
+
+    Args:
+        rewards: [B, G] floating, G rollouts of each of B prompts.
+        right: a reward that counts as right.
+
+    Returns:
+        float32 [B]: the standard deviation where rewards differ; 0.0 where all are alike and right;
+        -1.0 where all are alike and not.
+
+    Raises:
+        TypeError: rewards are not a floating tensor.
+        ValueError: rewards are not [B, G] with at least one rollout.
+
+    Example:
+        >>> reward_spread(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])).tolist()
+        [0.5, 0.0, -1.0]
+    """
+    if not isinstance(rewards, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"rewards must be a tensor, got {type(rewards).__name__}")
+    if not rewards.is_floating_point():
+        raise TypeError(f"rewards must be floating, got {rewards.dtype}")
+    if rewards.dim() != 2 or rewards.shape[1] == 0:
+        raise ValueError(f"rewards must be [B, G], got shape {tuple(rewards.shape)}")
+    wide = rewards.detach().to(torch.float64)
+    alike = (wide == wide[:, :1]).all(dim=1)
+    spread = wide.std(dim=1, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
+    one_way = torch.where(wide[:, 0] >= right, 0.0, -1.0).to(torch.float64)
+    return torch.where(alike, one_way, spread).to(torch.float32)

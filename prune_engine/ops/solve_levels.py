@@ -22,6 +22,10 @@ class Levels(NamedTuple):
         weight_table: float32 [256], 65536 / (65536 - cut); class 0, dropped, weighs 0.
         solution: int64 [2]: the threshold as float32 bits, and 65536 times the expected number
             kept.
+
+    Example:
+        >>> solve_levels(torch.zeros(4096, dtype=torch.int64), 0).top.tolist()
+        [4112]
     """
 
     top: Tensor

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from prune_engine.bands import check_fraction, decimal_fraction
-from prune_engine.coresets import FixedSubset
+from prune_engine.coresets import Coreset
+from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.ranks import world
 from prune_engine.epoch.state import check_seed
-from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import store_plain
-from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset
+from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset, Subset
 from prune_engine.recipes import environment, files, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
@@ -27,6 +28,7 @@ from prune_engine.recipes.arms import (
     make,
 )
 from prune_engine.recipes.data import ImageData, load
+from prune_engine.recipes.policy_spec import FORM, is_spec, read_policy, spec_name
 from prune_engine.recipes.results import (
     ACCURACY,
     ALL,
@@ -41,8 +43,12 @@ from prune_engine.recipes.results import (
 )
 from prune_engine.recipes.selection import alike_at_random, read_chosen
 from prune_engine.recipes.text import TextData
-from prune_engine.recipes.train import Arm, ArmResult, train_arm
+from prune_engine.recipes.train import Arm, ArmResult, Keep, train_arm
 from prune_engine.recipes.trainer import TrainConfig, warm_up
+
+# Of a training, beside its rows.
+RECORDING, PREDICTIONS, CHECKPOINT = "scores.rec", "predictions.npy", "state.pt"
+OWN_FILES = ("metrics.jsonl", "losses.json", RECORDING, PREDICTIONS, CHECKPOINT)
 
 NAMES = (*POLICIES, "bpas", ALL)  # SUBSET comes with its file
 
@@ -72,7 +78,9 @@ class RunOptions:
         data: a name of ``data.DATA_SETS``.
         out: the run folder.
         train: shared by all arms.
-        policy: a name of ``arms.POLICIES``, or ``"all"``: every policy whose saving can be set.
+        policy: a name of ``arms.POLICIES``, a call such as ``"orderdp(keep=0.3)"`` or
+            ``"mymodule:MyPolicy(keep=0.3)"`` (``policy_spec``), or ``"all"``: every policy whose
+            saving can be set.
         prune_ratio: share of the low samples that is dropped, in [0, 1); of all, for ``ucb``,
             ``epsilon_greedy`` and the random ones.
         delta: share of the epochs before annealing, in (0, 1].
@@ -89,6 +97,7 @@ class RunOptions:
         shuffle_batches: of ``bpas``.
         subset: what ``prune-engine select`` wrote: the policy is then ``"subset"``, and what it is
             compared with is also a random subset of its size and classes, and ``budget``.
+        record: keep scores and kept bits of the arms under test, sample by sample.
     """
 
     data: str
@@ -107,6 +116,7 @@ class RunOptions:
     noise_floor: float | None = None
     shuffle_batches: bool = False
     subset: Path | None = None
+    record: bool = True
 
     def __post_init__(self) -> None:
         store_plain(self)
@@ -114,9 +124,16 @@ class RunOptions:
             raise ValueError(f"subset: expected with no other policy, got {self.policy!r}")
         if self.subset is not None and self.target_savings is not None:
             raise ValueError("target_savings: expected without subset, whose size is its saving")
-        if self.policy not in (*NAMES, SUBSET):
+        if is_spec(self.policy):
+            read_policy(self.policy)  # before anything is loaded
+            if self.target_savings is not None:
+                raise ValueError(
+                    "target_savings: expected with a policy's name alone, whose parameters it "
+                    f"chooses, got {self.policy!r}"
+                )
+        elif self.policy not in (*NAMES, SUBSET):
             names = ", ".join(NAMES)
-            raise ValueError(f"policy: expected one of {names}, got {self.policy!r}")
+            raise ValueError(f"policy: expected one of {names}, or {FORM}, got {self.policy!r}")
         if self.policy == ALL and not self.compare:
             raise ValueError("policy: all is a comparison; add --compare")
         if self.compare and self.policy == "full":
@@ -147,9 +164,11 @@ class RunOptions:
         """The policy under test, as an arm."""
         if self.subset is not None:
             chosen, seconds = read_chosen(self.subset)
-            return Arm(SUBSET, FixedSubset.of(chosen), overhead=seconds)
+            return Arm(SUBSET, _trained_on(chosen), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
+        if is_spec(self.policy):
+            return Arm(spec_name(self.policy), read_policy(self.policy))
         choice = Choice(self.prune_ratio, self.delta, self.sampling, self.target_savings)
         return Arm(arm_name(self.policy), make(self.policy, choice, self.train.epochs))
 
@@ -261,6 +280,8 @@ def run(
     options: RunOptions,
     say: Callable[[str], None],
     finish: Callable[[files.Run], None] = lambda run: None,
+    *,
+    resume: bool = False,
 ) -> files.Run | None:
     """Train every arm of every seed, and write the files of the run as they come.
 
@@ -270,6 +291,8 @@ def run(
         options: what to train.
         say: receives one line per epoch.
         finish: receives what the run found, while the folder is still owned: to write more there.
+        resume: save each training after every epoch, and continue those that the folder holds.
+        resume: save each training after every epoch, and continue those that are in the folder.
 
     Returns:
         All trainings; None on all ranks but the first.
@@ -290,7 +313,7 @@ def run(
         if name not in made_later:
             _arm(options, name, data, ArmResult())
     if not ranks.is_first():
-        _train(options, data, say)
+        _train(options, data, say, resume=resume)
         return None
     with owner.owned(options.out):
         planned = [
@@ -298,12 +321,15 @@ def run(
             for number, seed in enumerate(options.seeds)
             for name in options.names(number)
         ]
-        for name in planned:  # an earlier run in the same folder must not be mixed in
-            for file in ("metrics.jsonl", "losses.json"):
-                (options.out / name / file).unlink(missing_ok=True)
         config = _config(options, data, planned)
+        if resume:
+            _check_same(options.out / "config.json", config)
+        else:
+            for name in planned:  # an earlier run in the same folder must not be mixed in
+                for file in OWN_FILES:
+                    (options.out / name / file).unlink(missing_ok=True)
         files.write_json(options.out / "config.json", config)
-        results = _train(options, data, say)
+        results = _train(options, data, say, resume=resume)
         # What was trained, not what the folder holds by now: anyone may have changed that.
         found = files.Run(
             config,
@@ -314,8 +340,38 @@ def run(
     return found
 
 
+def _check_same(path: Path, config: dict[str, Any]) -> None:
+    """Refuse to continue a run with other arguments."""
+    if not path.is_file():
+        return
+    found = files.read_json(path).get("arguments")
+    if _essence(found) != _essence(config["arguments"]):
+        raise ValueError(
+            f"out: {path.parent} holds a run with other arguments, which cannot be continued: "
+            "give them as they were, or another --out"
+        )
+
+
+def _essence(arguments: Any) -> dict[str, Any]:
+    """What of a run's arguments decides what it trains, as JSON has it."""
+    words: dict[str, Any] = json.loads(json.dumps(arguments)) or {}
+    where = {name: None for name in ("out", "data_root")}
+    return {**words, **where, "train": {**words.get("train", {}), "progress": None}}
+
+
+def _keep(options: RunOptions, name: str, seed: int, *, resume: bool) -> Keep:
+    """What a training leaves in its folder."""
+    folder = options.out / f"{name}-seed{seed}"
+    recorded = options.record and name not in (FULL, FULL_CUT, RANDOM)
+    return Keep(
+        folder / RECORDING if recorded else None,
+        folder / PREDICTIONS if recorded else None,
+        folder / CHECKPOINT if resume else None,
+    )
+
+
 def _train(
-    options: RunOptions, data: ImageData | TextData, say: Callable[[str], None]
+    options: RunOptions, data: ImageData | TextData, say: Callable[[str], None], *, resume: bool
 ) -> dict[str, ArmResult]:
     """Train every arm of every seed; the first rank writes each epoch's row."""
     warm_up(data, options.train)
@@ -325,7 +381,12 @@ def _train(
         for name in options.names(number):
             arm = _arm(options, name, data, tested, seed)
             writer = _writer(options, arm, seed, say) if ranks.is_first() else None
-            result = train_arm(data, options.train, arm, seed, writer)
+            keep = _keep(options, arm.name, seed, resume=resume)
+            if ranks.is_first():
+                (options.out / f"{arm.name}-seed{seed}").mkdir(parents=True, exist_ok=True)
+            result = train_arm(data, options.train, arm, seed, writer, keep=keep)
+            if writer is not None:
+                _write(options.out / f"{arm.name}-seed{seed}", result)
             results[f"{arm.name}-seed{seed}"] = result
             if options.policy != ALL and name == options.arm().name:
                 tested = result
@@ -348,7 +409,7 @@ def _arm(
         assert options.subset is not None and isinstance(data, ImageData)
         chosen, _ = read_chosen(options.subset)
         drawn = alike_at_random(chosen.indices, data.train_labels, seed)
-        return Arm(RANDOM_SUBSET, FixedSubset(tuple(host_ints(drawn))))
+        return Arm(RANDOM_SUBSET, Subset(PerSample(drawn)))
     if name == BUDGET and options.subset is not None:
         policy = options._budget()  # pyright: ignore[reportPrivateUsage]
         assert policy is not None
@@ -377,15 +438,25 @@ def _arm(
     return arms[name]
 
 
+def _write(folder: Path, result: ArmResult) -> None:
+    """Write the rows and the loss distribution of a training."""
+    files.write_rows(folder / "metrics.jsonl", result.rows)
+    if result.histogram is not None:
+        files.write_json(folder / "losses.json", result.histogram)
+
+
+def _trained_on(chosen: Coreset) -> Subset:
+    indices, weights = chosen.normalised()
+    return Subset(PerSample(indices), None if weights is None else PerSample(weights))
+
+
 def _writer(
     options: RunOptions, arm: Arm, seed: int, say: Callable[[str], None]
 ) -> Callable[[ArmResult], None]:
     folder = options.out / f"{arm.name}-seed{seed}"
 
     def on_row(result: ArmResult) -> None:
-        files.write_rows(folder / "metrics.jsonl", result.rows)
-        if result.histogram is not None:
-            files.write_json(folder / "losses.json", result.histogram)
+        _write(folder, result)
         row = result.rows[-1]
         loss = "nan" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
         metric, value = metric_of(row)

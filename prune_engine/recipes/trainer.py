@@ -192,6 +192,10 @@ class Trainer(ABC):
     def evaluate(self) -> float:
         """``METRIC`` on the test samples."""
 
+    def predictions(self) -> Tensor | None:
+        """The label predicted for each training sample, int64 [N]; None where there are none."""
+        return None
+
     def step(self, loss: Tensor) -> None:
         """Backward and one optimiser step."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -267,16 +271,25 @@ class ImageTrainer(Trainer):
         return self.logits(images).float(), targets.to(self.device)
 
     def evaluate(self) -> float:
-        """Share of the test samples that are right, in [0, 1]."""
+        """Share of the test samples that are right, in [0, 1]; nan without one."""
+        labels = self.data.test_labels
+        if not len(labels):
+            return math.nan
+        return int((self._predict(self.data.test_images) == labels).sum()) / len(labels)
+
+    def predictions(self) -> Tensor:
+        """The label predicted for each training image, without augmentation."""
+        return self._predict(self.data.train_images)
+
+    def _predict(self, images: Tensor) -> Tensor:
         self.model.eval()
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        found = torch.empty(len(images), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
-            for start in range(0, len(self.data.test_labels), 1000):
+            for start in range(0, len(images), 1000):
                 part = slice(start, start + 1000)
-                labels = self.data.test_labels[part].to(self.device)
-                right += (self.logits(self.data.test_images[part]).argmax(1) == labels).sum()
+                found[part] = self.logits(images[part]).argmax(1)
         self.model.train()
-        return int(right) / len(self.data.test_labels)
+        return found.cpu()
 
 
 class TextTrainer(Trainer):

@@ -64,7 +64,7 @@ def test_threads_do_not_show(num_threads):
 
 
 def test_edge_case_07_what_does_not_fit(backend):
-    with pytest.raises(TypeError, match="records must be int64, got torch.float32"):
+    with pytest.raises(TypeError, match=r"records must be int64, got torch\.float32"):
         pe.ops.cells(torch.zeros(3), backend=backend)
     with pytest.raises(ValueError, match="records must be a vector"):
         pe.ops.cells(torch.zeros(3, 2, dtype=torch.int64), backend=backend)

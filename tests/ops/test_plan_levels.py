@@ -103,7 +103,7 @@ def test_edge_case_01_no_samples(backend):
 def test_edge_case_07_what_does_not_fit(backend):
     records, got = int64(_levels.records_of([1.0, 2.0])), levels_of([1.0, 2.0], 1)
     key = {"seed": 0, "epoch": 0, "backend": backend}
-    with pytest.raises(TypeError, match="top must be int32, got torch.int64"):
+    with pytest.raises(TypeError, match=r"top must be int32, got torch\.int64"):
         pe.ops.plan_levels(records, got.top.long(), got.cut, **key)
     with pytest.raises(ValueError, match="cut must be a vector of 256 elements"):
         pe.ops.plan_levels(records, got.top, got.cut[:9], **key)
