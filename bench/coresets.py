@@ -381,7 +381,7 @@ def accuracy(arguments: argparse.Namespace) -> None:
         ]
         jobs.sort(key=lambda job: job[1].startswith("gradmatch"))  # the slowest last
         for fraction, name, method, given in jobs:
-            if (name, fraction) in done:
+            if (name, fraction) in done or name.startswith(tuple(arguments.without)):
                 continue
             began, high = time.perf_counter(), peak_mib()
             chosen = coresets.select(
@@ -580,6 +580,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tested.add_argument("--limit", type=int)
     tested.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     tested.add_argument("--fractions", type=float, nargs="+", default=list(FRACTIONS))
+    tested.add_argument("--without", nargs="*", default=[], help="methods to leave for later")
     tested.add_argument("--cache", type=Path, help="folder for what the small models gave")
     tested.add_argument("--threads", type=int, default=1)
     tested.set_defaults(run=accuracy)
