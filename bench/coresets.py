@@ -191,7 +191,7 @@ def submodlib_choice(name: str, entries: Any, k: int) -> list[int]:
     else:
         module = importlib.import_module("submodlib.functions.facilityLocation")
         made = module.FacilityLocationFunction(sijs=entries, **words)
-    found = made.maximize(k, "LazyGreedy", True, True, 1.0, False, False)
+    found = made.maximize(k, "LazyGreedy", False, False, 1.0, False, False)
     return [int(i) for i, _ in found]
 
 
