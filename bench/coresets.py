@@ -423,8 +423,8 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
     full = tested.get(("full", 1.0), {})
     lines = [
         "| method | "
-        + " | ".join(f"{100 * f:.0f}% | less random" for f in fractions)
-        + " | n | select s | peak MiB |",
+        + " | ".join(f"{100 * f:.0f}% | less that of random" for f in fractions)
+        + " | n of each | select s | peak MiB |",
         "| --- |" + " ---: | ---: |" * len(fractions) + " ---: | ---: | ---: |",
         f"| full data | {_cell(list(full.values()))} |"
         + " |" * (2 * len(fractions) - 1)
@@ -443,7 +443,10 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
         spent = [row for row in rows if row["method"] == name and "select_seconds" in row]
         seconds = f"{statistics.median(r['select_seconds'] for r in spent):.2f}" if spent else ""
         memory = f"{max(r['peak_mib'] for r in spent):.0f}" if spent else ""
-        lines.append(f"| {name} | {' | '.join(cells)} | {min(counts)} | {seconds} | {memory} |")
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {'/'.join(map(str, counts))} "
+            f"| {seconds} | {memory} |"
+        )
     return "\n".join(lines)
 
 
