@@ -20,7 +20,7 @@ from prune_engine.checkpoint import load_state, save_state
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.ranks import world
 from prune_engine.files import write_bytes
-from prune_engine.policies import BPAS, Policy
+from prune_engine.policies import BPAS, Policy, Subset
 from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.results import SCHEMA
@@ -176,6 +176,8 @@ def train_arm(
         # An arm that stops within an epoch leaves planned samples unseen, and knows it.
         coverage="raise" if budget is None else "ignore",
     )
+    if isinstance(arm.policy, Subset):
+        trainer.reduction = "weighted_mean"
     if isinstance(arm.policy, BPAS):
         engine.attach(trainer.monitor())
     fixed = engine.policy.fixed_batch
