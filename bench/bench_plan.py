@@ -56,6 +56,14 @@ def _plan_order(fixed: bool, data: PlanData, epoch: int) -> object:
     return weight_class, kept, order
 
 
+def _plan_levels(data: PlanData, epoch: int) -> object:
+    return data.state.plan_levels(epoch=epoch, target=data.num_kept, least=22938)
+
+
+def _cells(data: PlanData, _: int) -> object:
+    return pe.ops.cells(data.state.records)
+
+
 def _torch_plan(data: PlanData, generator: torch.Generator) -> object:
     return torch_planner.plan(data.scores, PRUNE_RATIO, generator)
 
@@ -76,6 +84,14 @@ def _order_bytes(data: PlanData) -> int:
     return 9 * data.items + 12 * data.num_kept
 
 
+def _level_bytes(data: PlanData) -> int:
+    return _plan_bytes(data) + _cell_bytes(data)
+
+
+def _cell_bytes(data: PlanData) -> int:
+    return 8 * data.items
+
+
 def _read_bytes(data: PlanData) -> int:
     return 4 * data.items
 
@@ -86,6 +102,8 @@ def _ours() -> list[Alternative]:
         row = partial(Alternative, prepare=_epoch, threads=threads)
         rows += [
             row("pe plan", partial(_plan_kept, False), bytes_moved=_plan_bytes),
+            row("pe plan by levels", _plan_levels, bytes_moved=_level_bytes),
+            row("pe cells", _cells, bytes_moved=_cell_bytes),
             row("pe plan, whole order", partial(_plan_order, False), bytes_moved=_order_bytes),
         ]
     rows.append(

@@ -103,6 +103,24 @@ class PruneState:
         kept = pe.ops.compact(weight_class, block_offsets, int(block_offsets[-1]))
         return weight_class, kept
 
+    def plan_levels(self, *, epoch: int, target: int, least: int) -> tuple[Tensor, Tensor]:
+        """An epoch by importance from the records: cells, levels, draws, classes, kept list.
+
+        Args:
+            epoch: the epoch.
+            target: how many to keep on average.
+            least: of the 65536 draws, those that keep any sample.
+
+        Returns:
+            weight_class uint8 [N] and kept int32 [num_kept], ascending.
+        """
+        levels = pe.ops.solve_levels(pe.ops.cells(self.records), target, least=least)
+        weight_class, block_offsets = pe.ops.plan_levels(
+            self.records, levels.top, levels.cut, seed=0, epoch=epoch
+        )
+        kept = pe.ops.compact(weight_class, block_offsets, int(block_offsets[-1]))
+        return weight_class, kept
+
 
 def empty_engine(num_samples: int) -> pe.PruneEngine:
     """An engine with InfoBatch(0.5) that never anneals within a benchmark."""

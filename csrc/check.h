@@ -16,6 +16,7 @@
 
 #include "exact_sum.h"
 #include "fresh.h"
+#include "levels.h"
 #include "score_state.h"
 #include "select.h"
 #include "semantics.h"
@@ -66,7 +67,21 @@ int64_t check_order(const Tensor& kept, const std::optional<Tensor>& positions, 
 
 void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t epoch);
 
+void check_draw(const Tensor& indices, int64_t seed, int64_t epoch, int64_t stream);
+
+void check_plan_top(const Tensor& records, int64_t k, int64_t cut, int64_t seed, int64_t epoch,
+                    const Tensor& weight_class);
+
 void check_audit(const Tensor& records, const Tensor& weight_class, int64_t epoch);
+
+void check_records(const Tensor& records);
+
+// All but the values of counts, which only a cpu can read.
+void check_solve_levels(const Tensor& counts, int64_t target, int64_t least);
+
+// All but the values of top and cut, which only a cpu can read.
+void check_plan_levels(const Tensor& records, const Tensor& top, const Tensor& cut, int64_t seed,
+                       int64_t epoch, const Tensor& weight_class, int64_t first);
 
 std::vector<Rank> check_select(const Tensor& values, const std::vector<int64_t>& offsets,
                                const std::vector<int64_t>& shares, int64_t den);

@@ -21,6 +21,16 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
       "plan(Tensor records, Tensor thresholds, int[] cuts, int[] classes, int[] keep_num, "
       "int keep_den, int unseen_band, int seed, int epoch, Tensor(a!) weight_class, "
       "int first=0) -> Tensor");
+  // records [N] -> how many samples each cell of scores has, int64 [4096]; the last: never seen.
+  m.def("cells(Tensor records) -> Tensor");
+  // counts of cells, and how many samples to keep -> the levels that keep as many on average: top
+  // [1] and cut [256], int32; weight_table, float32 [256]; and, int64 [2], theta and 65536 times
+  // the number kept on average.
+  m.def("solve_levels(Tensor counts, int target, int least) -> (Tensor, Tensor, Tensor, Tensor)");
+  // As plan, by levels.
+  m.def(
+      "plan_levels(Tensor records, Tensor top, Tensor cut, int seed, int epoch, "
+      "Tensor(a!) weight_class, int first=0) -> Tensor");
   // weight_class [N] -> the kept samples, ascending, int32 [num_kept].
   m.def("compact(Tensor weight_class, Tensor block_offsets, int num_kept) -> Tensor");
   // Positions (a tensor, or start + m * step for m < count) -> samples, int32.
@@ -30,6 +40,13 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   // Positions of an epoch of n samples -> their ranks in its list of kept ones, or the inverse;
   // int64.
   m.def("shuffle(Tensor places, int n, bool inverse, int seed, int epoch) -> Tensor");
+  // The 32-bit draw of each index in a stream of its own; int64.
+  m.def("draw(Tensor indices, int seed, int epoch, int stream) -> Tensor");
+  // records [N] -> weight_class [N] in place: 1 for the k largest of those whose keep draw reaches
+  // cut, the never seen first, ties by draw; block_offsets as plan's.
+  m.def(
+      "plan_top(Tensor records, int k, int cut, int seed, int epoch, Tensor(a!) weight_class) "
+      "-> Tensor");
   // records [N], weight_class [N] -> [score_sum [10], planned seen, missing, extra].
   m.def("audit(Tensor records, Tensor weight_class, int epoch) -> Tensor");
   // logits [B, C], targets [B] -> loss and score of each row, recorded and weighed as by observe:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prune_engine import (
         backends,
+        coresets,
         data,
         epoch,
         host,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         losses,
         ops,
         policies,
+        recording,
         sharding,
     )
     from prune_engine.checkpoint import load_state, save_state
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         RandomBatches,
         RandomSubset,
     )
+    from prune_engine.recording import export_scores
 
 __version__ = "0.1.0"
 
@@ -62,14 +65,17 @@ __all__ = [
     "StateMismatchError",
     "__version__",
     "backends",
+    "coresets",
     "data",
     "epoch",
+    "export_scores",
     "host",
     "integrations",
     "load_state",
     "losses",
     "ops",
     "policies",
+    "recording",
     "save_state",
     "scores",
     "sharding",
@@ -79,11 +85,12 @@ __all__ = [
 # imported when first asked for (PEP 562): most need torch, which takes seconds to import, and
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
-    **dict.fromkeys(("backends", "data", "epoch", "host", "losses", "ops"), ""),
-    **dict.fromkeys(("integrations", "policies", "sharding"), ""),
+    **dict.fromkeys(("backends", "coresets", "data", "epoch", "host"), ""),
+    **dict.fromkeys(("integrations", "losses", "ops", "policies", "recording", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",
+    "export_scores": "recording",
     **dict.fromkeys(("load_state", "save_state"), "checkpoint"),
     **dict.fromkeys(("ActivationMonitor", "BPAS", "Budget", "EpsilonGreedy"), "policies"),
     **dict.fromkeys(("InfoBatch", "InfoBatchQuantile", "KeepAll", "RandomBatches"), "policies"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``prune-engine train | language | info | inspect | select | report ...``."""
+"""The command line: ``prune-engine train | language | select | report | compare | info ...``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 
 from prune_engine import backends
-from prune_engine.data.subset import KEEP
 from prune_engine.losses.scores import SCORES
 from prune_engine.recipes import (
     compare,
@@ -28,11 +28,17 @@ from prune_engine.recipes import (
     owner,
     pictures,
     ranks,
+    results,
+    selection,
     selftest,
-    subsets,
 )
-from prune_engine.recipes.data import DATA_SETS
+from prune_engine.recipes.data import DATA_SETS, IMAGE_SETS
+from prune_engine.recipes.policy_spec import spec_name
+from prune_engine.recipes.report import page, view
 from prune_engine.recipes.results import FOOTNOTE
+from prune_engine.recipes.train import Bar
+
+PAGE = "report.html"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,21 +123,22 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
 
-    select = commands.add_parser("select", help="a fixed subset from a saved state's scores")
-    select.add_argument("state", type=Path, metavar="STATE.pt")
-    select.add_argument("--out", type=Path, required=True, metavar="SUBSET.npy")
-    select.add_argument("--keep", choices=KEEP, default="hard")
-    number = select.add_mutually_exclusive_group(required=True)
-    number.add_argument("--count", type=int, metavar="K")
-    number.add_argument("--fraction", type=float, metavar="F", help="of all samples, rounded down")
-    select.add_argument("--forgetting", action="store_true", help="scores count forgetting events")
-    select.add_argument("--json", action="store_true", help="print JSON")
-    select.set_defaults(run=_select)
+    _add_select(commands.add_parser("select", help="choose a fixed subset of a data set"))
 
-    report = commands.add_parser("report", help="redraw table and pictures from a run's files")
-    report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    report.add_argument("--no-pictures", action="store_true", help="table only")
+    report = commands.add_parser("report", help="one page, and the table, from the files of runs")
+    report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
+    report.add_argument(
+        "--out", type=Path, metavar="PAGE.html", help="default: report.html in the first RUN"
+    )
+    report.add_argument("--data-root", metavar="DIR", help="where the data is now")
+    report.add_argument("--classes", type=Path, metavar="FILE", help="names, one on each line")
+    _add_pictures(report)
     report.set_defaults(run=_report)
+
+    compared = commands.add_parser("compare", help="one table across runs")
+    compared.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
+    compared.add_argument("--markdown", action="store_true", help="with pipes")
+    compared.set_defaults(run=_compare)
 
     bench = commands.add_parser("bench", help="time observe and plan on this machine")
     bench.add_argument("--samples", type=int, default=1_000_000, metavar="N")
@@ -142,12 +149,64 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_select(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_select)
+    add = parser.add_argument
+    add("state", nargs="?", help=argparse.SUPPRESS)  # what it was until 0.1: refused with words
+    for old in ("--keep", "--forgetting"):
+        add(old, nargs="?", const=True, help=argparse.SUPPRESS)
+    add("--method", choices=selection.METHODS, metavar="NAME", help=", ".join(selection.METHODS))
+    add("--data", choices=IMAGE_SETS, default="digits", help="default: digits, without any file")
+    add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
+    add("--out", type=Path, metavar="SUBSET.npy", help="(default: DATA-METHOD-K.npy)")
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument("--count", type=int, metavar="K")
+    number.add_argument("--fraction", type=float, metavar="F", help="of all samples, rounded down")
+    add(
+        "--balance",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="class by class, in proportion (default)",
+    )
+    add("--seed", type=int, default=0, metavar="S", help="of the small model and of the choice")
+    add("--runs", type=int, default=1, metavar="R", help="models that a score is averaged over")
+    add("--score", help="for stratified and hardest (default: el2n)")
+    add("--beta", type=float, default=0.0, help="for stratified: share of the hardest left out")
+    add("--features", type=Path, metavar="DIR", help="keep the features there, mapped, not held")
+    group = parser.add_argument_group("the small model (defaults depend on --data)")
+    more = group.add_argument
+    more("--model", choices=models.IMAGE_MODELS)
+    more("--epochs", type=int, help=f"default: {selection.EPOCHS}")
+    more("--batch-size", type=int)
+    more("--lr", type=float, help="peak of the one-cycle schedule")
+    more("--amp", action=argparse.BooleanOptionalAction, help="bfloat16 autocast")
+    more("--device", help="such as cpu or cuda (default: cpu)")
+    add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
+    add("--json", action="store_true", help="print JSON")
+    add("--limit", type=int, help=argparse.SUPPRESS)
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pictures",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also draw PNG files, with Matplotlib",
+    )
+
+
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
     add = parser.add_argument
     add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
     add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
-    add("--policy", choices=compare.NAMES, default="infobatch")
+    add(
+        "--policy",
+        metavar="POLICY",
+        help=f"one of {', '.join(compare.NAMES)}; or a call, 'orderdp(keep=0.3)' or "
+        "'mymodule:MyPolicy(keep=0.3)'; default: infobatch",
+    )
+    add("--subset", type=Path, metavar="FILE", help="train on what `select` wrote, all epochs")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
     add(
@@ -201,7 +260,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="data on the device, batches made there (default: a DataLoader)",
     )
     add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
-    add("--no-pictures", action="store_true", help="table only")
+    _add_pictures(parser)
+    add(
+        "--record",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep scores and kept bits, 1.4 bytes per sample and epoch, for the report",
+    )
+    add("--resume", action="store_true", help="save after every epoch, and go on from there")
     add("--limit", type=int, help=argparse.SUPPRESS)
 
 
@@ -238,6 +304,8 @@ def _language(arguments: argparse.Namespace) -> int:
     return 0
 
 
+# Of the selection: what is cheap, where the training itself is not.
+SMALL = {"digits": "mlp", "fashion_mnist": "cnn", "cifar10": "cnn", "cifar100": "cnn"}
 TRAIN_FIELDS = (
     "model",
     "epochs",
@@ -277,13 +345,18 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
     count = arguments.seeds or (3 if arguments.compare else 1)
     seeds = (arguments.seed,) if arguments.seed is not None else tuple(range(count))
-    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{arguments.policy}"
+    subset: Path | None = arguments.subset
+    if subset is not None and arguments.policy is not None:
+        raise ValueError(f"--subset goes with no --policy, got {arguments.policy}")
+    policy: str = "subset" if subset is not None else arguments.policy or "infobatch"
+    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{spec_name(policy)}"
     options = compare.RunOptions(
         data=arguments.data,
         data_root=arguments.data_root,
         out=out,
         train=config,
-        policy=arguments.policy,
+        policy=policy,
+        subset=subset,
         prune_ratio=arguments.prune_ratio,
         delta=arguments.delta,
         sampling=arguments.sampling,
@@ -294,29 +367,36 @@ def _train(arguments: argparse.Namespace) -> int:
         delta_ranges=tuple(arguments.delta_range or ()),
         noise_floor=arguments.noise_floor,
         shuffle_batches=arguments.shuffle_batches,
+        record=arguments.record,
     )
     _check_device(config.device, config.backend)
-    if not arguments.no_pictures:
+    if arguments.pictures:
         pictures.require()
-    threads = arguments.threads
+    with _threads(arguments.threads, arguments.data), ranks.joined(config.device) as device:
+        options = replace(options, train=replace(config, device=device))
+        compare.run(
+            options,
+            _Progress(),
+            lambda run: _finish(out, run, drawn=arguments.pictures),
+            resume=arguments.resume,
+        )
+    return 0
+
+
+@contextmanager
+def _threads(threads: int | None, data: str) -> Generator[None, None, None]:
+    """Give torch its threads for a while."""
     if threads is None:
         # A batch of digits is too small to share: two threads only wait for each other.
-        threads = 1 if arguments.data == "digits" else environment.cores()
+        threads = 1 if data == "digits" else environment.cores()
     if threads < 1:
         raise ValueError(f"--threads: expected at least 1, got {threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with ranks.joined(config.device) as device:
-            options = replace(options, train=replace(config, device=device))
-            compare.run(
-                options,
-                _Progress(),
-                lambda run: _finish(out, run, drawn=not arguments.no_pictures),
-            )
+        yield
     finally:
         torch.set_num_threads(before)
-    return 0
 
 
 def _check_device(device: str, backend: str) -> None:
@@ -331,7 +411,13 @@ def _check_device(device: str, backend: str) -> None:
 
 
 def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
-    """Write and print what a run found."""
+    """Write and print what a run found, its page last."""
+    _write(out, run, drawn=drawn)
+    page.write_page([(out, run)], out / PAGE)
+    _say(f"report: {out / PAGE}")
+
+
+def _write(out: Path, run: files.Run, *, drawn: bool) -> None:
     files.write_report(out, run)
     written = [out / "table.md", out / "summary.json"]
     if drawn:
@@ -343,10 +429,25 @@ def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    folder: Path = arguments.run_dir
-    files.load_run(folder)  # says what is missing before it makes a lock
-    with owner.owned(folder):
-        _finish(folder, files.load_run(folder), drawn=not arguments.no_pictures)
+    folders: list[Path] = arguments.run_dirs
+    for folder in folders:
+        files.load_run(folder)  # says what is missing before it makes a lock
+    names = None if arguments.classes is None else view.class_names(arguments.classes)
+    with ExitStack() as owning:
+        for folder in dict.fromkeys(path.resolve() for path in folders):
+            owning.enter_context(owner.owned(folder))
+        runs = [(folder, files.load_run(folder)) for folder in folders]
+        for folder, run in runs:
+            _write(folder, run, drawn=arguments.pictures)
+        out: Path = arguments.out or folders[0] / PAGE
+        page.write_page(runs, out, data_root=arguments.data_root, names=names)
+    _say(f"report: {out}")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    runs = [(folder, files.load_run(folder)) for folder in arguments.run_dirs]
+    _say(results.across([(folder.name, run.report) for folder, run in runs], arguments.markdown))
     return 0
 
 
@@ -368,15 +469,50 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _select(arguments: argparse.Namespace) -> int:
-    facts = subsets.choose(
-        arguments.state,
-        arguments.out,
-        keep=arguments.keep,
+    if arguments.state is not None or arguments.keep or arguments.forgetting:
+        raise ValueError(
+            "select takes no state any more: name a --method and the --data. A state's own scores "
+            "go to prune_engine.data.select_subset(engine.scores(), k)"
+        )
+    if arguments.method is None:
+        raise ValueError(f"--method must be given: one of {', '.join(selection.METHODS)}")
+    if arguments.count is None and arguments.fraction is None:
+        raise ValueError("--fraction or --count must be given")
+    names = ("model", "epochs", "batch_size", "lr", "amp", "device")
+    given = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    small = {"epochs": selection.EPOCHS, "model": SMALL[arguments.data]}
+    config = replace(compare.DEFAULTS[arguments.data], progress=sys.stderr.isatty())
+    config = replace(config, **{**small, **given})
+    options = selection.SelectOptions(
+        method=arguments.method,
+        data=arguments.data,
+        train=config,
         count=arguments.count,
         fraction=arguments.fraction,
-        events=arguments.forgetting,
+        balance=arguments.balance,
+        seed=arguments.seed,
+        runs=arguments.runs,
+        score=arguments.score,
+        beta=arguments.beta,
+        data_root=arguments.data_root,
+        limit=arguments.limit,
+        folder=arguments.features,
     )
+    size = arguments.count if arguments.fraction is None else f"{arguments.fraction:g}"
+    out: Path = arguments.out or Path(f"{arguments.data}-{arguments.method}-{size}.npy")
+    _check_device(config.device, config.backend)
+    bar = Bar(arguments.method, 1, config.progress)
+    say = _to_stderr if arguments.json else _Progress()
+    with _threads(arguments.threads, arguments.data):
+        facts = selection.choose(options, out, say, bar.reach)
+    bar.close()
     return _show(facts, as_json=arguments.json)
+
+
+def _to_stderr(line: str) -> None:
+    """Say a line where standard output is for JSON."""
+    print(line, file=sys.stderr)
 
 
 def _show(facts: dict[str, Any], *, as_json: bool) -> int:

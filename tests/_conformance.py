@@ -17,7 +17,7 @@ from _assertions import assert_bitwise
 from _runs import N, batches, epochs, figures, losses_at, observe, plain, serve, through_disk
 
 import prune_engine as pe
-from prune_engine.ops.weights import decode_weights, weights_on
+from prune_engine.epoch.plan import make_plan
 from prune_engine.policies import RunFacts
 
 EPOCHS = 10
@@ -33,8 +33,10 @@ def prunes(policy: pe.policies.Policy) -> bool:
 
 def hard(policy: pe.policies.Policy) -> bool:
     """Whether a policy drops without weights to make up for it: its gradient is biased."""
-    if isinstance(policy, pe.UCB | pe.EpsilonGreedy | pe.BPAS | pe.RandomBatches):
+    if isinstance(policy, pe.BPAS | pe.RandomBatches | pe.policies.RS2 | pe.policies.RePB):
         return True
+    if isinstance(policy, pe.policies.ScoreRule):
+        return not policy.weighs()
     return not getattr(policy, "rescale", True)
 
 
@@ -73,11 +75,7 @@ def weight_z(policy: pe.policies.Policy, n: int = 400, draws: int = 400) -> floa
     total, squares = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
     for epoch in range(draws):
         rule = rule_of(policy, buffer, pe.policies.Progress(epoch or 1, 1, EPOCHS))
-        if isinstance(rule, pe.policies.Selection):
-            classes = rule.weight_class
-        else:
-            classes, _ = pe.ops.plan(buffer.records, rule, seed=0, epoch=epoch)
-        weights = decode_weights(classes, weights_on(rule.weight_table, classes.device)).double()
+        weights = make_plan(buffer, rule, seed=0, epoch=epoch, ahead=True).weights.double()
         total += weights
         squares += weights.square()
     mean = total / draws
@@ -108,7 +106,8 @@ class Conformance:
         described = policy.describe()
         assert through_disk(described) == described
         parameters = {name: value for name, value in described.items() if name != "policy"}
-        assert type(policy).__name__ == described["policy"]
+        assert described["policy"].split(":")[-1] == type(policy).__name__
+        assert (":" in described["policy"]) != type(policy).__module__.startswith("prune_engine.")
         assert type(policy)(**parameters) == policy
 
     def test_is_deterministic_on_every_backend(self, policy):
@@ -124,7 +123,8 @@ class Conformance:
         orders = epochs(engine_of(policy), 5)
         assert orders[1] != orders[2], "another order"
         if prunes(policy) and not isinstance(policy, pe.UCB):  # whose winners may win again
-            later = 2 if policy.fixed_batch is None else 4  # batches go after the second epoch
+            late = policy.fixed_batch is not None or isinstance(policy, pe.policies.IES)
+            later = 4 if late else 2  # batches, and what has three losses, go after the second
             assert (set(orders[1]) != set(orders[later])) == (not stays(policy)), "another subset"
 
     def test_the_rule_asked_again_says_the_same_and_changes_nothing(self, policy):

@@ -84,9 +84,15 @@ def epoch_operators(kernels: Any, made: Scored) -> list[Operator]:
         offsets = kernels.plan(records, threshold, *HALF, 0, 1, other)
         return kernels.compact(other, offsets, count)
 
+    def by_levels() -> object:
+        top, cut, *_ = kernels.solve_levels(kernels.cells(records), n * 7 // 10, 6554)
+        return kernels.plan_levels(records, top, cut, 0, 1, other)
+
     return [
         Operator("threshold + plan + compact", whole, 9 * n + 4 * count),
         Operator("plan", lambda: plan(HALF), 9 * n),
+        Operator("cells, solve_levels, plan_levels", by_levels, 17 * n),
+        Operator("cells", lambda: kernels.cells(records), 8 * n),
         Operator("plan, fixed counts", lambda: plan(HALF_FIXED), 9 * n),
         Operator(
             "compact",
@@ -253,9 +259,12 @@ def all_operators(
     batches = Batches(n, min(4096, n), 1, device)
     losses, _, _ = logit_operators(kernels, *logits, n, device)
     places = torch.arange(min(n, 4096), device=device)
+    contest = scored.records, n // 3, 32768, 0, 1, scored.other_class
     return [
         observe_operator(kernels, batches),
         *epoch_operators(kernels, scored)[1:],  # the whole is its parts
+        Operator("draw", lambda: kernels.draw(places, 0, 1, 0)),
+        Operator("plan_top", lambda: kernels.plan_top(*contest), 33 * n),
         Operator("shuffle", lambda: kernels.shuffle(places, n, False, 0, 1)),
         *select_operators(kernels, scored),
         *pick_operators(kernels, scored),

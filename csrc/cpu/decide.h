@@ -53,6 +53,18 @@ inline PE_CLONES void key_block(const float* scores, int64_t size, BlockScratch*
   for (int64_t i = 0; i < size; ++i) scratch->key[i] = sample_key(scores[i]);
 }
 
+// weight_class of the block from scratch->fate and scratch->draw; returns how many are kept.
+PE_HD int64_t apply_fates(int32_t count, const BlockScratch* scratch, uint8_t* weight_class) {
+  const uint32_t* fate = scratch->fate;
+  uint32_t kept = 0;
+  for (int32_t i = 0; i < count; ++i) {
+    const uint32_t decided = scratch->draw[i] < (fate[i] & 0xffffffu) ? 0 : fate[i] >> 24;
+    weight_class[i] = static_cast<uint8_t>(decided);
+    kept += decided != 0 ? 1 : 0;
+  }
+  return kept;
+}
+
 // weight_class of the block from scratch->key and scratch->draw; returns how many are kept.
 // One select of a fate per threshold, in loops without branches, for scores and draws are as
 // unpredictable as branches get.
@@ -69,13 +81,7 @@ inline PE_CLONES int64_t decide_block(const Decision& rule, int64_t size, BlockS
     const uint32_t above = make_fate(rule.cut[t + 1], rule.weight_class[t + 1]);
     for (int32_t i = 0; i < count; ++i) fate[i] = key[i] >= threshold ? above : fate[i];
   }
-  uint32_t kept = 0;
-  for (int32_t i = 0; i < count; ++i) {
-    const uint32_t decided = scratch->draw[i] < (fate[i] & 0xffffffu) ? 0 : fate[i] >> 24;
-    weight_class[i] = static_cast<uint8_t>(decided);
-    kept += decided != 0 ? 1 : 0;
-  }
-  return kept;
+  return apply_fates(count, scratch, weight_class);
 }
 
 }  // namespace prune_engine

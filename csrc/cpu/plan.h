@@ -103,6 +103,13 @@ inline void settle_ties(std::vector<Tie> ties, Quota quota, uint8_t* weight_clas
   }
 }
 
+// Counts of blocks become how many are before each, and last how many there are in all.
+inline void offsets_of_counts(int64_t* counts, int64_t blocks) {
+  int64_t offset = 0;
+  for (int64_t block = 0; block < blocks; ++block) offset += std::exchange(counts[block], offset);
+  counts[blocks] = offset;
+}
+
 // Writes weight_class [num_samples] and block_offsets [number of blocks + 1]: how many are kept
 // before each block, and in all. keep_den = 0 draws independently, with the cuts of the rule.
 template <typename Sample, typename Parallel>
@@ -134,11 +141,7 @@ void plan_samples(const Sample* samples, int64_t num_samples, Decision rule, int
     ties.insert(ties.end(), part.begin(), part.end());
   });
   if (fixed) settle_ties(std::move(ties), quota, weight_class, block_offsets);
-  int64_t offset = 0;
-  for (int64_t block = 0; block < blocks; ++block) {
-    offset += std::exchange(block_offsets[block], offset);
-  }
-  block_offsets[blocks] = offset;
+  offsets_of_counts(block_offsets, blocks);
 }
 
 }  // namespace prune_engine

@@ -53,6 +53,30 @@ class Kernels(Protocol):
         """Write every sample's weight class and count the kept ones by block."""
         ...
 
+    def cells(self, records: Tensor, /) -> Tensor:
+        """Count the samples of each cell of scores."""
+        ...
+
+    def solve_levels(
+        self, counts: Tensor, target: int, least: int, /
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Find the levels that keep a number of samples on average."""
+        ...
+
+    def plan_levels(
+        self,
+        records: Tensor,
+        top: Tensor,
+        cut: Tensor,
+        seed: int,
+        epoch: int,
+        weight_class: Tensor,
+        first: int = 0,
+        /,
+    ) -> Tensor:
+        """Write every sample's class by its level and count the kept ones by block."""
+        ...
+
     def compact(self, weight_class: Tensor, block_offsets: Tensor, num_kept: int, /) -> Tensor:
         """List the kept samples in ascending order."""
         ...
@@ -73,6 +97,16 @@ class Kernels(Protocol):
 
     def shuffle(self, places: Tensor, n: int, inverse: bool, seed: int, epoch: int, /) -> Tensor:
         """Turn positions of an epoch into ranks among its kept samples, or back."""
+        ...
+
+    def draw(self, indices: Tensor, seed: int, epoch: int, stream: int, /) -> Tensor:
+        """Return the 32-bit draw of each index in a stream."""
+        ...
+
+    def plan_top(
+        self, records: Tensor, k: int, cut: int, seed: int, epoch: int, weight_class: Tensor, /
+    ) -> Tensor:
+        """Keep the largest scores of a random pool, and count the kept ones by block."""
         ...
 
     def audit(self, records: Tensor, weight_class: Tensor, epoch: int, /) -> Tensor:

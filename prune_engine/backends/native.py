@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_engine.backends import surroundings
 from prune_engine.backends.surroundings import LIBRARY
-from prune_engine.bands import AUDIT_WORDS, PLAN_BLOCK
+from prune_engine.bands import AUDIT_WORDS, CELLS, NUM_CLASSES, PLAN_BLOCK
 
 CHECKS_ARGUMENTS = True  # before anything is written, so ops.py need not
 
@@ -67,7 +67,12 @@ plan = _ops.plan.default
 compact = _ops.compact.default
 order = _ops.order.default
 shuffle = _ops.shuffle.default
+draw = _ops.draw.default
+plan_top = _ops.plan_top.default
 audit = _ops.audit.default
+cells = _ops.cells.default
+solve_levels = _ops.solve_levels.default
+plan_levels = _ops.plan_levels.default
 cross_entropy_observe = _ops.cross_entropy_observe.default
 cross_entropy_grad = _ops.cross_entropy_grad.default
 select = _ops.select.default
@@ -78,6 +83,12 @@ activation_std = _ops.activation_std.default
 relu_moments = _ops.relu_moments.default
 relu_moments_ = _ops.relu_moments_.default
 gelu_moments = _ops.gelu_moments.default
+
+
+# What observe returns has no gradient, so autograd need not look at its arguments, nor need they be
+# detached for it, which takes as long as a step's own work. (Kept: what it says goes with it.)
+_autograd = torch.library.Library("prune_engine", "IMPL")
+_autograd.impl("observe", torch.library.fallthrough_kernel, "Autograd")  # pyright: ignore[reportUnknownMemberType]
 
 
 @_register_fake("prune_engine::observe")
@@ -114,6 +125,35 @@ def _(
     return records.new_empty(blocks + 1, dtype=torch.int64)
 
 
+@_register_fake("prune_engine::cells")
+def _(records: Tensor) -> Tensor:
+    return records.new_empty(CELLS)
+
+
+@_register_fake("prune_engine::solve_levels")
+def _(counts: Tensor, target: int, least: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        counts.new_empty(1, dtype=torch.int32),
+        counts.new_empty(NUM_CLASSES, dtype=torch.int32),
+        counts.new_empty(NUM_CLASSES, dtype=torch.float32),
+        counts.new_empty(2),
+    )
+
+
+@_register_fake("prune_engine::plan_levels")
+def _(
+    records: Tensor,
+    top: Tensor,
+    cut: Tensor,
+    seed: int,
+    epoch: int,
+    weight_class: Tensor,
+    first: int = 0,
+) -> Tensor:
+    blocks = (records.numel() + PLAN_BLOCK - 1) // PLAN_BLOCK
+    return records.new_empty(blocks + 1)
+
+
 @_register_fake("prune_engine::compact")
 def _(weight_class: Tensor, block_offsets: Tensor, num_kept: int) -> Tensor:
     return weight_class.new_empty(num_kept, dtype=torch.int32)
@@ -135,6 +175,17 @@ def _(
 @_register_fake("prune_engine::shuffle")
 def _(places: Tensor, n: int, inverse: bool, seed: int, epoch: int) -> Tensor:
     return torch.empty_like(places)
+
+
+@_register_fake("prune_engine::draw")
+def _(indices: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
+    return torch.empty_like(indices)
+
+
+@_register_fake("prune_engine::plan_top")
+def _(records: Tensor, k: int, cut: int, seed: int, epoch: int, weight_class: Tensor) -> Tensor:
+    blocks = (records.numel() + PLAN_BLOCK - 1) // PLAN_BLOCK
+    return records.new_empty(blocks + 1, dtype=torch.int64)
 
 
 @_register_fake("prune_engine::audit")

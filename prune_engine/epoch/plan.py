@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +16,13 @@ from prune_engine.bands import PLAN_BLOCK, weighed_classes
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.lasting import lasting
 from prune_engine.ops.checks import check_vector
-from prune_engine.ops.rule import Arrangement, Rule, Selection
+from prune_engine.ops.rule import AnyRule, Arrangement, LevelRule, Rule, Selection, TopRule
 from prune_engine.ops.to_host import host_ints
 from prune_engine.ops.weights import decode_weights, weights_on
 from prune_engine.plain import plain
 
 PLAN_TENSORS = ("weight_class", "weight_table", "threshold")  # what a plan made ahead is saved as
+LARGEST_BITS = 0x7F7FFFFF  # of FLT_MAX
 CHUNK = 16384  # positions turned into samples at a time: never the order of a whole epoch
 
 
@@ -36,7 +38,8 @@ class EpochPlan:
         weight_class: uint8 [N]; 0 = dropped.
         weight_table: float32 [256].
         kept: int32 [num_kept], ascending; with an arrangement in its order.
-        threshold: float32 [T], the rule's thresholds.
+        threshold: float32 [T], the rule's thresholds; of levels [1], the score from which on all
+            are kept.
         backend: which kernels.
         arrangement: lists and orders samples that stay together, in place of the keyed bijection.
 
@@ -133,6 +136,15 @@ class EpochPlan:
         """The whole training order, int32 [num_kept], made when asked for."""
         return self.order(range(self.num_kept))
 
+    @cached_property
+    def largest_weight(self) -> float:
+        """The largest weight that a sample has; read from the device once, when asked for.
+
+        Ask while the plan is current: the classes are the buffer's, and the next plan's after it.
+        """
+        present = torch.bincount(self.weight_class, minlength=self.weight_table.shape[0]) > 0
+        return float(torch.where(present, self.weight_table, 0.0).max().item())
+
     @property
     def weights(self) -> Tensor:
         """The weight of every sample, float32 [N], 0 where dropped; made when asked for."""
@@ -220,7 +232,13 @@ def serve_count(num_kept: int, align: int, size: int, start: int = 0) -> int:
 
 
 def make_plan(
-    buffer: ScoreBuffer, rule: Rule | Selection, *, seed: int, epoch: int, ahead: bool = False
+    buffer: ScoreBuffer,
+    rule: AnyRule,
+    *,
+    seed: int,
+    epoch: int,
+    ahead: bool = False,
+    counts: Tensor | None = None,
 ) -> EpochPlan:
     """Decide an epoch and list what is kept.
 
@@ -229,10 +247,12 @@ def make_plan(
 
     Args:
         buffer: the scores; unless ``ahead``, its weight classes and current epoch change.
-        rule: thresholds and bands, or a decision made already, which is copied.
+        rule: thresholds and bands, levels, or a decision made already, which is copied.
         seed: in 0..2^63-1.
         epoch: in 0..2^31-2.
         ahead: decide into fresh storage, for an epoch that has not begun (1 byte per sample more).
+        counts: int64 [4096], the cells of all shards together, where a shard plans by levels;
+            default the buffer's own.
 
     Returns:
         The plan.
@@ -244,32 +264,91 @@ def make_plan(
         >>> len(make_plan(ScoreBuffer(2), Rule.keep_all(torch.device("cpu")), seed=0, epoch=3))
         2
     """
-    table = weights_on(rule.weight_table, buffer.device)
     if isinstance(rule, Selection):
-        block_offsets, num_kept = _count_selection(rule, buffer)
-        chosen = rule.weight_class
-        weight_class = chosen.clone() if ahead else buffer.weight_class.copy_(chosen)
+        made = _select(buffer, rule, ahead=ahead)
+    elif isinstance(rule, Rule | TopRule):
+        made = _draw_bands(buffer, rule, seed=seed, epoch=epoch, ahead=ahead)
     else:
-        weight_class, block_offsets = ops.plan(
-            buffer.records,
-            rule,
-            seed=seed,
-            epoch=epoch,
-            out=None if ahead else buffer.weight_class,
-            first=buffer.first,
-            backend=buffer.backend,
-        )
-        num_kept = int(block_offsets[-1].item())
+        counts = buffer.cells() if counts is None else counts
+        made = _draw_levels(buffer, rule, counts, seed=seed, epoch=epoch, ahead=ahead)
     if not ahead:
-        buffer.activate(weight_class, table, epoch)
+        buffer.activate(made.weight_class, made.table, epoch)
     arrangement = rule.arrangement if isinstance(rule, Selection) else None
     if arrangement is None:
-        kept = ops.compact(weight_class, block_offsets, num_kept, backend=buffer.backend)
+        kept = ops.compact(
+            made.weight_class, made.block_offsets, made.num_kept, backend=buffer.backend
+        )
     else:
-        kept = _list_arranged(arrangement, num_kept)
-    thresholds = rule.thresholds.to(buffer.device)
+        kept = _list_arranged(arrangement, made.num_kept)
     return EpochPlan(
-        epoch, seed, weight_class, table, kept, thresholds, buffer.backend, arrangement
+        epoch,
+        seed,
+        made.weight_class,
+        made.table,
+        kept,
+        made.thresholds.to(buffer.device),
+        buffer.backend,
+        arrangement,
+    )
+
+
+class _Decision(NamedTuple):
+    """What a rule of any kind comes to."""
+
+    weight_class: Tensor
+    block_offsets: Tensor
+    num_kept: int
+    table: Tensor
+    thresholds: Tensor
+
+
+def _select(buffer: ScoreBuffer, rule: Selection, *, ahead: bool) -> _Decision:
+    """Copy a decision made already."""
+    table = weights_on(rule.weight_table, buffer.device)
+    block_offsets, num_kept = _count_selection(rule, buffer)
+    chosen = rule.weight_class
+    weight_class = chosen.clone() if ahead else buffer.weight_class.copy_(chosen)
+    return _Decision(weight_class, block_offsets, num_kept, table, rule.thresholds)
+
+
+def _draw_bands(
+    buffer: ScoreBuffer, rule: Rule | TopRule, *, seed: int, epoch: int, ahead: bool
+) -> _Decision:
+    """Draw each sample's fate by the band of its score."""
+    weight_class, block_offsets = ops.plan(
+        buffer.records,
+        rule,
+        seed=seed,
+        epoch=epoch,
+        out=None if ahead else buffer.weight_class,
+        first=buffer.first,
+        backend=buffer.backend,
+    )
+    table = weights_on(rule.weight_table, buffer.device)
+    num_kept = int(block_offsets[-1].item())
+    return _Decision(weight_class, block_offsets, num_kept, table, rule.thresholds)
+
+
+def _draw_levels(
+    buffer: ScoreBuffer, rule: LevelRule, counts: Tensor, *, seed: int, epoch: int, ahead: bool
+) -> _Decision:
+    """Draw each sample's fate by the level of its score."""
+    levels = ops.solve_levels(counts, rule.target, least=rule.least, backend=buffer.backend)
+    weight_class, block_offsets = ops.plan_levels(
+        buffer.records,
+        levels.top,
+        levels.cut,
+        seed=seed,
+        epoch=epoch,
+        out=None if ahead else buffer.weight_class,
+        first=buffer.first,
+        backend=buffer.backend,
+    )
+    # Beyond the floats, where hardly anything is kept, the largest of them.
+    bits = levels.solution[:1].clamp(max=LARGEST_BITS).to(torch.int32)
+    num_kept = int(block_offsets[-1].item())
+    return _Decision(
+        weight_class, block_offsets, num_kept, levels.weight_table, bits.view(torch.float32)
     )
 
 
@@ -301,6 +380,8 @@ def _count_selection(selection: Selection, buffer: ScoreBuffer) -> tuple[Tensor,
         raise ValueError(
             f"weight_class must be in 0..{weighed - 1}, the classes with a weight, got {most}"
         )
+    if num_kept == 0 and buffer.num_samples and selection.arrangement is None:
+        raise ValueError("weight_class must keep a sample, got 0 for all: an epoch without any")
     return block_offsets, num_kept
 
 

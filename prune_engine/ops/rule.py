@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What decides an epoch: a rule of bands, or a selection made already."""
+"""What decides an epoch: a rule of bands, levels of scores, or a selection made already."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prune_engine.bands import MAX_BANDS, Band, check_weight_table, weighed_classes, weight_table
+from prune_engine.bands import (
+    DRAWS,
+    MAX_BANDS,
+    MAX_LEVEL_SAMPLES,
+    MAX_SAMPLES,
+    Band,
+    check_weight_table,
+    weighed_classes,
+    weight_table,
+)
+from prune_engine.ops.checks import check_int
+from prune_engine.plain import store_plain
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,78 @@ class Rule:
         return Rule(empty, (Band(0, 1),), weight_table())
 
 
+@dataclass(frozen=True)
+class LevelRule:
+    """One epoch's decision by importance: a number of samples, in proportion to their scores.
+
+    A sample of score x stays with probability ``min(1, x / tau)``, at least ``least / 65536``, in
+    sixteen steps to an octave, and weighs the inverse; tau is found on the device, so that no more
+    than ``target`` stay on average (SEMANTICS 3.12; ``ops.solve_levels``). What was never seen
+    stays and counts as one of them; where the never seen and ``least`` alone are more than
+    ``target``, they stay all the same.
+
+    Args:
+        target: how many samples to keep on average, in 0..2^46.
+        least: in 1..65536: of 65536 draws, those that keep any sample, zero and negative scores
+            included.
+
+    Raises:
+        TypeError: a number is no int.
+        ValueError: a number is out of range.
+
+    Example:
+        >>> LevelRule(target=700, least=4588).target
+        700
+    """
+
+    target: int
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        store_plain(self)
+        check_int("target", self.target, 0, MAX_LEVEL_SAMPLES, "0..2^46")
+        check_int("least", self.least, 1, DRAWS)
+
+
+@dataclass(frozen=True)
+class TopRule:
+    """One epoch's rule that keeps a fixed number of a random pool: those of the largest scores.
+
+    A sample is in the pool iff its keep draw is at least ``cut`` (SEMANTICS 3.3). The never seen
+    come first, then the largest scores; who stays among equals is drawn (SEMANTICS 3.13).
+
+    Args:
+        k: in 0..2^31-1, how many stay; all of the pool where it has fewer.
+        cut: in 0..65535.
+
+    Raises:
+        TypeError: a number is no int.
+        ValueError: a number is out of range.
+
+    Example:
+        >>> TopRule(k=10, cut=32768).weight_table
+        (0.0, 1.0)
+    """
+
+    k: int
+    cut: int = 0
+
+    def __post_init__(self) -> None:
+        store_plain(self)
+        check_int("k", self.k, 0, MAX_SAMPLES)
+        check_int("cut", self.cut, 0, 65535)
+
+    @property
+    def weight_table(self) -> tuple[float, ...]:
+        """No weights."""
+        return weight_table()
+
+    @property
+    def thresholds(self) -> Tensor:
+        """None: where the edge lies is not read back."""
+        return _no_thresholds()
+
+
 class Arrangement(Protocol):
     """How an epoch's samples are listed and ordered where whole groups of them stay together."""
 
@@ -145,3 +228,6 @@ class Selection:
             if came.dtype != dtype:
                 raise TypeError(f"{name} must be {dtype}, got {came.dtype}")
         check_weight_table(self.weight_table)
+
+
+AnyRule = Rule | LevelRule | TopRule | Selection

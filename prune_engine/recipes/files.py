@@ -17,6 +17,7 @@ from typing import Any, cast
 from prune_engine.files import write_bytes
 from prune_engine.recipes.results import FOOTNOTE, SCHEMA, Report, RunResult
 
+Rows = list[dict[str, Any]]
 MEANS = ("mean_before", "mean_after", "mean_rescaled")
 HISTOGRAM = ("epoch", "edges", "before", "after", "rescaled", *MEANS)
 

@@ -130,7 +130,7 @@ def _accuracy(axes: Any, runs: Runs) -> None:
         axes.plot(seconds[-1:], tested[-1:], color=colour, marker="o", markersize=4)
         finals.append(tested[-1])
     # Early epochs are far below the end; show the part in which arms can be told apart.
-    axes.set_ylim(*(_window(finals) if metric == ACCURACY else _below(finals)))
+    axes.set_ylim(*(window(finals) if metric == ACCURACY else below(finals)))
     _finish(
         axes,
         f"Test {metric} against training time (dot: end)",
@@ -139,13 +139,25 @@ def _accuracy(axes: Any, runs: Runs) -> None:
     )
 
 
-def _window(finals: Sequence[float]) -> tuple[float, float]:
+def window(finals: Sequence[float]) -> tuple[float, float]:
+    """Return the part of an axis of accuracies in which the ends of trainings can be told apart.
+
+    Example:
+        >>> window([90.0, 91.0])
+        (85.0, 91.6)
+    """
     low, high = min(finals), max(finals)
     span = max(4.0 * (high - low), 6.0)
     return high - span, high + 0.1 * span
 
 
-def _below(finals: Sequence[float]) -> tuple[float, float]:
+def below(finals: Sequence[float]) -> tuple[float, float]:
+    """Return the same for a figure that is the better the smaller it is.
+
+    Example:
+        >>> below([5.0, 6.0])
+        (4.6, 9.0)
+    """
     low, high = min(finals), max(finals)
     span = max(4.0 * (high - low), 0.2 * low)
     return low - 0.1 * span, low + span

@@ -11,6 +11,7 @@ from typing import Any
 SCHEMA = 1  # of every line and file of a run
 FULL, FULL_CUT, RANDOM = "full", "full_cut", "random"
 ACCURACY, PERPLEXITY = "accuracy", "perplexity"  # the larger the better, the smaller the better
+SUBSET, RANDOM_SUBSET, BUDGET = "subset", "random_subset", "budget"  # of a chosen file
 ALL = "all"  # every policy at equal savings: none is the one that is compared
 
 # Student's t, two-sided 95%, by degrees of freedom: the smallest samples need the widest bounds.
@@ -94,14 +95,15 @@ def metric_of(row: dict[str, Any]) -> tuple[str, float]:
         row: a line of ``metrics.jsonl``.
 
     Returns:
-        ``"accuracy"`` with a share in [0, 1], or ``"perplexity"``.
+        ``"accuracy"`` with a share in [0, 1], or ``"perplexity"``; nan where nothing was tested.
 
     Example:
         >>> metric_of({"test_perplexity": 4.5})
         ('perplexity', 4.5)
     """
     name = PERPLEXITY if f"test_{PERPLEXITY}" in row else ACCURACY
-    return name, float(row[f"test_{name}"])
+    tested = row[f"test_{name}"]
+    return name, math.nan if tested is None else float(tested)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -115,6 +117,66 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return mean, 0.0
     return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def lay_out(head: Sequence[str], body: Sequence[Sequence[str]], *, markdown: bool) -> str:
+    """Lay out a table, as Markdown or with aligned columns for a terminal.
+
+    Args:
+        head: words above the columns.
+        body: the words of each row.
+        markdown: with pipes.
+
+    Returns:
+        One line per row under a header; no trailing newline.
+
+    Example:
+        >>> print(lay_out(["arm", "n"], [["full", "3"]], markdown=False))
+        arm   n
+        ----  -
+        full  3
+    """
+    if markdown:
+        rule = ["---"] + ["---:"] * (len(head) - 1)
+        return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
+    widths = [max(len(row[k]) for row in [head, *body]) for k in range(len(head))]
+    lines = [
+        "  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in [head, *body])
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def across(reports: Sequence[tuple[str, Report]], markdown: bool) -> str:
+    """Return one table across runs.
+
+    Args:
+        reports: name of each run, and what it found.
+        markdown: with pipes.
+
+    Returns:
+        A line per run and arm. Runs of another test figure leave the other's column empty.
+
+    Example:
+        >>> print(across([], False))
+        run  arm
+        ---  ---
+    """
+    heads: dict[str, None] = dict.fromkeys(("run", "arm"))
+    for _, report in reports:
+        heads |= dict.fromkeys(report.header())
+    rows: list[list[str]] = []
+    for name, report in reports:
+        for cells in report.cells():
+            row = {"run": name, **dict(zip(report.header(), cells, strict=True))}
+            rows.append([row.get(head, "") for head in heads])
+    return lay_out(list(heads), rows, markdown=markdown)
+
+
+def _known(value: float) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(value) else value
 
 
 @dataclass(frozen=True)
@@ -166,8 +228,8 @@ class Report:
         saved, wall_saved = self._saved(arm)
         return {
             "n": len(runs),
-            f"{self.metric}_mean": tested,
-            f"{self.metric}_std": deviation,
+            f"{self.metric}_mean": _known(tested),
+            f"{self.metric}_std": _known(deviation),
             "samples": sum(run.samples for run in runs) / len(runs),
             "saved": saved,
             "dsi": spread([run.dsi for run in runs])[0],
@@ -180,7 +242,7 @@ class Report:
             "eval_seconds": spread([run.eval for run in runs])[0],
             "seeds": {
                 str(run.seed): {
-                    self.metric: run.shown,
+                    self.metric: _known(run.shown),
                     "samples": run.samples,
                     "dsi": run.dsi,
                     "wall_seconds": run.wall,
@@ -209,7 +271,11 @@ class Report:
         Returns:
             One line per arm under a header; no trailing newline.
         """
-        head = (
+        return lay_out(self.header(), self.cells(), markdown=markdown)
+
+    def header(self) -> list[str]:
+        """The words above the columns."""
+        return [
             "arm",
             "test accuracy %" if self.metric == ACCURACY else "test perplexity",
             "n",
@@ -222,18 +288,11 @@ class Report:
             "wall / samples saved",
             "engine s",
             "engine % of wall",
-        )
-        body = [self._cells(arm) for arm in self.arms]
-        if markdown:
-            rule = ["---"] + ["---:"] * (len(head) - 1)
-            return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
-        widths = [max(len(row[k]) for row in [head, *body]) for k in range(len(head))]
-        lines = [
-            "  ".join(c.ljust(w) if k == 0 else c.rjust(w) for k, (c, w) in enumerate(pairs))
-            for pairs in (list(zip(row, widths, strict=True)) for row in [head, *body])
         ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join(lines)
+
+    def cells(self) -> list[list[str]]:
+        """The words of the table, a list for each arm."""
+        return [self._cells(arm) for arm in self.arms]
 
     def _cells(self, arm: str) -> list[str]:
         a = self._arm(arm)
@@ -243,8 +302,9 @@ class Report:
 
         ratio = a["wall_per_sample_saved"]
         digits = 2 if self.metric == ACCURACY else 3
-        tested = f"{a[f'{self.metric}_mean']:.{digits}f}"
-        if a["n"] > 1:
+        mean = a[f"{self.metric}_mean"]
+        tested = "not tested" if mean is None else f"{mean:.{digits}f}"
+        if a["n"] > 1 and mean is not None:
             tested += f" ± {a[f'{self.metric}_std']:.{digits}f}"
         return [
             arm,
@@ -280,6 +340,9 @@ class Report:
             FULL: "full training",
             FULL_CUT: "full training cut to the same number of samples",
         }
+        if self.policy == SUBSET:
+            others[RANDOM_SUBSET] = "a random subset of the same size and classes"
+            others[BUDGET] = "budget, which saves as much epoch by epoch"
         said += [
             self._verdict(arm, what, self.policy)
             for arm, what in others.items()
@@ -308,10 +371,12 @@ class Report:
         n = len(gaps)
         digits, unit = (2, "points") if self.metric == ACCURACY else (3, "in perplexity")
         gap = f"{mean:+.{digits}f} {unit}"
-        if n == 1:
+        if n == 1 and not math.isnan(mean):
             return f"One seed says nothing about {what}: {policy} {gap}."
-        bound = T95.get(n - 1, 2.262) * deviation / math.sqrt(n)
+        bound = T95.get(n - 1, 2.262) * deviation / math.sqrt(n) if n > 1 else 0.0
         better = mean if self.metric == ACCURACY else -mean
+        if math.isnan(better):
+            return f"Nothing was tested, so {policy} was not compared with {what}."
         if better > bound:
             verb = "beat"
         elif better < -bound:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends, ops
+from prune_engine.backends import reference
 from prune_engine.bands import (
     INT64_MAX,
     PLAN_BLOCK,
@@ -18,7 +19,7 @@ from prune_engine.bands import (
     Band,
     weight_table,
 )
-from prune_engine.ops.rule import Rule
+from prune_engine.ops.rule import Rule, TopRule
 from prune_engine.ops.weights import weights_on
 
 NUM_SAMPLES = 5_000  # more than one block of a plan, and little enough for two seconds
@@ -189,6 +190,23 @@ def _plan(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor
         yield from operators.plan(records, rule, seed=SEED, epoch=1, backend=backend)
 
 
+def _cells(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    yield operators.cells(_records().to(device), backend=backend)
+
+
+def _solve_levels(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    counts = reference.cells(_records()).to(device)
+    for target in (0, NUM_SAMPLES // 2, NUM_SAMPLES):
+        yield from operators.solve_levels(counts, target, least=100, backend=backend)
+
+
+def _plan_levels(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    top, cut, *_ = reference.solve_levels(reference.cells(_records()), NUM_SAMPLES // 2, 100)
+    key = {"seed": SEED, "epoch": 1, "backend": backend}
+    records, top, cut = (x.to(device) for x in (_records(), top, cut))
+    yield from operators.plan_levels(records, top, cut, **key)
+
+
 def _compact(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
     classes = _classes()
     starts = range(0, NUM_SAMPLES, PLAN_BLOCK)
@@ -211,6 +229,18 @@ def _shuffle(operators: Any, backend: str, device: torch.device) -> Iterator[Ten
         places = torch.arange(0, n, max(1, n // 999), device=device)
         for work in (operators.shuffle, operators.unshuffle):
             yield work(places, n, seed=SEED, epoch=1, backend=backend)
+
+
+def _draw(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    for first in (0, 2**40):
+        at = torch.arange(first, first + 999, device=device)
+        yield operators.draw(at, seed=SEED, epoch=1, stream=3, backend=backend)
+
+
+def _plan_top(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    for k in (NUM_SAMPLES // 3, NUM_SAMPLES):  # ties among those never seen, and all of the pool
+        rule = TopRule(k, cut=20000)
+        yield from operators.plan(_records().to(device), rule, seed=SEED, epoch=1, backend=backend)
 
 
 def _audit(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
@@ -287,9 +317,14 @@ CASES: dict[str, Case] = {
     "observe": _observe,
     "mean_threshold": _mean_threshold,
     "plan": _plan,
+    "cells": _cells,
+    "solve_levels": _solve_levels,
+    "plan_levels": _plan_levels,
     "compact": _compact,
     "order": _order,
     "shuffle": _shuffle,
+    "draw": _draw,
+    "plan_top": _plan_top,
     "audit": _audit,
     "select": _select,
     "top": _top,

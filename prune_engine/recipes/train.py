@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
+from prune_engine.checkpoint import load_state, save_state
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.ranks import world
+from prune_engine.files import write_bytes
 from prune_engine.policies import BPAS, Policy
 from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
@@ -34,11 +39,13 @@ class Arm:
         policy: of the engine.
         samples: stop after this many samples (a multiple of the batch size), with a one-cycle
             schedule of exactly that length; None: run all epochs.
+        overhead: seconds that were spent before and count as the first epoch's.
     """
 
     name: str
     policy: Policy
     samples: int | None = None
+    overhead: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,21 @@ class ArmResult:
     def served(self) -> int:
         """Samples trained."""
         return sum(row["served"] for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What a training leaves on disk beside its rows; None: nothing of it.
+
+    Args:
+        recording: see ``PruneEngine.record``.
+        predictions: an ``.npy`` of what the trained model says of each training image.
+        checkpoint: written after every epoch; one that is there is continued.
+    """
+
+    recording: Path | None = None
+    predictions: Path | None = None
+    checkpoint: Path | None = None
 
 
 class Schedule(Protocol):
@@ -82,7 +104,11 @@ class Bar:
 
     def advance(self) -> None:
         """Count one batch; draw at most ten times a second."""
-        self.done += 1
+        self.reach(self.done + 1, self.total)
+
+    def reach(self, done: int, total: int) -> None:
+        """Note how many are done of how many."""
+        self.done, self.total = done, total
         if not self.enabled:
             return
         now = time.monotonic()
@@ -106,6 +132,8 @@ def train_arm(
     arm: Arm,
     seed: int,
     on_row: Callable[[ArmResult], None] | None = None,
+    on_end: Callable[[Trainer, PruneEngine], None] | None = None,
+    keep: Keep | None = None,
 ) -> ArmResult:
     """Train one model on one arm.
 
@@ -119,13 +147,17 @@ def train_arm(
         arm: what to train on.
         seed: of the weights, the order, the draws and the augmentation.
         on_row: called after every epoch with the result so far.
+        on_end: called once with what was trained.
+        keep: what is left on disk beside the rows.
 
     Returns:
         One row per epoch, and the loss distribution.
 
     Raises:
         ValueError: a number of samples that is not a positive multiple of the batch size.
+        StateMismatchError: what is to be continued is another training.
     """
+    keep = keep or Keep()
     budget = arm.samples
     if budget is not None and (budget < 1 or budget % config.batch_size):
         raise ValueError(
@@ -152,9 +184,17 @@ def train_arm(
     loader = trainer.loader(engine)
     full_steps = config.epochs * (data.num_samples // config.batch_size)
     schedule = _schedule(trainer, engine, full_steps, budget)
+    if keep.recording is not None:
+        engine.record(keep.recording)
     result = ArmResult()
-    trained, engine_before, size = 0, 0.0, world()[1]
-    for epoch in range(config.epochs):
+    if keep.checkpoint is not None and keep.checkpoint.is_file():
+        result = _restored(engine, trainer, schedule, keep.checkpoint)
+    trained, size = result.served, world()[1]
+    engine_before, recording_before = engine.engine_seconds, 0.0
+    if not result.rows:
+        engine_before = 0.0  # the first epoch also pays for the making of the engine
+    over = trained == budget or engine.done
+    for epoch in range(engine.epoch, engine.epoch if over else config.epochs):
         bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
         planned = engine.plan.num_kept
         served = 0
@@ -169,9 +209,11 @@ def train_arm(
             if trained + served == budget:
                 break
         lr = float(schedule.get_last_lr()[0])
+        ending = time.perf_counter()
         report = engine.end_epoch()
+        ending = time.perf_counter() - ending
         trainer.synchronize()
-        seconds = time.perf_counter() - clock
+        seconds = time.perf_counter() - clock + (arm.overhead if epoch == 0 else 0.0)
         bar.close()
         trained += served
         clock = time.perf_counter()
@@ -188,7 +230,7 @@ def train_arm(
                 "num_epochs": config.epochs,
                 "num_samples": data.num_samples,
                 "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
-                trainer.METRIC: tested,
+                trainer.METRIC: _finite(tested),
                 "lr": lr,
                 "planned": planned,
                 "served": served,
@@ -200,15 +242,58 @@ def train_arm(
                 "seconds": seconds,
                 "eval_seconds": eval_seconds,
                 "engine_seconds": engine.engine_seconds - engine_before,
+                "end_seconds": ending,
+                "recording_seconds": engine.recording_seconds - recording_before,
             }
         )
-        engine_before = engine.engine_seconds
+        engine_before, recording_before = engine.engine_seconds, engine.recording_seconds
         if on_row is not None:
             on_row(result)
+        if keep.checkpoint is not None:
+            _save(engine, trainer, schedule, result, keep.checkpoint)
         if trained == budget or report.ended_early:
             break
         clock = time.perf_counter()
+    if keep.predictions is not None and ranks.is_first():
+        _predict(trainer, keep.predictions)
+    if on_end is not None:
+        on_end(trainer, engine)
     return result
+
+
+def _predict(trainer: Trainer, path: Path) -> None:
+    """Write what the trained model says of its training samples, for a report."""
+    found = trainer.predictions()
+    if found is not None:
+        content = io.BytesIO()
+        np.save(content, found.to(torch.int32).numpy(), allow_pickle=False)
+        write_bytes(path, content.getvalue())
+
+
+def _save(
+    engine: PruneEngine, trainer: Trainer, schedule: Schedule, result: ArmResult, path: Path
+) -> None:
+    """Save a training after an epoch, whole."""
+    extra = {
+        **{name: part.state_dict() for name, part in _parts(trainer, schedule).items()},
+        "generator": trainer.generator.get_state(),
+        "rows": result.rows,
+        "histogram": result.histogram,
+    }
+    save_state(engine, path, extra=extra)
+
+
+def _restored(engine: PruneEngine, trainer: Trainer, schedule: Schedule, path: Path) -> ArmResult:
+    """Bring a training back to where it was saved."""
+    extra = load_state(engine, path)
+    for name, part in _parts(trainer, schedule).items():
+        part.load_state_dict(extra[name])
+    trainer.generator.set_state(extra["generator"])
+    return ArmResult(extra["rows"], extra["histogram"])
+
+
+def _parts(trainer: Trainer, schedule: Schedule) -> dict[str, Any]:
+    return {"model": trainer.model, "optimizer": trainer.optimizer, "schedule": schedule}
 
 
 def _schedule(

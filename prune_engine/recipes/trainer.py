@@ -186,6 +186,10 @@ class Trainer(ABC):
     def evaluate(self) -> float:
         """``METRIC`` on the test samples."""
 
+    def predictions(self) -> Tensor | None:
+        """The label predicted for each training sample, int64 [N]; None where there are none."""
+        return None
+
     def step(self, loss: Tensor) -> None:
         """Backward and one optimiser step."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -219,10 +223,14 @@ class ImageTrainer(Trainer):
         padding = min(4, self.data.shape[1] // 8)
         return (augment.crop_and_flip(batch[0], generator, padding=padding), *batch[1:])
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return uint8 images [B, C, H, W] as the model takes them."""
+        pixels = images.to(self.device, torch.float32, memory_format=torch.channels_last)
+        return pixels.sub_(self.mean).mul_(self.scale)
+
     def logits(self, images: Tensor) -> Tensor:
         """Normalise uint8 images [B, C, H, W] and apply the model, in training over all ranks."""
-        pixels = images.to(self.device, torch.float32, memory_format=torch.channels_last)
-        pixels = pixels.sub_(self.mean).mul_(self.scale)
+        pixels = self.normalised(images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             return self.averaged(pixels) if self.model.training else self.model(pixels)
 
@@ -252,16 +260,25 @@ class ImageTrainer(Trainer):
         return self.logits(images).float(), targets.to(self.device)
 
     def evaluate(self) -> float:
-        """Share of the test samples that are right, in [0, 1]."""
+        """Share of the test samples that are right, in [0, 1]; nan without one."""
+        labels = self.data.test_labels
+        if not len(labels):
+            return math.nan
+        return int((self._predict(self.data.test_images) == labels).sum()) / len(labels)
+
+    def predictions(self) -> Tensor:
+        """The label predicted for each training image, without augmentation."""
+        return self._predict(self.data.train_images)
+
+    def _predict(self, images: Tensor) -> Tensor:
         self.model.eval()
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        found = torch.empty(len(images), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
-            for start in range(0, len(self.data.test_labels), 1000):
+            for start in range(0, len(images), 1000):
                 part = slice(start, start + 1000)
-                labels = self.data.test_labels[part].to(self.device)
-                right += (self.logits(self.data.test_images[part]).argmax(1) == labels).sum()
+                found[part] = self.logits(images[part]).argmax(1)
         self.model.train()
-        return int(right) / len(self.data.test_labels)
+        return found.cpu()
 
 
 class TextTrainer(Trainer):

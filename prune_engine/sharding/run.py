@@ -18,7 +18,7 @@ from prune_engine.epoch.score_buffer import Audit
 from prune_engine.epoch.serving import Serving
 from prune_engine.errors import PruneEngineError, StateMismatchError
 from prune_engine.lasting import lasting
-from prune_engine.ops.rule import Rule, Selection
+from prune_engine.ops.rule import AnyRule, Selection, TopRule
 from prune_engine.ops.to_host import host_floats
 from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.exchange import audit_shards, make_share, return_records
@@ -94,7 +94,7 @@ def check_divisible(policy: Policy, mode: str) -> None:
     if not policy.divisible:
         raise ValueError(
             "policy must decide each sample by itself where the scores are divided (InfoBatch, "
-            f"RandomSubset with independent draws, KeepAll), got {policy}"
+            f"Proportional, RandomSubset with independent draws, KeepAll), got {policy}"
         )
     if mode != "epoch":
         raise ValueError(f"mode must be 'epoch' where the scores are divided, got {mode!r}")
@@ -186,14 +186,17 @@ class ShardedRun(EpochRun):
             )
         return shard
 
-    def _decide(self, rule: Rule | Selection, epoch: int, ahead: bool = False) -> EpochPlan:
-        if not isinstance(rule, Rule):
+    def _decide(self, rule: AnyRule, epoch: int, ahead: bool = False) -> EpochPlan:
+        if isinstance(rule, Selection | TopRule):
             raise ValueError(
-                "policy must return a Rule where the scores are divided, got a "
+                "policy must return a Rule or a LevelRule where the scores are divided, got a "
                 f"{type(rule).__name__} of {self.policy}"
             )
         own = super()._decide(rule, epoch, ahead)  # of the samples that this rank owns
         return self._planned(own.kept, own.weight_table, own.threshold, epoch, 0)
+
+    def _cells(self) -> Tensor:
+        return ranks.gather(self.buffer.cells(), self.process_group).sum(dim=0)
 
     def _planned(
         self, kept: Tensor, table: Tensor, thresholds: Tensor, epoch: int, start: int

@@ -19,6 +19,7 @@ Change = Callable[[Tensor], Tensor]
 N, BATCH, EPOCHS = 9_000, 300, 3
 RULES: dict[str, pe.policies.Policy] = {
     "infobatch": pe.InfoBatch(0.5, delta=1.0),
+    "proportional": pe.policies.Proportional(0.5, floor=0.1, delta=1.0),
     "infobatch_fixed": pe.InfoBatch(0.3, delta=1.0, sampling="fixed"),
 }
 

@@ -24,6 +24,7 @@ POLICIES = {
     "infobatch": pe.InfoBatch(prune_ratio=0.5, delta=0.875),
     "infobatch_fixed": pe.InfoBatch(prune_ratio=0.3, delta=1.0, sampling="fixed"),
     "infobatch_quantile": pe.InfoBatchQuantile(delta=1.0),
+    "proportional": pe.policies.Proportional(target_savings=0.6, floor=0.1, delta=1.0),
     "budget": pe.Budget(target_savings=0.4, delta=1.0),
     "random": pe.RandomSubset(prune_ratio=0.5),
     "full": pe.KeepAll(),
@@ -33,6 +34,7 @@ DIGESTS = {
     "infobatch_fixed": "5fdf1f8b7e9f93c4",
     "infobatch_quantile": "2e4b550b69392aa3",
     "budget": "970810c3746a2431",
+    "proportional": "d1cb4e54ce649990",
     "random": "5b8dee51ec2d4acf",
     "full": "c5ef56d432f9c579",
 }

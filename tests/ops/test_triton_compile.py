@@ -31,7 +31,10 @@ pytestmark = [pytest.mark.triton, pytest.mark.full("compiles each kernel four ti
 CAPABILITIES = (80, 90, 100, 120)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # Those that stream over all samples must load 16 bytes at a time.
-WIDE = ("plan_kernel", "compact_kernel", "audit_kernel", "moments_kernel")
+WIDE = (
+    *("plan_kernel", "compact_kernel", "audit_kernel", "moments_kernel"),
+    *("plan_levels_kernel", "cells_kernel"),
+)
 POINTERS = {
     torch.int64: "*i64",
     torch.int32: "*i32",

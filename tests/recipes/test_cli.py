@@ -33,7 +33,8 @@ def test_a_comparison_prints_its_table_and_draws_its_pictures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert main([*TRAIN, "--compare", "--seeds", "2", "--out", str(out)]) == 0
+    arguments = [*TRAIN, "--compare", "--seeds", "2", "--pictures"]
+    assert main([*arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr()
     for arm in ("full", "full_cut", "random", "infobatch"):
         assert f"\n{arm} " in printed.out
@@ -49,7 +50,7 @@ def test_a_comparison_prints_its_table_and_draws_its_pictures(
 
     for name in ("table.md", "summary.json", "pruned.png"):
         (out / name).unlink()
-    assert main(["report", str(out)]) == 0
+    assert main(["report", str(out), "--pictures"]) == 0
     assert (out / "table.md").read_text() == table
     assert (out / "pruned.png").stat().st_size > 10_000
 
@@ -67,8 +68,10 @@ def test_the_demo_trains_as_the_makefile_calls_it(
     printed = capsys.readouterr().out
     for arm in ("full", "full_cut", "random", "infobatch"):
         assert f"\n{arm} " in printed
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary  # what `prune-engine report` reads
+    assert json.loads((tmp_path / "summary.json").read_text())
+    page = tmp_path / "report.html"
+    assert printed.endswith(f"report: {page}\n"), "its last line is where to look"
+    assert page.stat().st_size > 30_000
 
 
 @pytest.mark.full("trains")
@@ -77,7 +80,8 @@ def test_batch_pruning_draws_the_batches_kept_under_each_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ranges = ["--delta-range", "0.1:0.2", "--delta-range", "1e-2:0.1"]
-    arguments = [*TRAIN, "--policy", "bpas", *ranges, "--layers", "[13]", "--out", str(tmp_path)]
+    arguments = [*TRAIN, "--policy", "bpas", *ranges, "--layers", "[13]", "--pictures"]
+    arguments += ["--out", str(tmp_path)]
     assert main(arguments) == 0
     assert "\nbpas_0.01_0.1 " in capsys.readouterr().out
     pixels = picture(tmp_path / "batches.png")

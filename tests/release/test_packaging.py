@@ -64,8 +64,9 @@ def test_metadata_says_what_is_needed_and_under_which_licence() -> None:
     assert about["License-Expression"] == "Apache-2.0"
     assert about["Requires-Python"] == ">=3.10"
     required = [line for line in metadata.requires("prune_engine") or () if "extra ==" not in line]
-    assert sorted(required) == ["numpy", "torch>=2.10"]
-    assert set(about.get_all("Provides-Extra") or ()) == {"train", "test", "dev", "nvcc", "text"}
+    assert sorted(required) == ["jinja2", "numpy", "torch>=2.10"]
+    extras = {"train", "test", "dev", "nvcc", "text", "parquet", "live"}
+    assert set(about.get_all("Provides-Extra") or ()) == extras
 
 
 def test_the_command_is_installed() -> None:

@@ -11,6 +11,16 @@ from prune_engine.backends.reference.arithmetic import MASK32, float_to_key, kee
 from prune_engine.bands import PLAN_BLOCK
 
 
+def offsets_of(weight_class: Tensor) -> Tensor:
+    """Count the kept samples before each block of PLAN_BLOCK, and last in all (int64)."""
+    num_samples = weight_class.numel()
+    blocks = -(-num_samples // PLAN_BLOCK)
+    kept = (weight_class != 0).to(torch.int64)
+    padded = pad(kept, (0, blocks * PLAN_BLOCK - num_samples))
+    per_block = padded.reshape(blocks, PLAN_BLOCK).sum(dim=1)
+    return pad(per_block.cumsum(dim=0), (1, 0))
+
+
 def plan(
     records: Tensor,
     thresholds: Tensor,
@@ -81,8 +91,4 @@ def plan(
             kept[ranking[: members.numel() * share // keep_den]] = True
         weight_class[members] = torch.where(kept, kept_class, 0).to(torch.uint8)
 
-    blocks = -(-num_samples // PLAN_BLOCK)
-    kept_mask = (weight_class != 0).to(torch.int64)
-    padded = pad(kept_mask, (0, blocks * PLAN_BLOCK - num_samples))
-    per_block = padded.reshape(blocks, PLAN_BLOCK).sum(dim=1)
-    return pad(per_block.cumsum(dim=0), (1, 0))
+    return offsets_of(weight_class)

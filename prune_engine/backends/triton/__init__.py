@@ -21,10 +21,12 @@ import torch
 try:
     from prune_engine.backends.triton.activation_std import activation_std
     from prune_engine.backends.triton.audit import audit
+    from prune_engine.backends.triton.cells import cells
     from prune_engine.backends.triton.compact import compact
     from prune_engine.backends.triton.cross_entropy_grad import cross_entropy_grad
     from prune_engine.backends.triton.cross_entropy_observe import cross_entropy_observe
     from prune_engine.backends.triton.dispatch import register
+    from prune_engine.backends.triton.draw import draw
     from prune_engine.backends.triton.gelu_moments import gelu_moments
     from prune_engine.backends.triton.mean_threshold import mean_threshold
     from prune_engine.backends.triton.moments import moments
@@ -32,9 +34,12 @@ try:
     from prune_engine.backends.triton.order import order
     from prune_engine.backends.triton.pick import pick
     from prune_engine.backends.triton.plan import plan
+    from prune_engine.backends.triton.plan_levels import plan_levels
+    from prune_engine.backends.triton.plan_top import plan_top
     from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
     from prune_engine.backends.triton.select import select
     from prune_engine.backends.triton.shuffle import shuffle
+    from prune_engine.backends.triton.solve_levels import solve_levels
     from prune_engine.backends.triton.top import top
 except ModuleNotFoundError as error:
     if error.name != "triton":
@@ -45,9 +50,11 @@ __all__ = [
     "OPERATORS",
     "activation_std",
     "audit",
+    "cells",
     "compact",
     "cross_entropy_grad",
     "cross_entropy_observe",
+    "draw",
     "gelu_moments",
     "mean_threshold",
     "moments",
@@ -55,11 +62,14 @@ __all__ = [
     "order",
     "pick",
     "plan",
+    "plan_levels",
+    "plan_top",
     "refusal",
     "relu_moments",
     "relu_moments_",
     "select",
     "shuffle",
+    "solve_levels",
     "top",
 ]
 
@@ -67,9 +77,11 @@ CHECKS_ARGUMENTS = False
 OPERATORS = {
     "activation_std": activation_std,
     "audit": audit,
+    "cells": cells,
     "compact": compact,
     "cross_entropy_grad": cross_entropy_grad,
     "cross_entropy_observe": cross_entropy_observe,
+    "draw": draw,
     "gelu_moments": gelu_moments,
     "mean_threshold": mean_threshold,
     "moments": moments,
@@ -77,10 +89,13 @@ OPERATORS = {
     "order": order,
     "pick": pick,
     "plan": plan,
+    "plan_levels": plan_levels,
+    "plan_top": plan_top,
     "relu_moments": relu_moments,
     "relu_moments_": relu_moments_,
     "select": select,
     "shuffle": shuffle,
+    "solve_levels": solve_levels,
     "top": top,
 }
 REGISTERED = register(OPERATORS)  # lives as long as this module

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Charts as numbers: where lines, ticks and labels are; a template draws them as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+WIDTH, HEIGHT = 480, 280
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+MOST_POINTS = 240  # of a line; more are thinned out
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Args:
+        label: for the legend; "" for what has no entry of its own.
+        slot: of the colours.
+        points: (x, y), by x.
+        dot: mark the end.
+    """
+
+    label: str
+    slot: int
+    points: Points
+    dot: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, laid out.
+
+    Args:
+        name: an id, once in a page.
+        title: above it.
+        about: what a reader who does not see it is told.
+        x: what runs to the right.
+        y: what runs up.
+        x_ticks: (position, words).
+        y_ticks: likewise.
+        paths: (slot, path, label).
+        dots: (slot, x, y).
+        rows: the ends of the lines as a table: label, first, last.
+    """
+
+    name: str
+    title: str
+    about: str
+    x: str
+    y: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    paths: list[tuple[int, str, str]]
+    dots: list[tuple[int, float, float]] = field(default_factory=list[tuple[int, float, float]])
+    rows: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+
+    @property
+    def legend(self) -> list[tuple[int, str]]:
+        """Slot and label of what has one, each once."""
+        return list(dict.fromkeys((slot, label) for slot, _, label in self.paths if label))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A range of numbers laid over a range of pixels; ``log`` for powers of ten."""
+
+    low: float
+    high: float
+    first: float
+    last: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """Return the pixel of a number; what is outside the range is at its edge."""
+        low, high = self._shown(self.low), self._shown(self.high)
+        share = (self._shown(value) - low) / (high - low)
+        return round(self.first + min(1.0, max(0.0, share)) * (self.last - self.first), 1)
+
+    def _shown(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+    def quarters(self) -> list[tuple[float, str]]:
+        """Return the ends of a scale from zero and three between, with their pixels."""
+        return [(self.at(self.high * k / 4), _number(self.high * k / 4)) for k in range(5)]
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return round numbers within the range, with their pixels."""
+        if self.log:
+            powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
+            step = max(1, len(powers) // 5)
+            return [(self.at(10.0**p), _number(10.0**p)) for p in powers[::step]]
+        step = _step((self.high - self.low) / 5)
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [(self.at(k * step), _number(round(k * step, 10))) for k in range(first, last + 1)]
+
+
+def rounded_up(value: float, first: float, last: float) -> Scale:
+    """Return a scale from zero to a round number that is not below a value."""
+    return Scale(0.0, _step(value) if value > 0 else 1.0, first, last)
+
+
+def scale(values: Sequence[float], first: float, last: float, *, zero: bool = False) -> Scale:
+    """Return a scale over some numbers; of none or of one, a range around it."""
+    known = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = (min(0.0, *known), max(0.0, *known)) if zero else (min(known), max(known))
+    if high - low <= 1e-12 * max(abs(high), abs(low), 1.0):
+        low, high = (low, low + 1.0) if zero else (low - 0.5, high + 0.5)
+    return Scale(low, high, first, last)
+
+
+def line_chart(
+    name: str,
+    title: str,
+    axes: tuple[str, str],
+    lines: Sequence[Line],
+    *,
+    window: tuple[float, float] | None = None,
+    zero: bool = True,
+) -> Chart:
+    """Lay out lines over one pair of axes.
+
+    Args:
+        name: an id.
+        title: above the chart.
+        axes: what x and y are.
+        lines: at least one with a point that is a number.
+        window: of y, outside of which nothing is drawn; default all of it.
+        zero: y begins at zero.
+
+    Returns:
+        The chart; numbers that are not finite break a line.
+    """
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points]
+    across = scale(xs, LEFT, WIDTH - RIGHT, zero=min(xs, default=0.0) == 0)
+    up = (
+        Scale(*window, HEIGHT - BOTTOM, TOP)
+        if window is not None
+        else scale(ys, HEIGHT - BOTTOM, TOP, zero=zero)
+    )
+    paths: list[tuple[int, str, str]] = []
+    dots: list[tuple[int, float, float]] = []
+    rows: list[tuple[str, str, str]] = []
+    for line in lines:
+        points = [(x, y) for x, y in line.points if up.low <= y <= up.high]
+        paths.append((line.slot, path(thinned(points), across, up), line.label))
+        if points and (line.dot or len(points) == 1):
+            dots.append((line.slot, across.at(points[-1][0]), up.at(points[-1][1])))
+        if line.label and points:
+            rows.append((line.label, _number(points[0][1]), _number(points[-1][1])))
+    said = "; ".join(f"{label} from {first} to {last}" for label, first, last in rows)
+    about = f"{title}. {axes[1]} over {axes[0]}: {said or 'no figures'}."
+    x_ticks, y_ticks = across.ticks(), up.ticks()
+    return Chart(name, title, about, *axes, x_ticks, y_ticks, paths, dots, rows)
+
+
+def path(points: Points, across: Scale, up: Scale) -> str:
+    """Return a line as an SVG path."""
+    return "M" + "L".join(f"{across.at(x):g} {up.at(y):g}" for x, y in points) if points else ""
+
+
+def thinned(points: Points) -> Points:
+    """Return at most so many points of a line as a screen shows, first and last among them."""
+    if len(points) <= MOST_POINTS:
+        return points
+    last = len(points) - 1
+    return [points[round(k * last / (MOST_POINTS - 1))] for k in range(MOST_POINTS)]
+
+
+def spark(values: Sequence[float], low: float, high: float) -> str:
+    """Return a small line of 100 by 24 as an SVG path; what is not finite breaks it."""
+    across = Scale(0.0, max(1.0, len(values) - 1.0), 2, 98)
+    up = Scale(low, high if high > low else low + 1.0, 22, 2)
+    parts: list[list[tuple[float, float]]] = [[]]
+    for at, value in enumerate(values):
+        if math.isfinite(value):
+            parts[-1].append((at, value))
+        elif parts[-1]:
+            parts.append([])
+    return "".join(path(_drawn(part), across, up) for part in parts if part)
+
+
+def _drawn(part: Points) -> Points:
+    """Return a part of a line that can be seen: a single point gets a little length."""
+    return part if len(part) > 1 else [*part, (part[0][0] + 0.5, part[0][1])]
+
+
+def _step(rough: float) -> float:
+    """Return the next of 1, 2, 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+
+
+def _number(value: float) -> str:
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        return f"{value:.3g}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
