@@ -327,16 +327,19 @@ def _check_device(device: str, backend: str) -> None:
 
 def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
     """Write and print what a run found, its page last."""
-    _write(out, run, drawn=drawn)
+    written = _write(out, run, drawn=drawn)
     page.write_page([(out, run)], out / PAGE)
+    _print(run, written)
     _say(f"report: {out / PAGE}")
 
 
-def _write(out: Path, run: files.Run, *, drawn: bool) -> None:
+def _write(out: Path, run: files.Run, *, drawn: bool) -> list[Path]:
     files.write_report(out, run)
-    written = [out / "table.md", out / "summary.json"]
-    if drawn:
-        written += pictures.draw(out, run)
+    pngs = pictures.draw(out, run) if drawn else []
+    return [out / "table.md", out / "summary.json", *pngs]
+
+
+def _print(run: files.Run, written: list[Path]) -> None:
     report = run.report
     sentences = "\n".join(report.sentences())
     places = ", ".join(str(path) for path in written)
@@ -352,10 +355,11 @@ def _report(arguments: argparse.Namespace) -> int:
         for folder in dict.fromkeys(path.resolve() for path in folders):
             owning.enter_context(owner.owned(folder))
         runs = [(folder, files.load_run(folder)) for folder in folders]
-        for folder, run in runs:
-            _write(folder, run, drawn=arguments.pictures)
+        written = [_write(folder, run, drawn=arguments.pictures) for folder, run in runs]
         out: Path = arguments.out or folders[0] / PAGE
         page.write_page(runs, out, data_root=arguments.data_root, names=names)
+    for (_, run), paths in zip(runs, written, strict=True):
+        _print(run, paths)
     _say(f"report: {out}")
     return 0
 

@@ -337,7 +337,7 @@ def _train(
             if ranks.is_first():
                 (options.out / f"{arm.name}-seed{seed}").mkdir(parents=True, exist_ok=True)
             result = train_arm(data, options.train, arm, seed, writer, keep)
-            if writer is not None:
+            if resume and writer is not None:  # the rows on disk may be beyond what was saved
                 _write(options.out / f"{arm.name}-seed{seed}", result)
             results[f"{arm.name}-seed{seed}"] = result
             if options.policy != ALL and name == options.arm().name:

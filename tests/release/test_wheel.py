@@ -189,8 +189,10 @@ def test_with_the_extras_training_works(wheel: Path, tmp_path: Path) -> None:
     python = _wheel.environment(tmp_path / "env", needed)
     _wheel.install(wheel, python)
     arguments = ["train", "--limit", "200", "--epochs", "2", "--batch-size", "16", "--seed", "0"]
+    arguments += ["--pictures"]
     run([python.parent / "prune-engine", *arguments, "--out", tmp_path / "run"], tmp_path)
-    assert (tmp_path / "run" / "pruned.png").is_file()
+    for name in ("pruned.png", "report.html"):
+        assert (tmp_path / "run" / name).is_file()
 
 
 @pytest.mark.slow
