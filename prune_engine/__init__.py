@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         data,
         epoch,
         host,
+        loggers,
         losses,
         ops,
         policies,
@@ -68,6 +69,7 @@ __all__ = [
     "export_scores",
     "host",
     "load_state",
+    "loggers",
     "losses",
     "ops",
     "policies",
@@ -82,7 +84,7 @@ __all__ = [
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
     **dict.fromkeys(("backends", "data", "epoch", "host", "losses", "ops"), ""),
-    **dict.fromkeys(("policies", "recording", "sharding"), ""),
+    **dict.fromkeys(("loggers", "policies", "recording", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",

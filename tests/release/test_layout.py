@@ -19,6 +19,7 @@ HEIGHTS = {
     "cli": 9,
     "recipes": 8,
     "integrations": 8,
+    "loggers": 8,
     "engine": 7,
     "checkpoint": 7,
     "sharding": 5,
