@@ -144,10 +144,12 @@ def wandb_records(path: Path) -> list[Any]:
 def whole_run(path: Path) -> list[Any]:
     """Wait until its service has written an offline run to its end."""
     until = time.monotonic() + 60
-    while not any(record.HasField("exit") for record in (found := wandb_records(path))):
-        assert time.monotonic() < until, "the run was not written to its end"
+    while time.monotonic() < until:
+        found = wandb_records(path)
+        if any(record.HasField("exit") for record in found):
+            return found
         time.sleep(0.05)
-    return found
+    raise AssertionError("the run was not written to its end")
 
 
 @pytest.mark.extra("wandb")
