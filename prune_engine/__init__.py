@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         RandomSubset,
     )
     from prune_engine.recording import export_scores
+    from prune_engine.terminal_view import live
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ __all__ = [
     "epoch",
     "export_scores",
     "host",
+    "live",
     "load_state",
     "loggers",
     "losses",
@@ -89,6 +91,7 @@ _HOMES: dict[str, str] = {
     "PruneEngine": "engine",
     "EpochReport": "epoch",
     "export_scores": "recording",
+    "live": "terminal_view",
     **dict.fromkeys(("load_state", "save_state"), "checkpoint"),
     **dict.fromkeys(("ActivationMonitor", "BPAS", "Budget", "EpsilonGreedy"), "policies"),
     **dict.fromkeys(("InfoBatch", "InfoBatchQuantile", "KeepAll", "RandomBatches"), "policies"),

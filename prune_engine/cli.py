@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from prune_engine import backends
+from prune_engine import backends, terminal_view
 from prune_engine.data.subset import KEEP
 from prune_engine.losses.scores import SCORES
 from prune_engine.recipes import (
     compare,
+    data,
     diagnostics,
     environment,
     files,
@@ -31,6 +32,7 @@ from prune_engine.recipes import (
     results,
     selftest,
     subsets,
+    terminal,
 )
 from prune_engine.recipes.data import DATA_SETS
 from prune_engine.recipes.report import page, view
@@ -115,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="what a saved engine state holds")
     inspect.add_argument("state", type=Path, metavar="STATE.pt")
     inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.add_argument("--top", type=int, metavar="K", help="show the K highest scores")
+    inspect.add_argument("--data", choices=DATA_SETS, help="what the samples are")
+    inspect.add_argument("--data-root", metavar="DIR", help="the folder of the data set's folder")
+    inspect.add_argument("--limit", type=int, help=argparse.SUPPRESS)
     inspect.set_defaults(run=_inspect)
 
     select = commands.add_parser("select", help="a fixed subset from a saved state's scores")
@@ -228,6 +234,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="keep scores and kept bits, 1.4 bytes per sample and epoch, for the report",
     )
     add("--resume", action="store_true", help="save after every epoch, and go on from there")
+    add("--live", action="store_true", help="a view of the run instead of a bar, by rich")
     add("--limit", type=int, help=argparse.SUPPRESS)
 
 
@@ -265,7 +272,8 @@ def _train(arguments: argparse.Namespace) -> int:
         for name in TRAIN_FIELDS
         if getattr(arguments, name) is not None
     }
-    config = replace(compare.DEFAULTS[arguments.data], progress=sys.stderr.isatty(), **given)
+    progress = sys.stderr.isatty() and not arguments.live
+    config = replace(compare.DEFAULTS[arguments.data], progress=progress, **given)
     if arguments.seeds is not None and arguments.seeds < 1:
         raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
     count = arguments.seeds or (3 if arguments.compare else 1)
@@ -290,6 +298,8 @@ def _train(arguments: argparse.Namespace) -> int:
         record=arguments.record,
     )
     _check_device(config.device, config.backend)
+    if arguments.live:
+        terminal_view.require()
     if arguments.pictures:
         pictures.require()
     threads = arguments.threads
@@ -308,6 +318,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 _Progress(),
                 lambda run: _finish(out, run, drawn=arguments.pictures),
                 resume=arguments.resume,
+                watch=terminal_view.live if arguments.live else None,
             )
     finally:
         torch.set_num_threads(before)
@@ -384,7 +395,21 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    return _show(inspection.inspect_state(arguments.state), as_json=arguments.json)
+    facts = inspection.inspect_state(arguments.state)
+    if arguments.top is None:
+        if arguments.data is not None:
+            raise ValueError("--data: expected with --top K, which shows samples")
+        return _show(facts, as_json=arguments.json)
+    found = None
+    if arguments.data is not None:
+        found = data.load(arguments.data, arguments.data_root, limit=arguments.limit)
+    _, buffer = inspection.load_buffer(arguments.state)
+    samples = terminal.top_samples(buffer.scores, arguments.top, found)
+    if arguments.json:
+        return _show({**facts, "top": samples}, as_json=True)
+    _show(facts, as_json=False)
+    _say("\n" + terminal.laid_out(samples))
+    return 0
 
 
 def _select(arguments: argparse.Namespace) -> int:

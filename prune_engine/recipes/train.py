@@ -7,6 +7,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,17 +67,19 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Keep:
-    """What a training leaves on disk beside its rows; None: nothing of it.
+    """What a training leaves on disk beside its rows, and who looks on; None: nothing of it.
 
     Args:
         recording: see ``PruneEngine.record``.
         predictions: an ``.npy`` of what the trained model says of each training image.
         checkpoint: written after every epoch; one that is there is continued.
+        watch: what looks at the engine meanwhile.
     """
 
     recording: Path | None = None
     predictions: Path | None = None
     checkpoint: Path | None = None
+    watch: Callable[[PruneEngine], AbstractContextManager[None]] | None = None
 
 
 class Schedule(Protocol):
@@ -186,66 +189,70 @@ def train_arm(
     if not result.rows:
         engine_before = 0.0  # the first epoch also pays for the making of the engine
     over = trained == budget or engine.done
-    for epoch in range(engine.epoch, engine.epoch if over else config.epochs):
-        bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
-        planned = engine.plan.num_kept
-        served = 0
-        total = torch.zeros((), dtype=torch.float64, device=trainer.device)
-        for inputs, targets, indices in loader:
-            loss, losses = trainer.observe(engine, inputs, targets, indices.to(trainer.device))
-            trainer.step(loss)
-            schedule.step()
-            total += losses.sum()
-            served += len(indices) * size
-            bar.advance()
-            if trained + served == budget:
+    watching = ExitStack()
+    if keep.watch is not None:
+        watching.enter_context(keep.watch(engine))
+    with watching:
+        for epoch in range(engine.epoch, engine.epoch if over else config.epochs):
+            bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
+            planned = engine.plan.num_kept
+            served = 0
+            total = torch.zeros((), dtype=torch.float64, device=trainer.device)
+            for inputs, targets, indices in loader:
+                loss, losses = trainer.observe(engine, inputs, targets, indices.to(trainer.device))
+                trainer.step(loss)
+                schedule.step()
+                total += losses.sum()
+                served += len(indices) * size
+                bar.advance()
+                if trained + served == budget:
+                    break
+            lr = float(schedule.get_last_lr()[0])
+            ending = time.perf_counter()
+            report = engine.end_epoch()
+            ending = time.perf_counter() - ending
+            trainer.synchronize()
+            seconds = time.perf_counter() - clock
+            bar.close()
+            trained += served
+            clock = time.perf_counter()
+            tested = trainer.evaluate() if ranks.is_first() else float("nan")
+            eval_seconds = time.perf_counter() - clock
+            if epoch + 1 == max(1, config.epochs // 2) and fixed is None:
+                result = ArmResult(result.rows, _histogram(engine))
+            result.rows.append(
+                {
+                    "schema": SCHEMA,
+                    "arm": arm.name,
+                    "seed": seed,
+                    "epoch": epoch,
+                    "num_epochs": config.epochs,
+                    "num_samples": data.num_samples,
+                    "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
+                    trainer.METRIC: _finite(tested),
+                    "lr": lr,
+                    "planned": planned,
+                    "served": served,
+                    "saved": nominal - planned,
+                    "nominal": nominal,
+                    "batches": None if fixed is None else -(-planned // fixed),
+                    "threshold": _finite(report.threshold),
+                    "nonfinite": report.nonfinite,
+                    "seconds": seconds,
+                    "eval_seconds": eval_seconds,
+                    "engine_seconds": engine.engine_seconds - engine_before,
+                    "end_seconds": ending,
+                    "recording_seconds": engine.recording_seconds - recording_before,
+                }
+            )
+            engine_before, recording_before = engine.engine_seconds, engine.recording_seconds
+            if on_row is not None:
+                on_row(result)
+            if keep.checkpoint is not None:
+                _save(engine, trainer, schedule, result, keep.checkpoint)
+            if trained == budget or report.ended_early:
                 break
-        lr = float(schedule.get_last_lr()[0])
-        ending = time.perf_counter()
-        report = engine.end_epoch()
-        ending = time.perf_counter() - ending
-        trainer.synchronize()
-        seconds = time.perf_counter() - clock
-        bar.close()
-        trained += served
-        clock = time.perf_counter()
-        tested = trainer.evaluate() if ranks.is_first() else float("nan")
-        eval_seconds = time.perf_counter() - clock
-        if epoch + 1 == max(1, config.epochs // 2) and fixed is None:
-            result = ArmResult(result.rows, _histogram(engine))
-        result.rows.append(
-            {
-                "schema": SCHEMA,
-                "arm": arm.name,
-                "seed": seed,
-                "epoch": epoch,
-                "num_epochs": config.epochs,
-                "num_samples": data.num_samples,
-                "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
-                trainer.METRIC: _finite(tested),
-                "lr": lr,
-                "planned": planned,
-                "served": served,
-                "saved": nominal - planned,
-                "nominal": nominal,
-                "batches": None if fixed is None else -(-planned // fixed),
-                "threshold": _finite(report.threshold),
-                "nonfinite": report.nonfinite,
-                "seconds": seconds,
-                "eval_seconds": eval_seconds,
-                "engine_seconds": engine.engine_seconds - engine_before,
-                "end_seconds": ending,
-                "recording_seconds": engine.recording_seconds - recording_before,
-            }
-        )
-        engine_before, recording_before = engine.engine_seconds, engine.recording_seconds
-        if on_row is not None:
-            on_row(result)
-        if keep.checkpoint is not None:
-            _save(engine, trainer, schedule, result, keep.checkpoint)
-        if trained == budget or report.ended_early:
-            break
-        clock = time.perf_counter()
+            clock = time.perf_counter()
     if keep.predictions is not None and ranks.is_first():
         _predict(trainer, keep.predictions)
     return result
