@@ -2,6 +2,7 @@
 # build: environment and libraries   test: the tests, in minutes   check: what pre-commit checks
 # test-full: what is too long for those: compilers, wheels, trainings, a brief soak
 # demo: train with and without pruning   bench: the benchmarks   soak: the long tests
+# test-integrations: the integrations with the frameworks' own packages, in an environment of theirs
 # wheel: what is released, in dist/   test-wheel: the tests against that
 # extremes: the same with the oldest and the newest torch and Python, as far as they can be had
 # clean: remove what was built
@@ -30,8 +31,8 @@ FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard 2>/
 # States saved by earlier versions are read byte for byte.
 TEXTS = $(filter-out %.pt,$(FILES))
 
-.PHONY: build test test-full check demo bench soak wheel test-wheel extremes clean nvcc gpu gpu-build gpu-tests
-.PHONY: gpu-bench gpu-wheel sanitize sitting
+.PHONY: build test test-full test-integrations check demo bench soak wheel test-wheel extremes clean nvcc
+.PHONY: gpu gpu-build gpu-tests gpu-bench gpu-wheel sanitize sitting
 .PHONY: check-text check-python check-types check-native check-spelling
 
 build: prune_engine/_ops.so
@@ -59,6 +60,10 @@ test: build
 
 test-full: build $(VENV)/.dev
 	$(PYTEST) -m "full and not slow and not cuda"
+
+# Pinned releases in build/integrations, set up once; the library is the one of this tree.
+test-integrations: build
+	$(BIN)/python .ci/integrations.py
 
 # The build's own search; what it prints is why there is none.
 FIND_NVCC := $(BIN)/python csrc/build/toolkit.py

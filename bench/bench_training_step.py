@@ -91,6 +91,9 @@ class StepData:
         if name in MONITORS:
             self.monitor = pe.ActivationMonitor(self.model, **MONITORS[name])
             self.engines[name].attach(self.monitor)
+            logits = self.model(self.images)  # the first pass measures each layer for itself
+            self.monitor.take()
+            del logits
         # After the monitor, so that its hooks lie between these two.
         watched = [module for module in self.model.modules() if type(module) in ACTIVATIONS]
         self.clocks = [

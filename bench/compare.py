@@ -28,6 +28,7 @@ import bench_activation_std
 import bench_cross_entropy_observe
 import bench_memory
 import bench_observe
+import bench_observe_warm
 import bench_order
 import bench_pick
 import bench_plan
@@ -54,10 +55,12 @@ ROUNDS = {
 }
 LOGITS = ("cross_entropy", "cross_entropy_memory")  # a run of their own, for torch.compile is slow
 PICK = bench_pick.TABLE  # ... and so is this, for its N are batches
-TABLES = (*(name for name in ROUNDS if name not in (*LOGITS, PICK)), "memory")  # if none is named
+WARM = bench_observe_warm.TABLE  # knows no N: once in a run
+# If none is named:
+TABLES = (*(name for name in ROUNDS if name not in (*LOGITS, PICK)), WARM, "memory")
 # These know no N, so they are runs of their own.
 ACTIVATIONS, STEP = bench_activation_std.TABLE, bench_training_step.TABLE
-ACTIVATION_ROUNDS, STEP_ROUNDS = 15, 15
+ACTIVATION_ROUNDS, STEP_ROUNDS, WARM_ROUNDS = 15, 15, 101
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 
@@ -79,8 +82,9 @@ def run_section(module: Any, made: Any, n: int, rounds: int, flush: harness.Cold
         The section as plain JSON values.
     """
     before = os.getloadavg()[0]
+    limits = harness.read_limits() if flush.mib else ()  # which would empty the caches as well
     rows = harness.interleave(
-        (*module.ALTERNATIVES, *harness.read_limits()), made, rounds=rounds, flush=flush, seed=n
+        (*module.ALTERNATIVES, *limits), made, rounds=rounds, flush=flush, seed=n
     )
     return {
         "table": module.TABLE,
@@ -148,6 +152,13 @@ def run(arguments: argparse.Namespace) -> int:
             document["sections"].append(run_section(module, made, n, rounds, flush))
             del made
             gc.collect()
+    if WARM in arguments.tables:
+        _say(f"{WARM} ({time.monotonic() - started:.0f} s)")
+        made = bench_observe_warm.WarmData()
+        rounds = arguments.rounds or WARM_ROUNDS
+        none = harness.ColdCaches(0)
+        section = run_section(bench_observe_warm, made, made.num_samples, rounds, none)
+        document["sections"].append(section)
     for dtype in bench_activation_std.DTYPES if ACTIVATIONS in arguments.tables else ():
         _say(f"{ACTIVATIONS}, {dtype} ({time.monotonic() - started:.0f} s)")
         made = bench_activation_std.ActivationData(dtype)

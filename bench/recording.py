@@ -52,9 +52,8 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         rows = train(arguments.data_root, Path(folder) / "run", arguments.epochs)
-    print(
-        "\n| epoch | trained | epoch, s | recording, ms | share % |\n| ---: | ---: | ---: | ---: | ---: |"
-    )
+    print("\n| epoch | trained | epoch, s | recording, ms | share % |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
         share = 100 * row["recording_seconds"] / row["seconds"]
         print(

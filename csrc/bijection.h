@@ -79,26 +79,40 @@ PE_HD uint32_t row_shift(const Bijection& pi, int round, uint32_t column) {
   return static_cast<uint32_t>(top >> 32);
 }
 
-// How far an odd round moves a row to the right; below b.
+// How far an odd round moves a row to the right; below b, which is at most 2^31.
 PE_HD uint32_t column_shift(const Bijection& pi, int round, uint32_t row) {
-  const uint64_t share = static_cast<uint64_t>(hash32(row, pi.key[round])) * pi.columns;
+  const auto columns = static_cast<uint32_t>(pi.columns);
+  const uint64_t share = static_cast<uint64_t>(hash32(row, pi.key[round])) * columns;
   return static_cast<uint32_t>(share >> 32);
 }
 
-// One pass of the network over the grid; a bijection of [0, 2^k * b).
+struct Cell {
+  uint32_t row, column;
+};
+
+PE_HD Cell two_rounds(const Bijection& pi, int round, Cell at) {
+  const auto columns = static_cast<uint32_t>(pi.columns);
+  const uint32_t row = (at.row + row_shift(pi, round, at.column)) & pi.mask;
+  const uint32_t column = at.column + column_shift(pi, round + 1, row);
+  const uint32_t wrapped = column - columns;  // 2^31 or more where nothing was to be taken away
+  return {row, column < wrapped ? column : wrapped};
+}
+
+// One pass of the network over the grid; a bijection of [0, 2^k * b). kRounds: known beforehand,
+// and written out on a GPU, so that a key is an operand and not a load; 0: pi.rounds, in a loop.
+template <int kRounds = 0>
 PE_HD uint64_t feistel(const Bijection& pi, uint64_t position) {
-  uint32_t row = static_cast<uint32_t>(position) & pi.mask;
-  uint32_t column = static_cast<uint32_t>(position >> pi.bits);
-  const uint32_t columns = static_cast<uint32_t>(pi.columns);
+  Cell at = {static_cast<uint32_t>(position) & pi.mask, static_cast<uint32_t>(position >> pi.bits)};
+  if (kRounds > 0) {
+    PE_UNROLL
+    for (int round = 0; round < kRounds; round += 2) at = two_rounds(pi, round, at);
+  } else {
 #if defined(__CUDA_ARCH__)
 #pragma unroll 1  // see invert_feistel
 #endif
-  for (int round = 0; round < pi.rounds; round += 2) {
-    row = (row + row_shift(pi, round, column)) & pi.mask;
-    column += column_shift(pi, round + 1, row);
-    column -= column >= columns ? columns : 0;
+    for (int round = 0; round < pi.rounds; round += 2) at = two_rounds(pi, round, at);
   }
-  return (static_cast<uint64_t>(column) << pi.bits) | row;
+  return (static_cast<uint64_t>(at.column) << pi.bits) | at.row;
 }
 
 // The position that one pass of the network takes to y.
@@ -117,10 +131,11 @@ PE_HD uint64_t invert_feistel(const Bijection& pi, uint64_t y) {
   return (static_cast<uint64_t>(column) << pi.bits) | row;
 }
 
+template <int kRounds = 0>
 PE_HD uint64_t apply_bijection(const Bijection& pi, uint64_t position) {
   uint64_t y = position;
   do {
-    y = feistel(pi, y);
+    y = feistel<kRounds>(pi, y);
   } while (y >= pi.n);  // ends: the network is a bijection and position < n
   return y;
 }

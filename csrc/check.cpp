@@ -42,10 +42,18 @@ bool is_dense(const Tensor& tensor) {
   return true;
 }
 
-void check_vector(const Tensor& tensor, const char* name, ScalarType dtype) {
+void check_dim(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.dim() == 1, name, " must be a vector, got ", tensor.dim(), " dimensions");
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype_name(dtype));
+}
+
+void check_contiguous(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+void check_vector(const Tensor& tensor, const char* name, ScalarType dtype) {
+  check_dim(tensor, name);
+  STD_TORCH_CHECK(has_dtype(tensor, dtype), name, " must be ", dtype_name(dtype));
+  check_contiguous(tensor, name);
 }
 
 void check_size(const Tensor& tensor, const char* name, int64_t size) {
@@ -135,16 +143,21 @@ void check_plan(const Tensor& records, const Tensor& thresholds, const std::vect
 }
 
 void check_indices(const Tensor& indices, int64_t size) {
-  const ScalarType dtype = indices.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Long || dtype == ScalarType::Int,
+  STD_TORCH_CHECK(has_dtype(indices, ScalarType::Long) || has_dtype(indices, ScalarType::Int),
                   "indices must be int64 or int32");
-  check_vector(indices, "indices", dtype, size);
+  check_dim(indices, "indices");
+  check_contiguous(indices, "indices");
+  check_size(indices, "indices", size);
 }
 
 void check_losses(const Tensor& losses, const Tensor& indices, const Tensor& scored) {
-  check_vector(losses, "losses", losses.scalar_type());
-  check_indices(indices, losses.numel());
-  check_vector(scored, "score", scored.scalar_type(), losses.numel());
+  const int64_t size = losses.numel();
+  check_dim(losses, "losses");
+  check_contiguous(losses, "losses");
+  check_indices(indices, size);
+  check_dim(scored, "score");
+  check_contiguous(scored, "score");
+  check_size(scored, "score", size);
 }
 
 ScoreState make_state(const std::vector<Tensor>& state) {
@@ -157,10 +170,14 @@ ScoreState make_state(const std::vector<Tensor>& state) {
   check_vector(step, "step", ScalarType::Long, 1);
   check_vector(weight_table, "weight_table", ScalarType::Float, kNumClasses);
   check_vector(epoch, "epoch", ScalarType::Long, 1);
-  return {records.mutable_data_ptr<int64_t>(),   records.numel(),
-          score_sum.mutable_data_ptr<int64_t>(), counters.mutable_data_ptr<int64_t>(),
-          step.mutable_data_ptr<int64_t>(),      weight_class.const_data_ptr<uint8_t>(),
-          weight_table.const_data_ptr<float>(),  epoch.const_data_ptr<int64_t>()};
+  return {static_cast<int64_t*>(records.mutable_data_ptr()),
+          records.numel(),
+          static_cast<int64_t*>(score_sum.mutable_data_ptr()),
+          static_cast<int64_t*>(counters.mutable_data_ptr()),
+          static_cast<int64_t*>(step.mutable_data_ptr()),
+          static_cast<const uint8_t*>(weight_class.const_data_ptr()),
+          static_cast<const float*>(weight_table.const_data_ptr()),
+          static_cast<const int64_t*>(epoch.const_data_ptr())};
 }
 
 ScalarType real_dtype(const Tensor& logits) {
@@ -227,6 +244,23 @@ void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t epoch)
   check_epoch(epoch);
   STD_TORCH_CHECK(places.numel() == 0 || n > 0,
                   "IndexError: places must be empty, for nothing is kept");
+}
+
+void check_draw(const Tensor& indices, int64_t seed, int64_t epoch, int64_t stream) {
+  check_vector(indices, "indices", ScalarType::Long);
+  check_seed(seed);
+  check_epoch(epoch);
+  STD_TORCH_CHECK(stream >= 0 && stream <= kMaxStream, "stream must be in 0..", kMaxStream,
+                  ", got ", stream);
+}
+
+void check_plan_top(const Tensor& records, int64_t k, int64_t cut, int64_t seed, int64_t epoch,
+                    const Tensor& weight_class) {
+  check_samples(records, weight_class);
+  STD_TORCH_CHECK(k >= 0 && k <= INT32_MAX, "k must be in 0..2147483647, got ", k);
+  STD_TORCH_CHECK(cut >= 0 && cut < kDraws, "cut must be in 0..65535, got ", cut);
+  check_seed(seed);
+  check_epoch(epoch);
 }
 
 void check_audit(const Tensor& records, const Tensor& weight_class, int64_t epoch) {

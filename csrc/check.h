@@ -67,6 +67,11 @@ int64_t check_order(const Tensor& kept, const std::optional<Tensor>& positions, 
 
 void check_shuffle(const Tensor& places, int64_t n, int64_t seed, int64_t epoch);
 
+void check_draw(const Tensor& indices, int64_t seed, int64_t epoch, int64_t stream);
+
+void check_plan_top(const Tensor& records, int64_t k, int64_t cut, int64_t seed, int64_t epoch,
+                    const Tensor& weight_class);
+
 void check_audit(const Tensor& records, const Tensor& weight_class, int64_t epoch);
 
 void check_records(const Tensor& records);

@@ -5,12 +5,6 @@
 
 #include "semantics.h"
 
-#if defined(__CUDA_ARCH__)
-#define PE_UNROLL _Pragma("unroll")  // arrays then stay in registers
-#else
-#define PE_UNROLL
-#endif
-
 namespace prune_engine {
 
 // score_sum: limbs of 32 bits in units of 2^-149, then the number seen. Limb j is the plain sum of

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// New tensors for the results of a step. The dispatcher looks an operator up by name for each
-// tensor that torch::stable::new_empty makes, which takes longer than a small batch.
+// Dtypes as the C shim numbers them, and new tensors for the results of a step. The dispatcher
+// looks an operator up by name for each tensor that torch::stable::new_empty makes, which takes
+// longer than a small batch.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,9 +11,15 @@
 
 namespace prune_engine {
 
-// A dtype's number in the torch that is loaded; of the floating ones.
+// A dtype's number in the torch that is loaded; of those that a step's tensors have.
 inline int32_t shim_dtype(torch::headeronly::ScalarType dtype) {
   switch (dtype) {
+    case torch::headeronly::ScalarType::Byte:
+      return aoti_torch_dtype_uint8();
+    case torch::headeronly::ScalarType::Int:
+      return aoti_torch_dtype_int32();
+    case torch::headeronly::ScalarType::Long:
+      return aoti_torch_dtype_int64();
     case torch::headeronly::ScalarType::Half:
       return aoti_torch_dtype_float16();
     case torch::headeronly::ScalarType::BFloat16:
@@ -22,6 +29,14 @@ inline int32_t shim_dtype(torch::headeronly::ScalarType dtype) {
     default:
       return aoti_torch_dtype_float32();
   }
+}
+
+// Whether a tensor's dtype is this one. Tensor::scalar_type() compares with one number after
+// another until it has found which it is, and a step asks two dozen times.
+inline bool has_dtype(const torch::stable::Tensor& tensor, torch::headeronly::ScalarType dtype) {
+  int32_t number = 0;
+  STD_TORCH_CHECK(aoti_torch_get_dtype(tensor.get(), &number) == 0, "a tensor without a dtype");
+  return number == shim_dtype(dtype);
 }
 
 // [size] or [size, columns], uninitialised, where another tensor is.

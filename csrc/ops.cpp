@@ -40,6 +40,13 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   // Positions of an epoch of n samples -> their ranks in its list of kept ones, or the inverse;
   // int64.
   m.def("shuffle(Tensor places, int n, bool inverse, int seed, int epoch) -> Tensor");
+  // The 32-bit draw of each index in a stream of its own; int64.
+  m.def("draw(Tensor indices, int seed, int epoch, int stream) -> Tensor");
+  // records [N] -> weight_class [N] in place: 1 for the k largest of those whose keep draw reaches
+  // cut, the never seen first, ties by draw; block_offsets as plan's.
+  m.def(
+      "plan_top(Tensor records, int k, int cut, int seed, int epoch, Tensor(a!) weight_class) "
+      "-> Tensor");
   // records [N], weight_class [N] -> [score_sum [10], planned seen, missing, extra].
   m.def("audit(Tensor records, Tensor weight_class, int epoch) -> Tensor");
   // logits [B, C], targets [B] -> loss and score of each row, recorded and weighed as by observe:

@@ -43,4 +43,18 @@ PE_HD uint32_t keep_draw(uint64_t index, uint64_t seed, uint32_t epoch) {
   return draw_of_words(keep_words(index >> 3, seed, epoch), index);
 }
 
+// The 32-bit draw by itself: a pure function of (seed, epoch, stream, index).
+PE_HD uint32_t stream_draw(uint64_t index, uint64_t seed, uint32_t epoch, uint32_t stream) {
+  const uint64_t group = index >> 2;
+  return philox4x32(static_cast<uint32_t>(group), static_cast<uint32_t>(group >> 32),
+                    kStreamsPerDraw * stream + kStreamDraw, epoch, static_cast<uint32_t>(seed),
+                    static_cast<uint32_t>(seed >> 32))
+      .word[index & 3];
+}
+
+// What orders equal scores: 31 bits, above 0.
+PE_HD uint32_t tie_key(uint64_t index, uint64_t seed, uint32_t epoch) {
+  return 1 + (stream_draw(index, seed, epoch, kStreamTies) >> 1);
+}
+
 }  // namespace prune_engine

@@ -16,6 +16,12 @@
 #define PE_HD inline
 #endif
 
+#if defined(__CUDA_ARCH__)
+#define PE_UNROLL _Pragma("unroll")  // arrays then stay in registers
+#else
+#define PE_UNROLL
+#endif
+
 namespace prune_engine {
 
 constexpr int64_t kPlanBlock = 4096;  // samples per entry of block_offsets
@@ -23,8 +29,14 @@ constexpr int kNumClasses = 256;      // every value of a byte
 constexpr int kMaxBands = 6;
 constexpr uint32_t kStreamKeep = 0;
 constexpr uint32_t kStreamOrder = 1;
+constexpr uint32_t kStreamDraw = 15;
+constexpr uint32_t kStreamsPerDraw = 16;
+constexpr uint32_t kStreamTies = uint32_t{1} << 27;
+constexpr int64_t kMaxStream = (int64_t{1} << 28) - 1;
+constexpr int64_t kMaxIndex = int64_t{1} << 62;
 constexpr uint32_t kLowestFiniteKey = 0x00800000u;   // of -FLT_MAX
 constexpr uint32_t kHighestFiniteKey = 0xff7fffffu;  // of FLT_MAX
+constexpr uint32_t kUnseenFirst = 0xff800000u;        // of +inf: above every score's
 constexpr uint32_t kNoKey = 0;                       // no finite score has it: never seen
 constexpr int64_t kDraws = 65536;                    // values of a draw
 constexpr uint32_t kCutAll = 65536;                  // a cut that no draw reaches

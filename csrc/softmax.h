@@ -76,6 +76,12 @@ PE_HD float exp_of(float x) { return expf(x); }
 PE_HD float log1p_of(float x) { return log1pf(x); }
 PE_HD float sqrt_of(float x) { return sqrtf(x); }
 PE_HD double sqrt_of(double x) { return sqrt(x); }
+PE_HD float larger_of(float a, float b) {
+  return fmaxf(a, b);
+}  // of a nan and a number: the number
+PE_HD double larger_of(double a, double b) { return fmax(a, b); }
+PE_HD float smaller_of(float a, float b) { return fminf(a, b); }
+PE_HD double smaller_of(double a, double b) { return fmin(a, b); }
 PE_HD bool is_finite(float x) { return is_finite_bits(float_bits(x)); }
 PE_HD bool is_finite(double x) { return x - x == 0; }
 
@@ -86,7 +92,8 @@ PE_HD void raise_largest(RowStats<Real>* row, Real larger) {
   const bool empty = row->largest == -static_cast<Real>(INFINITY);  // only ties at -inf, worth 0
   const Real scale = empty ? 0 : exp_of(-step);
   const Real all = row->ties + row->rest;
-  row->rest = empty ? 0 : all * scale;
+  row->rest =
+      all * scale;  // 0, but nan where one was met: below -inf there is no other trace of it
   row->squares = empty ? 0 : (row->ties + row->squares) * scale * scale;
   row->spread = empty || scale == 0 ? 0 : (row->spread + step * all) * scale;
   row->ties = 0;

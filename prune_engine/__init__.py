@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prune_engine import (
         backends,
+        coresets,
         data,
         epoch,
         host,
+        integrations,
         loggers,
         losses,
         ops,
@@ -65,10 +67,12 @@ __all__ = [
     "StateMismatchError",
     "__version__",
     "backends",
+    "coresets",
     "data",
     "epoch",
     "export_scores",
     "host",
+    "integrations",
     "live",
     "load_state",
     "loggers",
@@ -85,8 +89,9 @@ __all__ = [
 # imported when first asked for (PEP 562): most need torch, which takes seconds to import, and
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
-    **dict.fromkeys(("backends", "data", "epoch", "host", "losses", "ops"), ""),
-    **dict.fromkeys(("loggers", "policies", "recording", "sharding"), ""),
+    **dict.fromkeys(("backends", "coresets", "data", "epoch", "host"), ""),
+    **dict.fromkeys(("integrations", "loggers", "losses", "ops", "policies"), ""),
+    **dict.fromkeys(("recording", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",

@@ -20,11 +20,14 @@ MAX_LEVEL_SAMPLES = 2**46  # 65536 times as many is an int64
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-149, (2.0 - 2.0**-23) * 2.0**127  # positive float32
 STREAM_KEEP = 0  # Philox counter word 2 of the keep draw
 STREAM_ORDER = 1  # ... and of the first four round keys of the order; 1..8 are taken by it
+STREAM_DRAW = 15  # ... and of a draw by itself, of stream 0; 16 more per stream: pick has 0 to 8
 STREAM_PICK = 16  # ... and of a pick at site 0: 16 to 23 its walk, 24 its start; 16 more per site
 ROUNDS_SMALL = 32  # tiny sets need many rounds: 12 fail a chi-square over permutations at n = 5
 ROUNDS_LARGE = 8
 ROUNDS_LIMIT = 65536  # sets up to this size take ROUNDS_SMALL
 WALK_LIMIT = 1024  # the same of a pick: with 8 rounds neighbours are uneven at 100, not at 256
+MAX_STREAM = 2**28 - 1  # 16 * stream + 15 is one word
+STREAM_TIES = 2**27  # of draw: who stays among equal scores; streams from here on are the package's
 MAX_SITE = 2**27 - 1  # 16 * (site + 1) + 8 is one word
 LIMBS = 9  # of 32 bits, of an exact sum in units of 2^-149
 SUM_WORDS = LIMBS + 1  # of score_sum: the limbs, then the number seen
@@ -104,10 +107,13 @@ def check_weight_table(table: tuple[float, ...]) -> None:
 
     Raises:
         ValueError: it is not.
+        TypeError: it is no tuple.
 
     Example:
         >>> check_weight_table(weight_table(2.0))
     """
+    if not isinstance(table, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"weight_table must be a tuple, got {type(table).__name__}")
     if not 2 <= len(table) <= NUM_CLASSES or table[:2] != (0.0, 1.0):
         raise ValueError(
             f"weight_table must have 2 to {NUM_CLASSES} entries that start 0.0, 1.0, got {table}"
@@ -162,6 +168,28 @@ def check_fraction(name: str, value: object, *, zero: bool, one: bool) -> None:
     inside = (0 < value < 1) or (zero and value == 0) or (one and value == 1)
     if not inside:
         raise ValueError(f"{name} must be in {interval}, got {value!r}")
+
+
+def check_positive(name: str, value: object, *, zero: bool = False) -> None:
+    """Refuse what is no finite number above 0.
+
+    Args:
+        name: the argument's name.
+        value: what came.
+        zero: whether 0 is allowed.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: out of range.
+
+    Example:
+        >>> check_positive("coefficient", 0.5)
+    """
+    words = "finite and at least 0" if zero else "finite and above 0"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, {words}, got {value!r}")
+    if not (0 < value < float("inf") or (zero and value == 0)):
+        raise ValueError(f"{name} must be {words}, got {value!r}")
 
 
 def keep_share(prune_ratio: float) -> tuple[int, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``prune-engine train | report | compare | info | inspect | select | bench``."""
+"""The command line: ``prune-engine train | language | select | report | compare | info ...``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from prune_engine import backends, terminal_view
-from prune_engine.data.subset import KEEP
 from prune_engine.losses.scores import SCORES
 from prune_engine.recipes import (
     compare,
@@ -25,18 +24,21 @@ from prune_engine.recipes import (
     environment,
     files,
     inspection,
+    language,
     models,
     owner,
     pictures,
     ranks,
     results,
+    selection,
     selftest,
-    subsets,
     terminal,
 )
-from prune_engine.recipes.data import DATA_SETS
+from prune_engine.recipes.data import DATA_SETS, IMAGE_SETS
+from prune_engine.recipes.policy_spec import spec_name
 from prune_engine.recipes.report import page, view
 from prune_engine.recipes.results import FOOTNOTE
+from prune_engine.recipes.train import Bar
 
 PAGE = "report.html"
 
@@ -107,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train on real data, with and without pruning"))
 
+    _add_language(
+        commands.add_parser("language", help="a small GPT-2 by Hugging Face's and TRL's trainers")
+    )
+
     info = commands.add_parser("info", help="versions, devices, backends")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.add_argument(
@@ -123,16 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--limit", type=int, help=argparse.SUPPRESS)
     inspect.set_defaults(run=_inspect)
 
-    select = commands.add_parser("select", help="a fixed subset from a saved state's scores")
-    select.add_argument("state", type=Path, metavar="STATE.pt")
-    select.add_argument("--out", type=Path, required=True, metavar="SUBSET.npy")
-    select.add_argument("--keep", choices=KEEP, default="hard")
-    number = select.add_mutually_exclusive_group(required=True)
-    number.add_argument("--count", type=int, metavar="K")
-    number.add_argument("--fraction", type=float, metavar="F", help="of all samples, rounded down")
-    select.add_argument("--forgetting", action="store_true", help="scores count forgetting events")
-    select.add_argument("--json", action="store_true", help="print JSON")
-    select.set_defaults(run=_select)
+    _add_select(commands.add_parser("select", help="choose a fixed subset of a data set"))
 
     report = commands.add_parser("report", help="one page, and the table, from the files of runs")
     report.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN")
@@ -158,6 +155,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_select(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_select)
+    add = parser.add_argument
+    add("state", nargs="?", help=argparse.SUPPRESS)  # what it was until 0.1: refused with words
+    for old in ("--keep", "--forgetting"):
+        add(old, nargs="?", const=True, help=argparse.SUPPRESS)
+    add("--method", choices=selection.METHODS, metavar="NAME", help=", ".join(selection.METHODS))
+    add("--data", choices=IMAGE_SETS, default="digits", help="default: digits, without any file")
+    add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
+    add("--out", type=Path, metavar="SUBSET.npy", help="(default: DATA-METHOD-K.npy)")
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument("--count", type=int, metavar="K")
+    number.add_argument("--fraction", type=float, metavar="F", help="of all samples, rounded down")
+    add(
+        "--balance",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="class by class, in proportion (default)",
+    )
+    add("--seed", type=int, default=0, metavar="S", help="of the small model and of the choice")
+    add("--runs", type=int, default=1, metavar="R", help="models that a score is averaged over")
+    add("--score", help="for stratified and hardest (default: el2n)")
+    add("--beta", type=float, default=0.0, help="for stratified: share of the hardest left out")
+    add("--features", type=Path, metavar="DIR", help="keep the features there, mapped, not held")
+    group = parser.add_argument_group("the small model (defaults depend on --data)")
+    more = group.add_argument
+    more("--model", choices=models.IMAGE_MODELS)
+    more("--epochs", type=int, help=f"default: {selection.EPOCHS}")
+    more("--batch-size", type=int)
+    more("--lr", type=float, help="peak of the one-cycle schedule")
+    more("--amp", action=argparse.BooleanOptionalAction, help="bfloat16 autocast")
+    more("--device", help="such as cpu or cuda (default: cpu)")
+    add("--threads", type=int, help="of torch (default: all cores; 1 for digits)")
+    add("--json", action="store_true", help="print JSON")
+    add("--limit", type=int, help=argparse.SUPPRESS)
+
+
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pictures",
@@ -172,7 +206,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", choices=DATA_SETS, default="digits", help="default: digits, without any file")
     add("--data-root", metavar="DIR", help="the folder that holds the data set's folder")
-    add("--policy", choices=compare.NAMES, default="infobatch")
+    add(
+        "--policy",
+        metavar="POLICY",
+        help=f"one of {', '.join(compare.NAMES)}; or a call, 'orderdp(keep=0.3)' or "
+        "'mymodule:MyPolicy(keep=0.3)'; default: infobatch",
+    )
+    add("--subset", type=Path, metavar="FILE", help="train on what `select` wrote, all epochs")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
     add(
@@ -238,6 +278,41 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help=argparse.SUPPRESS)
 
 
+def _add_language(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_language)
+    add = parser.add_argument
+    add("--data-root", required=True, metavar="DIR", help="the folder that holds gsm8k/")
+    add("--out", type=Path, default=Path("runs/language"), metavar="DIR")
+    add("--ways", nargs="+", choices=language.WAYS, default=list(language.WAYS))
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, metavar="S", help="train this one seed")
+    seeds.add_argument("--seeds", type=int, default=3, metavar="N", help="train seeds 0..N-1")
+    add("--limit", type=int, metavar="N", help="first training pairs only")
+    add("--test-limit", type=int, metavar="N", help="first test pairs only")
+    for name in ("epochs", "batch_size", "length"):
+        add(f"--{name.replace('_', '-')}", type=int, default=getattr(language.DEFAULTS, name))
+    add("--lr", type=float, default=language.DEFAULTS.lr, help="peak of the cosine schedule")
+    add("--prune-ratio", type=float, default=language.DEFAULTS.prune_ratio, metavar="R")
+    add("--delta", type=float, default=language.DEFAULTS.delta)
+
+
+def _language(arguments: argparse.Namespace) -> int:
+    given: dict[str, Any] = vars(arguments).copy()
+    seed, seeds = given.pop("seed"), given.pop("seeds")
+    for name in ("command", "run"):
+        given.pop(name)
+    if seed is None and seeds < 1:
+        raise ValueError(f"--seeds: expected at least 1, got {seeds}")
+    given["seeds"] = tuple(range(seeds)) if seed is None else (seed,)
+    given |= {"ways": tuple(given["ways"]), "progress": sys.stderr.isatty()}
+    options = language.LanguageOptions(**given)
+    found = language.run(options, _Progress())
+    _say(f"\n{language.table(found)}\n\nwritten: {options.out / 'language.json'}")
+    return 0
+
+
+# Of the selection: what is cheap, where the training itself is not.
+SMALL = {"digits": "mlp", "fashion_mnist": "cnn", "cifar10": "cnn", "cifar100": "cnn"}
 TRAIN_FIELDS = (
     "model",
     "epochs",
@@ -278,13 +353,18 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
     count = arguments.seeds or (3 if arguments.compare else 1)
     seeds = (arguments.seed,) if arguments.seed is not None else tuple(range(count))
-    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{arguments.policy}"
+    subset: Path | None = arguments.subset
+    if subset is not None and arguments.policy is not None:
+        raise ValueError(f"--subset goes with no --policy, got {arguments.policy}")
+    policy: str = "subset" if subset is not None else arguments.policy or "infobatch"
+    out: Path = arguments.out or Path("runs") / f"{arguments.data}-{spec_name(policy)}"
     options = compare.RunOptions(
         data=arguments.data,
         data_root=arguments.data_root,
         out=out,
         train=config,
-        policy=arguments.policy,
+        policy=policy,
+        subset=subset,
         prune_ratio=arguments.prune_ratio,
         delta=arguments.delta,
         sampling=arguments.sampling,
@@ -302,27 +382,32 @@ def _train(arguments: argparse.Namespace) -> int:
         terminal_view.require()
     if arguments.pictures:
         pictures.require()
-    threads = arguments.threads
+    with _threads(arguments.threads, arguments.data), ranks.joined(config.device) as device:
+        options = replace(options, train=replace(config, device=device))
+        compare.run(
+            options,
+            _Progress(),
+            lambda run: _finish(out, run, drawn=arguments.pictures),
+            resume=arguments.resume,
+            watch=terminal_view.live if arguments.live else None,
+        )
+    return 0
+
+
+@contextmanager
+def _threads(threads: int | None, data: str) -> Generator[None, None, None]:
+    """Give torch its threads for a while."""
     if threads is None:
         # A batch of digits is too small to share: two threads only wait for each other.
-        threads = 1 if arguments.data == "digits" else environment.cores()
+        threads = 1 if data == "digits" else environment.cores()
     if threads < 1:
         raise ValueError(f"--threads: expected at least 1, got {threads}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with ranks.joined(config.device) as device:
-            options = replace(options, train=replace(config, device=device))
-            compare.run(
-                options,
-                _Progress(),
-                lambda run: _finish(out, run, drawn=arguments.pictures),
-                resume=arguments.resume,
-                watch=terminal_view.live if arguments.live else None,
-            )
+        yield
     finally:
         torch.set_num_threads(before)
-    return 0
 
 
 def _check_device(device: str, backend: str) -> None:
@@ -413,15 +498,50 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _select(arguments: argparse.Namespace) -> int:
-    facts = subsets.choose(
-        arguments.state,
-        arguments.out,
-        keep=arguments.keep,
+    if arguments.state is not None or arguments.keep or arguments.forgetting:
+        raise ValueError(
+            "select takes no state any more: name a --method and the --data. A state's own scores "
+            "go to prune_engine.data.select_subset(engine.scores(), k)"
+        )
+    if arguments.method is None:
+        raise ValueError(f"--method must be given: one of {', '.join(selection.METHODS)}")
+    if arguments.count is None and arguments.fraction is None:
+        raise ValueError("--fraction or --count must be given")
+    names = ("model", "epochs", "batch_size", "lr", "amp", "device")
+    given = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    small = {"epochs": selection.EPOCHS, "model": SMALL[arguments.data]}
+    config = replace(compare.DEFAULTS[arguments.data], progress=sys.stderr.isatty())
+    config = replace(config, **{**small, **given})
+    options = selection.SelectOptions(
+        method=arguments.method,
+        data=arguments.data,
+        train=config,
         count=arguments.count,
         fraction=arguments.fraction,
-        events=arguments.forgetting,
+        balance=arguments.balance,
+        seed=arguments.seed,
+        runs=arguments.runs,
+        score=arguments.score,
+        beta=arguments.beta,
+        data_root=arguments.data_root,
+        limit=arguments.limit,
+        folder=arguments.features,
     )
+    size = arguments.count if arguments.fraction is None else f"{arguments.fraction:g}"
+    out: Path = arguments.out or Path(f"{arguments.data}-{arguments.method}-{size}.npy")
+    _check_device(config.device, config.backend)
+    bar = Bar(arguments.method, 1, config.progress)
+    say = _to_stderr if arguments.json else _Progress()
+    with _threads(arguments.threads, arguments.data):
+        facts = selection.choose(options, out, say, bar.reach)
+    bar.close()
     return _show(facts, as_json=arguments.json)
+
+
+def _to_stderr(line: str) -> None:
+    """Say a line where standard output is for JSON."""
+    print(line, file=sys.stderr)
 
 
 def _show(facts: dict[str, Any], *, as_json: bool) -> int:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
-import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.utils.data import DataLoader
 
 from prune_engine import ops
@@ -20,8 +22,9 @@ from prune_engine.data.device_loader import Augment, DeviceLoader
 from prune_engine.data.sampler import PruneSampler, Resume
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
+from prune_engine.epoch.fit_policy import check_policy
 from prune_engine.epoch.plan import EpochPlan
-from prune_engine.epoch.policy import NO_EXTRAS, Extras, Monitor, Policy
+from prune_engine.epoch.policy import NO_EXTRAS, Extras, Monitor, Policy, PolicyMemory
 from prune_engine.epoch.report import EpochReport, History
 from prune_engine.epoch.run import EpochRun
 from prune_engine.epoch.score_buffer import ScoreBuffer
@@ -39,7 +42,7 @@ from prune_engine.ops.pick import FLOOR, PickRule
 from prune_engine.ops.weights import rescale
 from prune_engine.plain import plain
 from prune_engine.recording.recorder import MAX_RECORDED, Recorder
-from prune_engine.schedule import ProgressOf, VirtualScheduler
+from prune_engine.schedule import ProgressOf, RateWatch, VirtualScheduler, peak_of
 from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.run import ShardedRun, check_divisible
 
@@ -59,6 +62,12 @@ def _check_reducer(reducer: object, losses: object, indices: object, device: tor
     if losses.device != device:
         raise ValueError(f"losses must be on {device}, got {losses.device}")
     check_vector("indices", indices, INDEX_DTYPES, device=device)
+
+
+def _contiguous(given: Any) -> Any:
+    """Return a tensor in one piece, and anything else as it is: what is none is refused later."""
+    dense = isinstance(given, Tensor) and given.layout == torch.strided
+    return given.contiguous() if dense else given
 
 
 class PruneEngine:
@@ -139,8 +148,7 @@ class PruneEngine:
         state.check_choice("on_nonfinite", on_nonfinite, ("skip", "raise"))
         state.check_choice("coverage", coverage, MODES)
         state.check_count("num_epochs", num_epochs)
-        if not isinstance(policy, Policy):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"policy must be a Policy, such as InfoBatch(), got {policy!r}")
+        check_policy(policy)
         state.check_seed(seed)
         if num_epochs is None and (policy.needs_total or mode == "flow"):
             raise ValueError(f"num_epochs must be given for {policy} in mode={mode!r}, got None")
@@ -234,15 +242,18 @@ class PruneEngine:
             IndexError: an index is out of range (on a device it is raised by ``end_epoch``).
             NonFiniteLossError: on the cpu, with ``on_nonfinite="raise"``; nothing is recorded then.
         """
-        if torch.compiler.is_compiling():  # no clock runs while a step is being traced
+        if is_compiling():  # no clock runs while a step is being traced
             loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, False)
             self._run.consume(indices.shape[0])
             return loss
-        began, run = time.perf_counter(), self._run
+        began, run, loss = perf_counter(), self._run, None
         again = run.again(indices)
-        loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, again)
-        run.trained(indices, indices.shape[0], again)
-        run.engine_seconds += time.perf_counter() - began
+        if run.plain and reduction == "mean" and denom is reducer is picked is None:
+            loss = self.buffer.observe_mean(losses, indices, score, not again)
+        if loss is None:
+            loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, again)
+        run.trained(indices, indices.numel(), again)
+        run.engine_seconds += perf_counter() - began
         return loss
 
     def _observe(
@@ -274,7 +285,16 @@ class PruneEngine:
             losses, score = reduced.losses, reduced.score
             if reduction == "mean" and denom is None:
                 denom = reduced.denom
-        rescaled, weights = self._record(losses, indices, again, score)
+        mean = reduction == "mean" and denom is reducer is None
+        self._before(losses, indices, again, score)
+        if mean:
+            batch = _contiguous(losses), _contiguous(indices), _contiguous(score)
+            loss = self.buffer.observe_mean(*batch, not again)
+            if loss is not None:
+                self._after(losses, indices, score)
+                return loss
+        rescaled, weights = self.buffer.observe(losses, indices, score=score, advance=not again)
+        self._after(losses, indices, score)
         if reducer is not None and (shared := reducer.share(weights)) is not weights:
             rescaled, weights = rescale(losses, shared), shared
         # A reducer's sums are wide; they are rounded once, after the reduction.
@@ -303,7 +323,10 @@ class PruneEngine:
         if score is None:
             seen = losses.detach().to(torch.float32)
             score = self.buffer.last_scores(indices).index_copy(0, places, seen)
-        _, weights = self._record(score.detach(), indices, again, None)
+        seen = score.detach()
+        self._before(seen, indices, again, None)
+        _, weights = self.buffer.observe(seen, indices, advance=not again)
+        self._after(seen, indices, None)
         weights = weights[places] * shares
         # A loss that fills up has the weight 0, and may be nan.
         rescaled = torch.where(shares > 0, rescale(losses, weights), 0)
@@ -311,10 +334,10 @@ class PruneEngine:
             denom = max(size, 1)
         return reduce_losses(rescaled, weights, reduction, denom)
 
-    def _record(
+    def _before(
         self, losses: Tensor, indices: Tensor, again: bool | None, score: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Record a batch, and return its rescaled losses and its weights."""
+    ) -> None:
+        """Do what comes before a batch is recorded, and refuse what must not be."""
         run, device = self._run, self.buffer.device
         if run.flows or run.on_nonfinite == "raise":
             check_batch(losses, indices, score, device)
@@ -322,14 +345,15 @@ class PruneEngine:
                 run.arrive(again, losses.shape[0])
             if run.on_nonfinite == "raise" and losses.is_cpu:
                 refuse_nonfinite(losses if score is None else score, indices)
-        watcher = run.watcher
-        if watcher is not None:
-            watcher.before_record(indices)  # raises before anything is recorded
-        rescaled, weights = self.buffer.observe(losses, indices, score=score, advance=not again)
+        if run.watcher is not None:
+            run.watcher.before_record(indices)  # raises before anything is recorded
+
+    def _after(self, losses: Tensor, indices: Tensor, score: Tensor | None) -> None:
+        """Show a batch that was recorded to a policy's memory that wants to see it."""
+        watcher = self._run.watcher
         if watcher is not None:
             seen = losses if score is None else score
             watcher.after_record(indices, losses.detach(), seen.detach(), NO_EXTRAS)
-        return rescaled, weights
 
     def cross_entropy_observe(
         self,
@@ -379,7 +403,7 @@ class PruneEngine:
         """
         began = self._run.now()
         run, device, given = self._run, self.buffer.device, indices
-        again = not torch.compiler.is_compiling() and run.again(indices)
+        again = not is_compiling() and run.again(indices)
         check_reduction(reduction, denom)
         if isinstance(indices, Tensor) and indices.device != device:  # pyright: ignore[reportUnnecessaryIsInstance]
             indices = indices.to(device, non_blocking=True)
@@ -404,7 +428,7 @@ class PruneEngine:
             watcher.after_record(indices, rescaled.detach() / weights, found.detach(), extras)
         if run.on_nonfinite == "raise" and found.is_cpu:
             refuse_nonfinite(found, indices)
-        if torch.compiler.is_compiling():
+        if is_compiling():
             run.consume(indices.shape[0])
         else:
             run.trained(given, indices.shape[0], again)
@@ -797,7 +821,8 @@ class PruneEngine:
 
         Returns:
             An ``LRScheduler`` to ``step()`` after each optimizer step
-            (``schedule.VirtualScheduler``).
+            (``schedule.VirtualScheduler``). It warns once, ``errors.LargeWeightWarning``, where the
+            largest weight times the rate exceeds the schedule's peak.
 
         Raises:
             TypeError: the scheduler waits for a metric.
@@ -805,7 +830,47 @@ class PruneEngine:
         """
         if self._run.num_epochs is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
-        return VirtualScheduler(scheduler, total_steps, ProgressOf(self))
+        watch = RateWatch(self, peak_of(scheduler))
+        wrapped = VirtualScheduler(scheduler, total_steps, ProgressOf(self), watch)
+        self._run.schedule = weakref.ref(wrapped)
+        return wrapped
+
+    def effective_lr(self, optimizer: Any = None) -> float:
+        """Return the learning rate of the sample that weighs most: the largest rate times weight.
+
+        Weights multiply gradients, and so the learning rate (InfoBatch's 2 doubles it). Compare it
+        with the peak of the schedule that is best for full training: beyond that runs diverge, and
+        ``wrap_scheduler`` warns (``errors.LargeWeightWarning``). Reads one number from the device,
+        once per epoch.
+
+        Args:
+            optimizer: whose rates; default those of the scheduler that was wrapped.
+
+        Returns:
+            The product for the current epoch's weights.
+
+        Raises:
+            ValueError: neither an optimizer is given nor a scheduler wrapped.
+
+        Example:
+            >>> from prune_engine import RandomSubset
+            >>> engine = PruneEngine(100, RandomSubset(0.5, rescale=True))
+            >>> engine.effective_lr(torch.optim.SGD([torch.zeros(1)], lr=0.1))
+            0.2
+        """
+        if optimizer is None:
+            schedule = self._run.schedule()
+            if schedule is None:
+                raise ValueError("optimizer must be given where no scheduler was wrapped, got None")
+            rates = schedule.get_last_lr()
+        else:
+            rates = [group["lr"] for group in optimizer.param_groups]
+        return max((float(rate) for rate in rates), default=0.0) * self.plan.largest_weight
+
+    @property
+    def memory(self) -> PolicyMemory | None:
+        """What the policy remembers beyond the last scores, where it remembers anything."""
+        return self._run.memory
 
     def scores(self) -> Tensor:
         """Return the last score of every sample, float32 [N], nan where never seen (a copy).
@@ -815,12 +880,18 @@ class PruneEngine:
         return self.buffer.scores
 
     def metrics(self) -> dict[str, float]:
-        """Return the last ended epoch as slash-named numbers for any logger; empty before it."""
+        """Return the last ended epoch as slash-named numbers for any logger; empty before it.
+
+        With a wrapped scheduler also ``prune/effective_lr``, of the epoch that begins.
+        """
         if not self.history:
             return {}
         last = self.history[-1]
         row = {f"prune/{name}": float(value) for name, value in last.as_dict().items()}
-        return {**row, "prune/saved_fraction": last.saved_fraction}
+        row["prune/saved_fraction"] = last.saved_fraction
+        if self._run.schedule() is not None:
+            row["prune/effective_lr"] = self.effective_lr()
+        return row
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything a restart needs, as tensors and plain data (``weights_only`` safe).

@@ -16,5 +16,9 @@ class NonFiniteLossError(PruneEngineError):
     """A loss was inf or nan and the engine was told ``on_nonfinite="raise"``."""
 
 
+class LargeWeightWarning(UserWarning):
+    """A sample's weight multiplies the learning rate beyond what the schedule ever has."""
+
+
 class StateMismatchError(ValueError):
     """A saved state belongs to another data set, policy, seed or version."""

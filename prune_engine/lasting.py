@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors that outlive ``torch.inference_mode()``: made under it, used in training later."""
+"""Tensors that last: they outlive ``torch.inference_mode()``, and stay where they are for life."""
 
 from __future__ import annotations
 
@@ -41,6 +41,27 @@ def lasting(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return outside
+
+
+def stay(*tensors: Tensor) -> None:
+    """Tell ``torch.compile`` that tensors stay at their addresses for life.
+
+    With ``mode="reduce-overhead"`` torch makes no CUDA graph of a step that changes any other
+    input, and copies what a graph only reads before each replay. The mark is an attribute of the
+    tensor, the one that ``torch._dynamo.mark_static_address(tensor)`` sets: to import that module
+    would take a process longer than torch itself, and most never compile.
+
+    Args:
+        tensors: changed in place alone. Where others take their place, torch captures anew.
+
+    Example:
+        >>> counts = torch.zeros(2)
+        >>> stay(counts)
+        >>> vars(counts)
+        {'_dynamo_static_input_type': 'unguarded'}
+    """
+    for tensor in tensors:
+        tensor._dynamo_static_input_type = "unguarded"  # type: ignore[attr-defined]
 
 
 def saveable(tensor: Tensor) -> Tensor:

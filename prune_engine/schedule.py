@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+from prune_engine.errors import LargeWeightWarning
 from prune_engine.plain import plain
 
 
@@ -40,6 +42,74 @@ class ProgressOf:
         return self.source.progress
 
 
+class HasWeights(HasProgress, Protocol):
+    """Whoever knows the largest weight of a sample as well; an engine."""
+
+    @property
+    def plan(self) -> Any:
+        """Has ``largest_weight``."""
+        ...
+
+
+class RateWatch:
+    """Warns, once, where a sample's weight takes its learning rate beyond the schedule's peak.
+
+    A weight w multiplies a sample's gradient, and so its learning rate: a rate that is the best for
+    full training, times the largest weight, is one that nobody has tried, and runs diverge at it.
+
+    Args:
+        source: the engine.
+        peak: the largest rate of the schedule made for full training.
+    """
+
+    def __init__(self, source: HasWeights, peak: float) -> None:
+        self.source, self.peak, self.told = source, peak, False
+
+    def __call__(self, rates: list[Any]) -> None:
+        """Look at the rates of the next step."""
+        largest = max((float(rate) for rate in rates), default=0.0)
+        self.peak = max(self.peak, largest)
+        if self.told:
+            return
+        weight = float(self.source.plan.largest_weight)
+        if weight * largest > self.peak * (1 + 1e-9):
+            self.told = True
+            warnings.warn(
+                f"a sample that weighs {weight:g} at the learning rate {largest:g} is trained at "
+                f"{weight * largest:g}, above {self.peak:g}, the peak of the schedule made for "
+                "full training: training may diverge; lower the rate, or take a policy with "
+                "smaller weights or weight_cap=",
+                LargeWeightWarning,
+                stacklevel=3,
+            )
+
+
+def peak_of(scheduler: Any) -> float:
+    """Return the largest rate that a schedule is known to have.
+
+    Args:
+        scheduler: any; ``max_lr`` of ``OneCycleLR``'s groups, else the rates that it starts from,
+            which warm-ups rise to and all others fall from.
+
+    Returns:
+        The rate; 0 where none is known.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+        >>> peak_of(torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2.0, total_steps=9))
+        2.0
+    """
+    groups = cast("list[dict[str, Any]]", getattr(_optimizer_of(scheduler), "param_groups", ()))
+    known = [float(group[name]) for group in groups for name in ("max_lr", "lr") if name in group]
+    known += [float(rate) for rate in getattr(scheduler, "base_lrs", None) or ()]
+    return max(known, default=0.0)
+
+
+def _optimizer_of(scheduler: Any) -> Any:
+    return getattr(scheduler, "optimizer", None)
+
+
 class VirtualScheduler(LRScheduler):
     """Step any scheduler by the progress through the data, not by the count of real steps.
 
@@ -57,6 +127,7 @@ class VirtualScheduler(LRScheduler):
         total_steps: nominal steps: full epochs times full batches. (``OneCycleLR`` has that many
             values, the first before any step, so its last step is left out.)
         progress: returns the share of nominal work done, in [0, 1].
+        watch: told the rates of the next step after each one.
 
     Raises:
         TypeError: total_steps is no int, or there is no scheduler, or one that waits for a metric.
@@ -76,7 +147,11 @@ class VirtualScheduler(LRScheduler):
     # LRScheduler.__init__ takes the first step and writes the optimizer's initial rates, which the
     # wrapped scheduler has done; what it would set is set here.
     def __init__(  # pyright: ignore[reportMissingSuperCall]
-        self, scheduler: Any, total_steps: int, progress: Callable[[], float]
+        self,
+        scheduler: Any,
+        total_steps: int,
+        progress: Callable[[], float],
+        watch: Callable[[list[Any]], None] | None = None,
     ) -> None:
         total_steps = plain(total_steps)
         if isinstance(total_steps, bool) or not isinstance(total_steps, int):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -88,11 +163,19 @@ class VirtualScheduler(LRScheduler):
         _refuse(scheduler, total_steps)
         self.scheduler = scheduler
         self.total_steps = total_steps
-        self._progress = progress
+        self._progress, self._watch = progress, watch
         self._taken = 0
         self.optimizer = getattr(scheduler, "optimizer", None)  # type: ignore[assignment]
         self.base_lrs = list(getattr(scheduler, "base_lrs", None) or self._rates())
-        self._step_count = 1
+
+    @property
+    def _step_count(self) -> int:  # type: ignore[override]
+        """The nominal step as well: Accelerate steps no further than ``total_steps`` of them."""
+        return self._taken
+
+    @_step_count.setter
+    def _step_count(self, count: int) -> None:
+        """Take no count: Accelerate adds its micro-batches."""
 
     @property
     def taken(self) -> int:
@@ -115,13 +198,14 @@ class VirtualScheduler(LRScheduler):
         limit = getattr(self.scheduler, "total_steps", None)
         if limit is not None:
             target = min(target, int(limit) - 1)
-        self._step_count += 1
         if hasattr(self.scheduler, "step_update"):
             self._update(target)
-            return
-        while self._taken < target:
-            self.scheduler.step()
-            self._taken += 1
+        else:
+            while self._taken < target:
+                self.scheduler.step()
+                self._taken += 1
+        if self._watch is not None:
+            self._watch(self.get_last_lr())
 
     def _update(self, target: int) -> None:
         """Tell a scheduler of timm's where it is: it computes its rates from that."""

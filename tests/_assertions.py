@@ -35,7 +35,7 @@ def _comparable(values: np.ndarray) -> np.ndarray:
         return values
     bits = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").copy()
     bits[np.isnan(values)] = np.iinfo(bits.dtype).max
-    return bits
+    return bits.reshape(values.shape)  # a scalar has become a vector
 
 
 def assert_bitwise(got: object, want: object, label: str) -> None:

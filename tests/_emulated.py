@@ -138,6 +138,8 @@ class Emulated:
         words = [ctypes.c_double(a) if isinstance(a, float) else a for a in words]
         words = [_pointer(a) if isinstance(a, Tensor) else a for a in words]
         getattr(self._library, f"emulated_{name}")(*words)
+        assert not self._library.emulator_mode_changed(), "the thread's capture mode was restored"
+        assert self._library.emulator_strict_launches() == 0, "a launch that may not load a kernel"
 
     @contextmanager
     def descending(self) -> Iterator[None]:
@@ -227,6 +229,17 @@ class Emulated:
         result = torch.full_like(places, -7)
         self._call("shuffle", places, places.numel(), n, ctypes.c_int(inverse), seed, epoch, result)
         return result
+
+    def draw(self, indices, seed, epoch, stream, /):
+        result = torch.full_like(indices, -7)
+        self._call("draw", indices, indices.numel(), seed, epoch, stream, result)
+        return result
+
+    def plan_top(self, records, k, cut, seed, epoch, weight_class, /):
+        offsets = torch.full((-(-records.numel() // 4096) + 1,), -1, dtype=torch.int64)
+        rule = (k, cut, seed, epoch)
+        self._call("plan_top", records, records.numel(), *rule, weight_class, offsets)
+        return offsets
 
     def audit(self, records, weight_class, epoch, /):
         result = torch.full((13,), -1, dtype=torch.int64)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 # Kernels whose time is that of reading something of length N: they must read 16 bytes a load.
 STREAMING = {
-    *("plan_kernel", "histogram_kernel", "cut_kernel", "compact_kernel", "audit_kernel"),
+    *("plan_kernel", "histogram_kernel", "refine_kernel", "decide_kernel"),
+    *("compact_kernel", "audit_kernel"),
     *("moments_kernel", "relu_moments_kernel", "gelu_moments_kernel"),
     *("cross_entropy_observe_kernel", "cross_entropy_grad_kernel"),
     *("digit_kernel", "tie_kernel", "mask_kernel", "cells_kernel", "plan_levels_kernel"),
@@ -25,18 +26,31 @@ STREAMING = {
 WIDE = {
     "audit_kernel": (4, 0),
     "cells_kernel": (4, 0),
-    "cut_kernel": (16, 0),
+    "cross_entropy_grad_kernel": (1, 1),
+    "decide_kernel": (1, 1),
     "gelu_moments_kernel": (4, 4),
-    "histogram_kernel": (8, 0),
+    "histogram_kernel": (8, 1),
     "moments_kernel": (16, 0),  # four for each of four dtypes
     "plan_kernel": (8, 1),
     "plan_levels_kernel": (8, 1),
     "relu_moments_kernel": (4, 4),
 }
+# Those whose last block reads what the others left: where its thread 0 learns that it is the last,
+# a fence comes before the barrier behind which all threads read.
+LAST_BLOCK = {"moments_kernel", "relu_moments_kernel", "gelu_moments_kernel"}
+ACQUIRED = re.compile(r"\bATOMG\.E\.(?:(?!\bBAR\.).)*?\bMEMBAR\b", re.DOTALL)
 WIDE_STORE = re.compile(r"\bSTG\.E(?:\.\w+)*\.128\b")
 WIDE_LOAD = re.compile(r"\bLDG\.E(?:\.\w+)*\.128\b")
 SPILL = re.compile(r"\b(?:STL|LDL)(?:\.\w+)*\b")
+INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(.*?);")
+BRANCH = re.compile(r"\bBRA(?:\.\w+)*\s+(?:\S+,\s*)?0x([0-9a-f]+)")
+REGISTER = re.compile(r"\bR(\d+)\b")
 KERNEL = re.compile(r"\d([a-z][a-z_]*_kernel)")
+
+
+def is_wide_load(instruction: str) -> bool:
+    """Tell whether an instruction loads 16 bytes from global memory."""
+    return WIDE_LOAD.search(instruction) is not None
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,72 @@ class Kernel:
         """How many instructions touch local memory."""
         return len(SPILL.findall(self.code))
 
+    @property
+    def instructions(self) -> list[tuple[int, str]]:
+        """Address and text of each instruction."""
+        found = INSTRUCTION.findall(self.code)
+        return [(int(at, 16), text.strip()) for at, text in found]
+
+    def loops(self) -> list[tuple[int, int, list[str]]]:
+        """Of each loop: the addresses of its first and last instruction, and all of them."""
+        listed = self.instructions
+        found: set[tuple[int, int]] = set()
+        for at, text in listed:
+            if (branch := BRANCH.search(text)) and int(branch[1], 16) < at:
+                found.add((int(branch[1], 16), at))
+        return [
+            (first, last, [text for at, text in listed if first <= at <= last])
+            for first, last in sorted(found)
+        ]
+
+    def streams(self) -> list[list[str]]:
+        """The innermost loops that load 16 bytes: their instructions, in the order of the code."""
+        wide = [loop for loop in self.loops() if any(map(is_wide_load, loop[2]))]
+        return [
+            body
+            for first, last, body in wide
+            if not any(
+                first <= begin and end <= last and (begin, end) != (first, last)
+                for begin, end, _ in wide
+            )
+        ]
+
+    def groups(self) -> list[list[str]]:
+        """What is issued from a 16-byte load up to the first use of one that is in flight.
+
+        A branch that is taken wherever the loads before it were issued is followed.
+        """
+        listed = self.instructions
+        index = {at: k for k, (at, _) in enumerate(listed)}
+        found: list[list[str]] = []
+        pending: set[str] = set()
+        group: list[str] = []
+        guard, k, resume = "", 0, 0
+        while k < len(listed):
+            at, text = listed[k]
+            _, _, sources = text.partition(",")
+            if pending.intersection(REGISTER.findall(sources)):
+                found.append(group)
+                pending, group, k, resume = set(), [], resume or k, 0
+                continue
+            if is_wide_load(text):
+                first = int(REGISTER.findall(text)[0])
+                pending.update(str(first + part) for part in range(4))
+                guard = text.partition(" ")[0] if text.startswith("@") else ""
+            if pending:
+                group.append(text)
+            branch = BRANCH.search(text)
+            k += 1
+            if pending and branch and text.startswith(f"{guard} BRA".strip()):
+                target = int(branch[1], 16)
+                if target > at and not resume:
+                    resume, k = k, index[target]
+        return [*found, group] if group else found
+
+    def in_flight(self) -> list[int]:
+        """How many 16-byte loads are issued before the first use of one, group after group."""
+        return [sum(map(is_wide_load, group)) for group in self.groups()]
+
     def faults(self) -> list[str]:
         """Say what is wrong, one phrase each."""
         found: list[str] = []
@@ -91,6 +171,8 @@ class Kernel:
                 found.append(f"{self.wide_loads} 16-byte loads, expected {loads}")
             if self.wide_stores < stores:
                 found.append(f"{self.wide_stores} 16-byte stores, expected {stores}")
+        if self.name in LAST_BLOCK and not ACQUIRED.search(self.code):
+            found.append("no fence between the ticket and the barrier")
         return [f"{self.name} {self.arch}: {fault}" for fault in found]
 
 

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 PACKAGE = "prune_engine.backends.triton"
 MODULES = (
     *("observe", "mean_threshold", "plan", "fixed", "compact", "order", "shuffle", "audit"),
+    *("draw", "plan_top"),
     *("moments", "activation_std", "select", "top", "pick"),
     *("cells", "solve_levels", "plan_levels"),
     *("cross_entropy_observe", "cross_entropy_grad"),
@@ -121,6 +122,17 @@ def shuffle(n: int, *, inverse: bool) -> torch.Tensor:
     return module("shuffle").shuffle(cuda(256), n, inverse, 7, 1)
 
 
+def draw() -> torch.Tensor:
+    """Draw 256 numbers."""
+    return module("draw").draw(cuda(256), 2**63 - 1, 1, 2**28 - 1)
+
+
+def plan_top() -> torch.Tensor:
+    """Keep 500 of a pool."""
+    classes = cuda(NUM_SAMPLES, dtype=torch.uint8)
+    return module("plan_top").plan_top(cuda(NUM_SAMPLES), 500, 32768, 2**63 - 1, 1, classes)
+
+
 def audit() -> torch.Tensor:
     """Audit all."""
     return module("audit").audit(cuda(NUM_SAMPLES), cuda(NUM_SAMPLES, dtype=torch.uint8), 3)
@@ -221,6 +233,8 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "order-range": (lambda: order(10**6, is_range=True), 1),
     "shuffle": (lambda: shuffle(5000, inverse=False), 1),
     "shuffle-inverse": (lambda: shuffle(10**10, inverse=True), 1),
+    "draw": (draw, 1),
+    "plan_top": (plan_top, 23),
     "audit": (audit, 1),
     "cells": (cells, 1),
     "solve_levels": (solve_levels, 1),
@@ -238,8 +252,8 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "cross_entropy_grad-bfloat16": (lambda: cross_entropy_grad(torch.bfloat16, 0.1), 1),
     "cross_entropy_grad-float16": (lambda: cross_entropy_grad(torch.float16), 1),
     "cross_entropy_grad-float64": (lambda: cross_entropy_grad(torch.float64, 0.1, True), 1),
-    "select-records": (lambda: select(torch.int64, 2), 6),
-    "top-scores": (lambda: top(torch.float32), 13),
+    "select-records": (lambda: select(torch.int64, 2), 8),
+    "top-scores": (lambda: top(torch.float32), 17),
     "pick-one-top": (lambda: pick(0, count=4096), 1),
     "pick-one-random": (lambda: pick(1, count=700), 1),
     "pick-one": (lambda: pick(2, count=4096), 1),

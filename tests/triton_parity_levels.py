@@ -25,7 +25,7 @@ def check(case: _levels.Case, label: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_levels_equal_the_reference(seed):
+def test_plan_levels_equals_the_reference(seed):
     rng = random.Random(seed)
     for count in (0, 1, 4095, 4097):
         records = int64(_levels.records_of(_levels.random_scores(rng, count), 1))
@@ -34,12 +34,25 @@ def test_levels_equal_the_reference(seed):
         check((records, rng.randrange(count + 1), least, *key), f"{seed}, {count}")
 
 
-def test_levels_of_more_than_one_program_equal_the_reference():
+def test_cells_equals_the_reference():
     records = int64(_levels.records_of(_levels.random_scores(random.Random(7), 40_011)))
-    check((records, 20_000, 900, 3, 4, 0), "programs")
+    got = backends.load("triton").cells(records.to(DEVICE)).cpu()
+    assert_bitwise(got, backends.load("reference").cells(records), "several programs")
 
 
-def test_levels_have_the_written_vectors():
+def test_solve_levels_equals_the_reference():
+    for seed in range(8):
+        rng = random.Random(seed)
+        scores = _levels.random_scores(rng, 200)
+        counts = backends.load("reference").cells(int64(_levels.records_of(scores)))
+        for target, least in ((0, 1), (rng.randrange(200), 3000), (200, 65536)):
+            got = backends.load("triton").solve_levels(counts.to(DEVICE), target, least)
+            want = backends.load("reference").solve_levels(counts, target, least)
+            for name, a, b in zip(("top", "cut", "table", "solution"), got, want, strict=True):
+                assert_bitwise(a.cpu(), b, name)
+
+
+def test_plan_levels_have_the_written_vectors():
     for row in _levels.written()["plans"]:
         records = int64(_levels.records_of(_levels.written_scores(row))).to(DEVICE)
         key = (row[name] for name in ("target", "least", "seed", "epoch"))
@@ -48,7 +61,7 @@ def test_levels_have_the_written_vectors():
         assert _levels.facts(found, row["classes"]) == _levels.written_facts(row), row["name"]
 
 
-def test_levels_depend_on_the_budget():
+def test_solve_levels_depend_on_the_budget():
     records = int64(_levels.records_of([0.5, 1.0, 2.0] * 300))
     with pytest.raises(AssertionError, match="cut"):  # the control of the tests above
         got = _levels.run(backends.load("triton"), (records.to(DEVICE), 500, 1, 0, 0, 0))

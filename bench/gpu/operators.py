@@ -259,9 +259,12 @@ def all_operators(
     batches = Batches(n, min(4096, n), 1, device)
     losses, _, _ = logit_operators(kernels, *logits, n, device)
     places = torch.arange(min(n, 4096), device=device)
+    contest = scored.records, n // 3, 32768, 0, 1, scored.other_class
     return [
         observe_operator(kernels, batches),
         *epoch_operators(kernels, scored)[1:],  # the whole is its parts
+        Operator("draw", lambda: kernels.draw(places, 0, 1, 0)),
+        Operator("plan_top", lambda: kernels.plan_top(*contest), 33 * n),
         Operator("shuffle", lambda: kernels.shuffle(places, n, False, 0, 1)),
         *select_operators(kernels, scored),
         *pick_operators(kernels, scored),

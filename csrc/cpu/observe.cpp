@@ -18,17 +18,19 @@ std::tuple<Tensor, Tensor> observe_cpu(
   check_epoch(*state.epoch);
   const int64_t size = losses.numel();
 
-  Tensor rescaled = fresh_like(losses, size, losses.scalar_type());
+  const ScalarType dtype = losses.scalar_type();
+  Tensor rescaled = fresh_like(losses, size, dtype);
   Tensor batch_weights = fresh_like(losses, size, ScalarType::Float);
-  float* weights = batch_weights.mutable_data_ptr<float>();
-  with_float_type(losses.scalar_type(), "losses", [&](auto* loss) {
+  auto* weights = static_cast<float*>(batch_weights.mutable_data_ptr());
+  with_float_type(dtype, "losses", [&](auto* loss) {
     with_float_type(scored.scalar_type(), "score", [&](auto* score_type) {
       with_index_type(indices.scalar_type(), [&](auto* index) {
         using Loss = std::remove_pointer_t<decltype(loss)>;
         using Score = std::remove_pointer_t<decltype(score_type)>;
         using Index = std::remove_pointer_t<decltype(index)>;
         const ScoredBatch<Loss, Index, Score> batch = {
-            static_cast<const Loss*>(losses.const_data_ptr()), indices.const_data_ptr<Index>(),
+            static_cast<const Loss*>(losses.const_data_ptr()),
+            static_cast<const Index*>(indices.const_data_ptr()),
             static_cast<const Score*>(scored.const_data_ptr()), size};
         observe_batch(batch, state, advance, static_cast<Loss*>(rescaled.mutable_data_ptr()),
                       weights);

@@ -44,6 +44,7 @@ inline Grid activation_grid(const Activated& job) {
 // Calls launch with a null pointer of the dtype and the grid, once the ticket is zero.
 template <typename Launch>
 cudaError_t launch_activation(const Activated& job, cudaStream_t stream, const Launch& launch) {
+  const MayLoad load;
   const cudaError_t zeroed = cudaMemsetAsync(job.scratch.ticket, 0, sizeof(unsigned), stream);
   if (zeroed != cudaSuccess) return zeroed;
   return launch_for(job.type, [&](auto* type) { launch(type, activation_grid(job)); });

@@ -83,6 +83,7 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream) {
+  const MayLoad load;
   const cudaError_t zeroed = cudaMemsetAsync(result, 0, kAuditWords * sizeof(int64_t), stream);
   if (zeroed != cudaSuccess || num_samples == 0) return zeroed;
   const bool vector = aligned(records, sizeof(longlong2)) && aligned(weight_class, sizeof(uchar2));

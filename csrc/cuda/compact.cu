@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t launch_compact(const uint8_t* weight_class, int64_t num_samples,
                            const int64_t* block_offsets, int64_t num_kept, int32_t* kept,
                            cudaStream_t stream) {
+  const MayLoad load;
   if (num_kept == 0) return cudaSuccess;  // Edge case 5
   const auto grid = static_cast<unsigned>(num_blocks(num_samples, kPlanBlock));
   compact_kernel<<<grid, kThreads, 0, stream>>>(

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_grad_kernel(GradientBa
       Vector<Logit> made;
 #pragma unroll
       for (int k = 0; k < kCount; ++k) row.write(begin + c + k, read.at[k], made.at + k);
-      *reinterpret_cast<Vector<Logit>*>(to + c) = made;
+      store_vector(made, to + c);
     }
 #pragma unroll 1
     for (int64_t c = head + vectors * kCount + thread; c < size; c += kThreads) {
@@ -91,6 +91,7 @@ void launch(const GradientBatch& batch, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_cross_entropy_grad(const GradientBatch& batch, cudaStream_t stream) {
+  const MayLoad load;
   // Edge case 1. Without classes the operator alone gets here: no piece, and no grid of nothing.
   if (batch.size == 0 || batch.labels.num_classes == 0) return cudaSuccess;
   return launch_for(batch.logit_type, [&](auto* logit) {

@@ -35,19 +35,51 @@ __device__ __forceinline__ RowStats<Real> warp_merged(RowStats<Real> row) {
   return row;
 }
 
+// kLoads vectors of a row, step elements apart: all are in flight before the first is looked at.
+template <bool kFull, int kLoads, typename Logit, typename Real>
+__device__ __forceinline__ void add_vectors(const Logit* row, const float* weights, int64_t first,
+                                            int64_t step, RowStats<Real>* found) {
+  constexpr int kCount = Vector<Logit>::kCount;
+  Vector<Logit> vector[kLoads];
+  Real logit[kLoads * kCount], weight[kLoads * kCount];
+#pragma unroll
+  for (int v = 0; v < kLoads; ++v) vector[v] = load_vector(row + first + v * step);
+#pragma unroll
+  for (int k = 0; k < kLoads * kCount; ++k) {
+    const int64_t c = first + k / kCount * step + k % kCount;
+    logit[k] = static_cast<Real>(widen(vector[k / kCount].at[k % kCount]));
+    weight[k] = kFull && weights ? static_cast<Real>(weights[c]) : static_cast<Real>(1);
+  }
+  add_logits<kFull>(found, logit, weight);
+}
+
 template <typename Logit, bool kFull>
 __device__ __forceinline__ RowStats<typename Accumulator<Logit>::Type> scan(const LogitBatch& batch,
                                                                             int64_t b, int thread,
                                                                             int threads) {
   using Real = typename Accumulator<Logit>::Type;
+  constexpr int kCount = Vector<Logit>::kCount;
   const int64_t count = batch.labels.num_classes;
   const float* weights = batch.labels.class_weight;
   RowStats<Real> found = no_stats<Real>();
   const auto* row = static_cast<const Logit*>(batch.logits) + b * count;
-  for_each_logit(row, count, thread, threads, [&](int64_t c, Logit logit) {
+  const int64_t head = head_of(row, count);
+  const int64_t past = head + (count - head) / kCount * kCount;  // the last whole vector's end
+  const int64_t step = int64_t{kCount} * threads;
+  int64_t at = head + int64_t{kCount} * thread;
+  if (!kFull) {  // with all sums, two at once would be twice the code for a score that few ask for
+#pragma unroll 1
+    for (; at + step < past; at += 2 * step) add_vectors<kFull, 2>(row, weights, at, step, &found);
+  }
+#pragma unroll 1
+  for (; at < past; at += step) add_vectors<kFull, 1>(row, weights, at, step, &found);
+  // Both ends of a row are a few logits: unrolled, they would only be larger.
+#pragma unroll 1
+  for (int64_t i = thread; i < head + count - past; i += threads) {
+    const int64_t c = i < head ? i : i - head + past;
     const Real weight = kFull && weights ? static_cast<Real>(weights[c]) : static_cast<Real>(1);
-    add_logit<kFull>(&found, static_cast<Real>(widen(logit)), weight);
-  });
+    add_logit<kFull>(&found, static_cast<Real>(widen(row[c])), weight);
+  }
   return found;
 }
 
@@ -166,6 +198,7 @@ void launch(const LogitBatch& batch, const ScoreState& state, bool advance, cuda
 
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,
                                          bool advance, cudaStream_t stream) {
+  const MayLoad load;
   if (batch.size == 0 && !advance) return cudaSuccess;  // Edge case 1
   if (batch.logit_type == Real::kDouble) {  // all sums: for a dtype this rare no second kernel
     launch<double, true>(batch, state, advance, stream);

@@ -18,6 +18,21 @@
 namespace prune_engine {
 namespace cuda {
 
+// Alive around the launches of a call. The driver loads a kernel when it is first launched, and
+// while a stream of any thread is being captured it forbids a thread to load one, unless the thread
+// says that it may (as torch does where its allocator needs memory during a capture). So that a
+// capture can hold a process's first call.
+class MayLoad {
+ public:
+  MayLoad() { cudaThreadExchangeStreamCaptureMode(&other_); }
+  ~MayLoad() { cudaThreadExchangeStreamCaptureMode(&other_); }
+  MayLoad(const MayLoad&) = delete;
+  MayLoad& operator=(const MayLoad&) = delete;
+
+ private:
+  cudaStreamCaptureMode other_ = cudaStreamCaptureModeRelaxed;
+};
+
 enum class Real : int { kFloat, kDouble, kHalf, kBFloat16 };
 
 struct LossBatch {
@@ -33,15 +48,20 @@ struct LossBatch {
 };
 
 // Fixed counts, found on the device: the smallest draw that can stay in each band, and how many of
-// those with exactly that draw do (the smallest indices).
+// those with exactly that draw do (the smallest indices). Halfway: the cut's high byte, and how
+// many of those that share it stay.
 struct FixedCuts {
   int64_t ties[kMaxBands];
   uint32_t cut[kMaxBands];
 };
 
+// Of each band, the high bytes of its draws; then the low bytes of those with the cut's high byte.
+constexpr int kByteBins = 256;
+constexpr int64_t kHistogramCounts = 2 * kMaxBands * int64_t{kByteBins};
+
 // Scratch of a plan with fixed counts, uninitialised.
 struct FixedScratch {
-  uint32_t* histogram;  // [bands][65536]
+  uint32_t* histogram;  // [kHistogramCounts]
   int64_t* ties;        // [bands][blocks + 1]
   FixedCuts* cuts;      // [1]
 };
@@ -132,6 +152,18 @@ struct SelectArgs {
   uint32_t* counts;    // [kSelectCounts], uninitialised
   SelectState* state;  // [1], uninitialised
   float* out;          // [num_ranks]
+};
+
+struct PlanTopArgs {
+  const int64_t* records;  // [num_samples]
+  int64_t num_samples;
+  int64_t k;
+  uint32_t cut;
+  uint64_t seed;
+  uint32_t epoch;
+  int64_t* ranked;         // [num_samples], scratch, uninitialised: what select looks at
+  uint8_t* weight_class;   // [num_samples]
+  int64_t* block_offsets;  // [blocks + 1]
 };
 
 constexpr int64_t kPickBlock = 4096;  // elements that one block of threads takes
@@ -226,6 +258,10 @@ cudaError_t launch_order(const int32_t* kept, const Bijection& pi, const Positio
                          int32_t* samples, cudaStream_t stream);
 cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection& pi, bool inverse,
                            int64_t* result, cudaStream_t stream);
+cudaError_t launch_draw(const int64_t* indices, int64_t count, int64_t seed, int64_t epoch,
+                        int64_t stream_number, int64_t* result, cudaStream_t stream);
+// select: of args.ranked.
+cudaError_t launch_plan_top(const PlanTopArgs& args, const SelectArgs& select, cudaStream_t stream);
 cudaError_t launch_audit(const int64_t* records, const uint8_t* weight_class, int64_t num_samples,
                          int64_t epoch, int64_t* result, cudaStream_t stream);
 cudaError_t launch_cross_entropy_observe(const LogitBatch& batch, const ScoreState& state,

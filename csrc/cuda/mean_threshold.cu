@@ -16,6 +16,7 @@ __global__ void mean_threshold_kernel(const int64_t* __restrict__ score_sum,
 }  // namespace
 
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream) {
+  const MayLoad load;
   mean_threshold_kernel<<<1, 1, 0, stream>>>(score_sum, threshold);
   return cudaGetLastError();
 }

@@ -32,6 +32,7 @@ __global__ void __launch_bounds__(kMomentThreads)
 cudaError_t launch_tables(const Activation* tensors, int count, int64_t sample,
                           const StdTarget& target, const MomentScratch& scratch,
                           cudaStream_t stream) {
+  const MayLoad load;
   const int launches = static_cast<int>(num_blocks(count, kMomentTable));
   const cudaError_t zeroed =
       cudaMemsetAsync(scratch.ticket, 0, launches * sizeof(unsigned), stream);

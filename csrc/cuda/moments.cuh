@@ -181,9 +181,11 @@ __device__ __forceinline__ bool leave_sums(Sums sums, const MomentScratch& scrat
     scratch.parts[2 * blockIdx.x + 1] = sums.square;
     __threadfence();
     last = atomicAdd(scratch.ticket, 1u) == gridDim.x - 1;
+    // Between the ticket and the barrier: what the other blocks left is then before this fence, and
+    // the fence before every thread's reads beyond the barrier.
+    __threadfence();
   }
   __syncthreads();
-  if (last) __threadfence();
   return last;
 }
 

@@ -87,6 +87,7 @@ void launch(const LossBatch& batch, const ScoreState& state, bool advance, cudaS
 
 cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, bool advance,
                            cudaStream_t stream) {
+  const MayLoad load;
   if (batch.size == 0 && !advance) return cudaSuccess;  // Edge case 1
   return launch_for(batch.loss_type, [&](auto* loss) {
     launch<std::remove_pointer_t<decltype(loss)>>(batch, state, advance, stream);

@@ -343,6 +343,7 @@ cudaError_t flag_chosen(const PickArgs& args, const SelectArgs& select, cudaStre
 }  // namespace
 
 cudaError_t launch_pick(const PickArgs& args, const SelectArgs& select, cudaStream_t stream) {
+  const MayLoad load;
   if (args.count <= kPickBlock) {
     return run_phase(args, kAll, 1, args.floor > 0 ? 0 : 1, 0, stream);
   }

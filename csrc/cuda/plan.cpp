@@ -41,7 +41,7 @@ Tensor plan_cuda(Tensor records,                 // [N] int64
   std::optional<Tensor> histogram, ties, fixed;
   if (keep_den > 0) {
     args.rule.draws = true;
-    histogram = torch::stable::new_empty(records, {bands * kDraws}, ScalarType::Int);
+    histogram = torch::stable::new_empty(records, {cuda::kHistogramCounts}, ScalarType::Int);
     ties = torch::stable::new_empty(records, {bands * (blocks + 1)}, ScalarType::Long);
     fixed = torch::stable::new_empty(records, {sizeof(cuda::FixedCuts)}, ScalarType::Byte);
     args.scratch = {static_cast<uint32_t*>(histogram->mutable_data_ptr()),

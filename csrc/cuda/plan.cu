@@ -11,35 +11,30 @@ constexpr int kScanThreads = 1024;
 constexpr int kScanItems = 4;
 
 // Grid: one block of 256 threads per 4096 samples, 16 samples per thread in 8 neighbouring pairs.
-// kFixed: a sample whose draw is its band's cut is a tie: kept for now and counted in ties
-// [band][block]. block_offsets[block] becomes the number kept.
-template <bool kFixed>
+// block_offsets[block] becomes the number kept.
 __global__ void __launch_bounds__(kPlanThreads)
     plan_kernel(const int64_t* __restrict__ records, int64_t num_samples, bool vector_in,
                 bool vector_out, const float* __restrict__ thresholds,
                 const __grid_constant__ Decision rule, int unseen_band,
-                const FixedCuts* __restrict__ fixed, uint8_t* __restrict__ weight_class,
-                int64_t* __restrict__ block_offsets, int64_t* __restrict__ ties) {
+                uint8_t* __restrict__ weight_class, int64_t* __restrict__ block_offsets) {
   alignas(16) __shared__ uint32_t word[kPairs];
   alignas(16) __shared__ uint8_t classes[kPlanBlock];
   __shared__ Bands bands;
-  __shared__ int tied[kMaxBands];
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kPlanBlock;
   const int size = block_size(begin, num_samples);
   const bool whole = size == kPlanBlock;
 
-  // All loads first: the generator runs while they are in flight.
-  Keys<kThreadSamples> keys;
-  load_keys(records + begin, size, vector_in && whole, &keys);
+  // All loads first: the generator runs while they are in flight, and nothing looks at them before.
+  uint4 pair[kThreadPairs];
+  load_pairs(records + begin, size, vector_in && whole, pair);
   if (threadIdx.x < kMaxBands) {
-    tied[threadIdx.x] = 0;
-    make_bands(thresholds, rule, unseen_band, kFixed ? fixed : nullptr, &bands);
+    make_bands(thresholds, rule, unseen_band, nullptr, &bands);
   }
   if (rule.draws) make_draws(rule.first + begin, rule.seed, rule.epoch, word);
   __syncthreads();
 
   uint32_t fate[kThreadSamples];
-  make_fates(bands, rule.num_thresholds, keys, fate);
+  make_fates(bands, rule.num_thresholds, make_keys(pair), fate);
   int kept = 0;
 #pragma unroll
   for (int j = 0; j < kThreadPairs; ++j) {
@@ -53,20 +48,14 @@ __global__ void __launch_bounds__(kPlanThreads)
       const bool inside = 2 * pair + half < size;
       decided[half] = inside && draw >= fate_cut(mine) ? fate_class(mine) : 0;
       kept += decided[half] != 0 ? 1 : 0;
-      if (kFixed && inside && draw == fate_cut(mine) && fate_band(mine) != kNoBand) {
-        atomicAdd(&tied[fate_band(mine)], 1);  // one sample in 65536
-      }
     }
     reinterpret_cast<uint16_t*>(classes)[pair] =
         static_cast<uint16_t>(decided[0] | decided[1] << 8);
   }
   int total;
-  exclusive_scan<kPlanThreads>(kept, &total);  // synchronises: classes and tied are complete
+  exclusive_scan<kPlanThreads>(kept, &total);  // synchronises: the classes are complete
   store_classes(classes, size, vector_out && whole, weight_class + begin);
   if (threadIdx.x == 0) block_offsets[blockIdx.x] = total;
-  if (kFixed && static_cast<int>(threadIdx.x) <= rule.num_thresholds) {
-    ties[threadIdx.x * (static_cast<int64_t>(gridDim.x) + 1) + blockIdx.x] = tied[threadIdx.x];
-  }
 }
 
 // Grid: one block of 1024 threads per row of blocks + 1 counts; exclusive prefix sums in place, the
@@ -95,13 +84,12 @@ __global__ void __launch_bounds__(kScanThreads) offsets_kernel(int64_t* counts, 
   if (threadIdx.x == 0) row[blocks] = carry;
 }
 
-template <bool kFixed>
 cudaError_t decide(const PlanArgs& args, int64_t blocks, cudaStream_t stream) {
   if (blocks == 0) return cudaSuccess;  // Edge case 1
-  plan_kernel<kFixed><<<static_cast<unsigned>(blocks), kPlanThreads, 0, stream>>>(
+  plan_kernel<<<static_cast<unsigned>(blocks), kPlanThreads, 0, stream>>>(
       args.records, args.num_samples, aligned(args.records, sizeof(uint4)),
       aligned(args.weight_class, sizeof(uint4)), args.thresholds, args.rule, args.unseen_band,
-      args.scratch.cuts, args.weight_class, args.block_offsets, args.scratch.ties);
+      args.weight_class, args.block_offsets);
   return cudaGetLastError();
 }
 
@@ -113,14 +101,13 @@ cudaError_t launch_offsets(int64_t* counts, int rows, int64_t blocks, cudaStream
 }
 
 cudaError_t launch_plan(const PlanArgs& args, cudaStream_t stream) {
+  const MayLoad load;
   const int64_t blocks = num_blocks(args.num_samples, kPlanBlock);
   cudaError_t error = cudaSuccess;
   if (args.shares.den == 0 || blocks == 0) {
-    error = decide<false>(args, blocks, stream);
+    error = decide(args, blocks, stream);
   } else {
-    error = launch_fix_counts(args, stream);
-    if (error == cudaSuccess) error = decide<true>(args, blocks, stream);
-    if (error == cudaSuccess) error = launch_settle_ties(args, stream);
+    error = launch_plan_fixed(args, stream);
   }
   return error != cudaSuccess ? error : launch_offsets(args.block_offsets, 1, blocks, stream);
 }

@@ -67,34 +67,41 @@ __device__ __forceinline__ void make_fates(const Bands& bands, int num_threshold
   }
 }
 
-// This thread's pairs j * kPlanThreads + threadIdx.x of the block: samples 2 j and 2 j + 1 of keys.
-__device__ __forceinline__ void load_keys(const int64_t* __restrict__ records, int size,
-                                          bool vector, Keys<kThreadSamples>* keys) {
-  keys->seen = 0;
+// This thread's pairs j * kPlanThreads + threadIdx.x of the block: low and high word of one record,
+// then of the next; zeros past the end.
+__device__ __forceinline__ void load_pairs(const int64_t* __restrict__ records, int size,
+                                           bool vector, uint4 (&pair)[kThreadPairs]) {
   if (vector) {
     const auto* pairs = reinterpret_cast<const uint4*>(records);
-    uint4 pair[kThreadPairs];  // low and high word of one record, then of the next
 #pragma unroll
     for (int j = 0; j < kThreadPairs; ++j) {
       pair[j] = __ldcs(pairs + j * kPlanThreads + threadIdx.x);  // read once: streamed
     }
-#pragma unroll
-    for (int j = 0; j < kThreadPairs; ++j) {
-      // The high words are needed: a load whose half is unused is narrowed to two of 4 bytes.
-      keys->seen |= (pair[j].x | pair[j].y) != 0 ? 1u << (2 * j) : 0u;
-      keys->seen |= (pair[j].z | pair[j].w) != 0 ? 2u << (2 * j) : 0u;
-      keys->key[2 * j] = pair[j].x;
-      keys->key[2 * j + 1] = pair[j].z;
-    }
     return;
   }
 #pragma unroll
-  for (int e = 0; e < kThreadSamples; ++e) {
-    const int i = 2 * ((e / 2) * kPlanThreads + static_cast<int>(threadIdx.x)) + e % 2;
-    const int64_t record = i < size ? records[i] : 0;
-    keys->seen |= record != 0 ? 1u << e : 0u;
-    keys->key[e] = record_key(record);
+  for (int j = 0; j < kThreadPairs; ++j) {
+    const int i = 2 * (j * kPlanThreads + static_cast<int>(threadIdx.x));
+    const auto one = static_cast<uint64_t>(i < size ? records[i] : 0);
+    const auto two = static_cast<uint64_t>(i + 1 < size ? records[i + 1] : 0);
+    pair[j] = make_uint4(static_cast<uint32_t>(one), static_cast<uint32_t>(one >> 32),
+                         static_cast<uint32_t>(two), static_cast<uint32_t>(two >> 32));
   }
+}
+
+// Samples 2 j and 2 j + 1 of the keys are those of pair j.
+__device__ __forceinline__ Keys<kThreadSamples> make_keys(const uint4 (&pair)[kThreadPairs]) {
+  Keys<kThreadSamples> keys;
+  keys.seen = 0;
+#pragma unroll
+  for (int j = 0; j < kThreadPairs; ++j) {
+    // The high words are needed: a load whose half is unused is narrowed to two of 4 bytes.
+    keys.seen |= (pair[j].x | pair[j].y) != 0 ? 1u << (2 * j) : 0u;
+    keys.seen |= (pair[j].z | pair[j].w) != 0 ? 2u << (2 * j) : 0u;
+    keys.key[2 * j] = pair[j].x;
+    keys.key[2 * j + 1] = pair[j].z;
+  }
+  return keys;
 }
 
 // word[p] holds the two draws of pair p: word p % 4 of the Philox call for group p / 4.
@@ -126,9 +133,8 @@ __device__ __forceinline__ void store_classes(const uint8_t* classes, int size, 
 }
 static_assert(kPlanThreads * sizeof(uint4) == kPlanBlock, "one 16-byte store per thread");
 
-// Declared here for launch_plan; with fixed counts they run before and after the deciding pass.
-cudaError_t launch_fix_counts(const PlanArgs& args, cudaStream_t stream);
-cudaError_t launch_settle_ties(const PlanArgs& args, cudaStream_t stream);
+// Declared here for launch_plan: all but the offsets of a plan with fixed counts.
+cudaError_t launch_plan_fixed(const PlanArgs& args, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace prune_engine

@@ -24,11 +24,12 @@ __global__ void __launch_bounds__(kPlanThreads, 4)
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kPlanBlock;
   const int size = block_size(begin, num_samples);
   const bool whole = size == kPlanBlock;
-  Keys<kThreadSamples> keys;
-  load_keys(records + begin, size, vector_in && whole, &keys);
+  uint4 pairs[kThreadPairs];
+  load_pairs(records + begin, size, vector_in && whole, pairs);
   cut[threadIdx.x] = cuts[threadIdx.x];
   const int32_t top = *top_in;
   make_draws(first + begin, seed, epoch, word);
+  Keys<kThreadSamples> keys = make_keys(pairs);
 #pragma unroll
   for (int e = 0; e < kThreadSamples; ++e) {
     keys.key[e] = (keys.seen >> e & 1u) != 0 ? level_of(keys.key[e], top) : 1;

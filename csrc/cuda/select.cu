@@ -116,6 +116,7 @@ cudaError_t launch_digits(const SelectArgs& args, cudaStream_t stream) {
 }
 
 cudaError_t launch_select(const SelectArgs& args, cudaStream_t stream) {
+  const MayLoad load;
   if (args.num_ranks == 0) return cudaSuccess;
   const cudaError_t error =
       cudaMemsetAsync(args.counts, 0, kSelectCounts * sizeof(uint32_t), stream);

@@ -13,9 +13,8 @@ namespace cuda {
 constexpr int kLevels = 3;
 constexpr int kSelectThreads = 512;
 constexpr int kPickThreads = 1024;
-constexpr int kGroup = 4;   // neighbouring samples of a thread: one 16-byte load of scores
-constexpr int kGroups = 4;  // groups in flight per thread
-constexpr int64_t kSelectTile = kSelectThreads * kGroup * kGroups;
+constexpr int kTileSamples = 16;  // of a thread
+constexpr int64_t kSelectTile = kSelectThreads * kTileSamples;
 
 // A digit of a number: of a key, or of a sample's index, which has 31 bits.
 template <bool kIndex>
@@ -35,64 +34,49 @@ __device__ __forceinline__ uint32_t above_digit(uint32_t number, int level) {
   return level == 0 ? 0 : number >> digit_shift<kIndex>(level - 1);
 }
 
-// Keys of the group's four samples, 0 where there is none.
-__device__ __forceinline__ void load_group(const float* __restrict__ values, int64_t first,
-                                           int64_t num_samples, bool vector,
-                                           uint32_t (&key)[kGroup]) {
-  if (vector && first + kGroup <= num_samples) {
-    const uint4 four = *reinterpret_cast<const uint4*>(values + first);
-    const uint32_t bits[kGroup] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-    for (int e = 0; e < kGroup; ++e) key[e] = sample_key(bits_float(bits[e]));
-    return;
-  }
-#pragma unroll
-  for (int e = 0; e < kGroup; ++e) {
-    key[e] = first + e < num_samples ? sample_key(values[first + e]) : kNoKey;
-  }
+// What one 16-byte load brings: the keys of four scores or of two records.
+__device__ __forceinline__ uint32_t loaded_key(const uint4& four, int e, const float*) {
+  const uint32_t bits = e == 0 ? four.x : (e == 1 ? four.y : (e == 2 ? four.z : four.w));
+  return sample_key(bits_float(bits));
+}
+__device__ __forceinline__ uint32_t loaded_key(const uint4& two, int e, const int64_t*) {
+  // Seen where the epoch's word says so. A test of the whole record could be left out, for a key of
+  // 0 means the same, and the compiler would then read the keys alone, 4 bytes at a time.
+  return e == 0 ? (two.y != 0 ? two.x : kNoKey) : (two.w != 0 ? two.z : kNoKey);
 }
 
-__device__ __forceinline__ void load_group(const int64_t* __restrict__ values, int64_t first,
-                                           int64_t num_samples, bool vector,
-                                           uint32_t (&key)[kGroup]) {
-  if (vector && first + kGroup <= num_samples) {
-    const auto* pairs = reinterpret_cast<const uint4*>(values + first);
-#pragma unroll
-    for (int pair = 0; pair < kGroup / 2; ++pair) {
-      const uint4 two = pairs[pair];
-      // Seen where the epoch's word says so. A test of the whole record could be left out, for a
-      // key of 0 means the same, and the compiler would then read the keys alone, 4 bytes at a
-      // time.
-      key[2 * pair] = two.y != 0 ? two.x : kNoKey;
-      key[2 * pair + 1] = two.w != 0 ? two.z : kNoKey;
-    }
-    return;
-  }
-#pragma unroll
-  for (int e = 0; e < kGroup; ++e) {
-    key[e] = first + e < num_samples ? sample_key(values[first + e]) : kNoKey;
-  }
-}
-
-// Calls visit(sample, key) for every sample that has been seen.
+// Calls visit(sample, key) for every sample that has been seen. Of a whole tile all loads of a
+// thread are in flight before it looks at one; a tile at the end, and a view that does not begin at
+// 16 bytes, are read one by one.
 template <typename Sample, typename Visit>
 __device__ __forceinline__ void visit_seen(const Sample* __restrict__ values, int64_t num_samples,
                                            bool vector, const Visit& visit) {
+  constexpr int kPer = 16 / static_cast<int>(sizeof(Sample));
+  constexpr int kLoads = kTileSamples / kPer;
   const int64_t stride = kSelectTile * gridDim.x;
   for (int64_t tile = kSelectTile * blockIdx.x; tile < num_samples; tile += stride) {
-    uint32_t key[kGroups][kGroup];
+    const int thread = static_cast<int>(threadIdx.x);
+    if (vector && tile + kSelectTile <= num_samples) {
+      const auto* from = reinterpret_cast<const uint4*>(values + tile);
+      uint4 load[kLoads];
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      const int64_t first = tile + kGroup * (g * kSelectThreads + static_cast<int>(threadIdx.x));
-      load_group(values, first, num_samples, vector, key[g]);
-    }
+      for (int l = 0; l < kLoads; ++l) load[l] = from[l * kSelectThreads + thread];
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      const int64_t first = tile + kGroup * (g * kSelectThreads + static_cast<int>(threadIdx.x));
+      for (int l = 0; l < kLoads; ++l) {
 #pragma unroll
-      for (int e = 0; e < kGroup; ++e) {
-        if (key[g][e] != kNoKey) visit(static_cast<uint32_t>(first + e), key[g][e]);
+        for (int e = 0; e < kPer; ++e) {
+          const uint32_t key = loaded_key(load[l], e, values);
+          const int64_t at = tile + kPer * (l * kSelectThreads + thread) + e;
+          if (key != kNoKey) visit(static_cast<uint32_t>(at), key);
+        }
       }
+      continue;
+    }
+    const int64_t end = tile + kSelectTile < num_samples ? tile + kSelectTile : num_samples;
+#pragma unroll 1
+    for (int64_t at = tile + thread; at < end; at += kSelectThreads) {
+      const uint32_t key = sample_key(values[at]);
+      if (key != kNoKey) visit(static_cast<uint32_t>(at), key);
     }
   }
 }

@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t launch_shuffle(const int64_t* places, int64_t count, const Bijection& pi, bool inverse,
                            int64_t* result, cudaStream_t stream) {
+  const MayLoad load;
   if (count == 0) return cudaSuccess;
   const unsigned grid = grid_of(count, kThreads, kMaxGrid);
   shuffle_kernel<<<grid, kThreads, 0, stream>>>(places, count, pi, inverse, result);

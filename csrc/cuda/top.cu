@@ -8,6 +8,7 @@ namespace cuda {
 namespace {
 
 constexpr int64_t kMaxGrid = 528;
+constexpr int kGroup = 4;  // neighbouring samples of a thread that writes the mask
 
 // Grid: as digit_kernel. Counts a digit of the index of the samples that tie; returns at once where
 // all of them stay.
@@ -18,7 +19,9 @@ __global__ void __launch_bounds__(kSelectThreads)
   __shared__ uint32_t bins[kBins];
   if (state->rank[0] == 0 || state->key[0] == kNoKey) return;
   for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kSelectThreads) bins[i] = 0;
-  const uint32_t edge = state->key[0], above = above_digit<true>(state->last_index, level);
+  // Of the index there is no digit yet at the first level, and nobody has written it.
+  const uint32_t edge = state->key[0];
+  const uint32_t above = level == 0 ? 0 : above_digit<true>(state->last_index, level);
   __syncthreads();
   visit_seen(values, num_samples, vector, [&](uint32_t index, uint32_t key) {
     if (key == edge && above_digit<true>(index, level) == above) {
@@ -59,7 +62,20 @@ __global__ void __launch_bounds__(kSelectThreads)
   if (first >= num_samples) return;
   const uint32_t edge = state->key[0], last = state->last_index;
   uint32_t key[kGroup], word = 0;
-  load_group(values, first, num_samples, vector, key);
+  constexpr int kPer = 16 / static_cast<int>(sizeof(Sample));
+  if (vector && first + kGroup <= num_samples) {
+    const auto* from = reinterpret_cast<const uint4*>(values + first);
+    uint4 load[kGroup / kPer];
+#pragma unroll
+    for (int l = 0; l < kGroup / kPer; ++l) load[l] = from[l];
+#pragma unroll
+    for (int e = 0; e < kGroup; ++e) key[e] = loaded_key(load[e / kPer], e % kPer, values);
+  } else {
+#pragma unroll
+    for (int e = 0; e < kGroup; ++e) {
+      key[e] = first + e < num_samples ? sample_key(values[first + e]) : kNoKey;
+    }
+  }
 #pragma unroll
   for (int e = 0; e < kGroup; ++e) {
     const bool stays = key[e] != kNoKey && (key[e] > edge || (key[e] == edge && first + e <= last));
@@ -103,6 +119,7 @@ cudaError_t mark(const SelectArgs& args, uint8_t* mask, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_top(const SelectArgs& args, int64_t k, uint8_t* mask, cudaStream_t stream) {
+  const MayLoad load;
   if (args.num_samples == 0) return cudaSuccess;  // Edge case 1
   if (k == 0) return cudaMemsetAsync(mask, 0, static_cast<size_t>(args.num_samples), stream);
   SelectArgs last = args;  // rank seen - k: the last, and the offset counts back from it

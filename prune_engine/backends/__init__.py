@@ -99,6 +99,16 @@ class Kernels(Protocol):
         """Turn positions of an epoch into ranks among its kept samples, or back."""
         ...
 
+    def draw(self, indices: Tensor, seed: int, epoch: int, stream: int, /) -> Tensor:
+        """Return the 32-bit draw of each index in a stream."""
+        ...
+
+    def plan_top(
+        self, records: Tensor, k: int, cut: int, seed: int, epoch: int, weight_class: Tensor, /
+    ) -> Tensor:
+        """Keep the largest scores of a random pool, and count the kept ones by block."""
+        ...
+
     def audit(self, records: Tensor, weight_class: Tensor, epoch: int, /) -> Tensor:
         """Recompute the sum and compare what was seen with what was planned."""
         ...

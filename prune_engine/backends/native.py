@@ -67,6 +67,8 @@ plan = _ops.plan.default
 compact = _ops.compact.default
 order = _ops.order.default
 shuffle = _ops.shuffle.default
+draw = _ops.draw.default
+plan_top = _ops.plan_top.default
 audit = _ops.audit.default
 cells = _ops.cells.default
 solve_levels = _ops.solve_levels.default
@@ -81,6 +83,12 @@ activation_std = _ops.activation_std.default
 relu_moments = _ops.relu_moments.default
 relu_moments_ = _ops.relu_moments_.default
 gelu_moments = _ops.gelu_moments.default
+
+
+# What observe returns has no gradient, so autograd need not look at its arguments, nor need they be
+# detached for it, which takes as long as a step's own work. (Kept: what it says goes with it.)
+_autograd = torch.library.Library("prune_engine", "IMPL")
+_autograd.impl("observe", torch.library.fallthrough_kernel, "Autograd")  # pyright: ignore[reportUnknownMemberType]
 
 
 @_register_fake("prune_engine::observe")
@@ -167,6 +175,17 @@ def _(
 @_register_fake("prune_engine::shuffle")
 def _(places: Tensor, n: int, inverse: bool, seed: int, epoch: int) -> Tensor:
     return torch.empty_like(places)
+
+
+@_register_fake("prune_engine::draw")
+def _(indices: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
+    return torch.empty_like(indices)
+
+
+@_register_fake("prune_engine::plan_top")
+def _(records: Tensor, k: int, cut: int, seed: int, epoch: int, weight_class: Tensor) -> Tensor:
+    blocks = (records.numel() + PLAN_BLOCK - 1) // PLAN_BLOCK
+    return records.new_empty(blocks + 1, dtype=torch.int64)
 
 
 @_register_fake("prune_engine::audit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from prune_engine.bands import PLAN_BLOCK, weighed_classes
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.lasting import lasting
 from prune_engine.ops.checks import check_vector
-from prune_engine.ops.rule import Arrangement, LevelRule, Rule, Selection
+from prune_engine.ops.rule import AnyRule, Arrangement, LevelRule, Rule, Selection, TopRule
 from prune_engine.ops.to_host import host_ints
 from prune_engine.ops.weights import decode_weights, weights_on
 from prune_engine.plain import plain
@@ -135,6 +136,15 @@ class EpochPlan:
         """The whole training order, int32 [num_kept], made when asked for."""
         return self.order(range(self.num_kept))
 
+    @cached_property
+    def largest_weight(self) -> float:
+        """The largest weight that a sample has; read from the device once, when asked for.
+
+        Ask while the plan is current: the classes are the buffer's, and the next plan's after it.
+        """
+        present = torch.bincount(self.weight_class, minlength=self.weight_table.shape[0]) > 0
+        return float(torch.where(present, self.weight_table, 0.0).max().item())
+
     @property
     def weights(self) -> Tensor:
         """The weight of every sample, float32 [N], 0 where dropped; made when asked for."""
@@ -223,7 +233,7 @@ def serve_count(num_kept: int, align: int, size: int, start: int = 0) -> int:
 
 def make_plan(
     buffer: ScoreBuffer,
-    rule: Rule | LevelRule | Selection,
+    rule: AnyRule,
     *,
     seed: int,
     epoch: int,
@@ -256,7 +266,7 @@ def make_plan(
     """
     if isinstance(rule, Selection):
         made = _select(buffer, rule, ahead=ahead)
-    elif isinstance(rule, Rule):
+    elif isinstance(rule, Rule | TopRule):
         made = _draw_bands(buffer, rule, seed=seed, epoch=epoch, ahead=ahead)
     else:
         counts = buffer.cells() if counts is None else counts
@@ -302,7 +312,7 @@ def _select(buffer: ScoreBuffer, rule: Selection, *, ahead: bool) -> _Decision:
 
 
 def _draw_bands(
-    buffer: ScoreBuffer, rule: Rule, *, seed: int, epoch: int, ahead: bool
+    buffer: ScoreBuffer, rule: Rule | TopRule, *, seed: int, epoch: int, ahead: bool
 ) -> _Decision:
     """Draw each sample's fate by the band of its score."""
     weight_class, block_offsets = ops.plan(
@@ -370,6 +380,8 @@ def _count_selection(selection: Selection, buffer: ScoreBuffer) -> tuple[Tensor,
         raise ValueError(
             f"weight_class must be in 0..{weighed - 1}, the classes with a weight, got {most}"
         )
+    if num_kept == 0 and buffer.num_samples and selection.arrangement is None:
+        raise ValueError("weight_class must keep a sample, got 0 for all: an epoch without any")
     return block_offsets, num_kept
 
 

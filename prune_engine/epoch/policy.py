@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from prune_engine.bands import decimal_fraction
+from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.score_buffer import ScoreBuffer
-from prune_engine.ops.rule import Arrangement, LevelRule, Rule, Selection
+from prune_engine.ops.rule import AnyRule, Arrangement
 from prune_engine.plain import plain
+
+LATE = {"late": True}  # of a field of a policy: not described where it has its default
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ class Policy(ABC):
     @abstractmethod
     def rule(
         self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
-    ) -> Rule | LevelRule | Selection:
+    ) -> AnyRule:
         """Return the rule of one epoch, or the decision itself.
 
         Args:
@@ -296,10 +299,39 @@ class Policy(ABC):
         """
 
     def describe(self) -> dict[str, Any]:
-        """Return the name and the parameters as plain data (a state is checked against it)."""
+        """Return the name and the parameters as plain data (a state is checked against it).
+
+        A class outside this package is named with its module, such as ``mymodule:MyPolicy``.
+        """
         # Concrete policies are dataclasses; this base is not one, so that it has no fields.
         parameters = asdict(self)  # type: ignore[call-overload]
-        return {"policy": type(self).__name__, **plain(parameters)}
+        for each in fields(self):  # type: ignore[arg-type]
+            # A parameter that came later is told where it says something, so that what was saved
+            # before it came still fits.
+            if "late" in each.metadata and parameters[each.name] == each.default:
+                del parameters[each.name]
+        told = {
+            name: value.describe() if isinstance(value, PerSample) else value
+            for name, value in parameters.items()
+        }
+        return {"policy": name_of(self), **plain(told)}
+
+
+def name_of(policy: Policy) -> str:
+    """Return what a state calls a policy: its class, with its module where that is another's.
+
+    A class of another package may have the name of one of ours.
+
+    Args:
+        policy: the policy.
+
+    Returns:
+        Such as ``"InfoBatch"`` or ``"mymodule:MyPolicy"``.
+    """
+    kind = type(policy)
+    if kind.__module__.startswith("prune_engine."):
+        return kind.__name__
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def annealing(delta: float, progress: Progress) -> bool:

@@ -105,6 +105,26 @@ def _all_reduce_max(tensor: Tensor, group: Any) -> None:
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)  # pyright: ignore[reportUnknownMemberType]
 
 
+def merge_max(tensor: Tensor, group: Any = None) -> Tensor:
+    """Return the elementwise maximum over all ranks: a collective, unless there is one rank.
+
+    Args:
+        tensor: of one shape on every rank; not changed.
+        group: the data-parallel group.
+
+    Returns:
+        A copy, the same on every rank.
+
+    Example:
+        >>> merge_max(torch.tensor([1, 2])).tolist()
+        [1, 2]
+    """
+    merged = tensor.clone()
+    if not alone(group):
+        _all_reduce_max(merged, group)
+    return merged
+
+
 def _gather(row: Tensor, group: Any) -> Tensor:
     rows = row.new_empty((world(group)[1], row.shape[0]))
     dist.all_gather(list(rows.unbind()), row, group=group)  # pyright: ignore[reportUnknownMemberType]

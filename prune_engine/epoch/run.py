@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.copies import reduce_run
 from prune_engine.epoch.coverage import enforce_coverage, repeats
+from prune_engine.epoch.fit_policy import check_rule
 from prune_engine.epoch.plan import (
     EpochPlan,
     dump_plan,
@@ -36,12 +37,16 @@ from prune_engine.epoch.score_buffer import Audit, ScoreBuffer
 from prune_engine.epoch.serving import LastBatch, Serving
 from prune_engine.errors import NonFiniteLossError, PruneEngineError
 from prune_engine.lasting import lasting
-from prune_engine.ops.rule import LevelRule, Rule, Selection
+from prune_engine.ops.rule import AnyRule, LevelRule, Selection
 from prune_engine.ops.to_host import host_floats, host_ints
 
 # Why ranks meet: all of them for the same reason, which is told as a number.
 PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe", "resize")
 SCAN = 1 << 20  # positions that are searched at a time for what was trained last
+
+
+def _no_schedule() -> None:
+    """Return that no scheduler was wrapped."""
 
 
 class Recorder(Protocol):
@@ -116,8 +121,11 @@ class EpochRun:
         self._look: Serving | None = None  # the latest pass, where another one is being trained
         self._data: list[weakref.ref[Any]] = []  # what must have N items
         self.ahead: list[EpochPlan] = []
+        self.schedule: Callable[[], Any] = _no_schedule  # a weak reference, once one is wrapped
         self.memory = begin_memory(policy, buffer, seed, RunFacts(num_epochs, process_group))
         self.watcher = watcher_of(self.memory)  # None: a step calls no hook
+        # Whether nothing is done before or after a batch is recorded.
+        self.plain = self.watcher is None and not self.flows and on_nonfinite != "raise"
         self._begin_epoch(0)
         began = self.now()
         plan = self._decide(self._rule(0), 0)
@@ -281,21 +289,37 @@ class EpochRun:
         began = self.now()
         draft = self._report(self._meet("end_epoch"), partial=partial)
         enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
-        self._remember(draft)
         upcoming = self.epoch + 1
         if self.ahead:
+            self._remember(draft)
             self._plan = self.ahead.pop(0)
             self._activate(self._plan)
         else:
-            # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
-            rule = self._rule(upcoming)
-            self._plan = None
-            self._plan = self._decide(rule, upcoming)
+            self._plan_next(upcoming, draft)
         self.add_seconds(began)
         report = self._enter(upcoming, draft)
         if self.mode == "flow":
             self._plan_ahead()
         return report
+
+    def _plan_next(self, upcoming: int, draft: EpochReport) -> None:
+        """Let the policy take in the epoch and decide the next; undo both where it cannot."""
+        before = None if self.memory is None else dict(vars(self.memory))
+        threshold = self.plan.threshold
+        try:
+            self._remember(draft)
+            rule = self._rule(upcoming)
+            # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
+            self._plan = None
+            self._plan = self._decide(rule, upcoming)
+        except Exception:
+            if self.memory is not None and before is not None:
+                vars(self.memory).clear()
+                vars(self.memory).update(before)
+            # A policy's fault must not cost the run: the epoch has not ended, and can be saved.
+            if self._plan is None and self._one_table:
+                self._plan = self._restored_plan(threshold)
+            raise
 
     @lasting
     def resize(self, num_samples: int) -> None:
@@ -612,15 +636,16 @@ class EpochRun:
         """Batches observed in the run."""
         return self._steps
 
-    def _rule(self, epoch: int) -> Rule | LevelRule | Selection:
+    def _rule(self, epoch: int) -> AnyRule:
         progress = Progress(epoch, epoch, self.num_epochs, self.seed)
         if self.memory is None:
-            rule = self.policy.rule(self.buffer, progress)
+            rule: object = self.policy.rule(self.buffer, progress)
         else:
             rule = self.policy.rule(self.buffer, progress, self.memory)
-        if isinstance(rule, Selection) and rule.arrangement is not None:
+        checked = check_rule(self.policy, rule, epoch)
+        if isinstance(checked, Selection) and checked.arrangement is not None:
             self._check_arranged()
-        return rule
+        return checked
 
     def _check_arranged(self) -> None:
         """Refuse an arrangement that a state could not bring back."""
@@ -635,9 +660,7 @@ class EpochRun:
                 f"a restored run asks there, got {got}"
             )
 
-    def _decide(
-        self, rule: Rule | LevelRule | Selection, epoch: int, ahead: bool = False
-    ) -> EpochPlan:
+    def _decide(self, rule: AnyRule, epoch: int, ahead: bool = False) -> EpochPlan:
         counts = self._cells() if isinstance(rule, LevelRule) else None
         return make_plan(self.buffer, rule, seed=self.seed, epoch=epoch, ahead=ahead, counts=counts)
 
@@ -727,6 +750,7 @@ class EpochRun:
             "checksum of arguments": state.checksum(self),
             "epoch": self.epoch,
             "cursor": cursor,  # a state must have one; an epoch's end audits what was seen instead
+            "samples planned": self.plan.num_kept,  # a policy may say different things on ranks
         }
         counters, group = self.buffer.counters, self.process_group
         offered = self._counted - self._epoch_mark

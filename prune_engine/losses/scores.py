@@ -8,6 +8,8 @@ the policies take it: margin and least confidence are the papers' quantities tak
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -237,6 +239,43 @@ def grand(logits: Tensor, targets: Tensor, features: Tensor, *, bias: bool = Tru
     return error * (squares + 1 if bias else squares).sqrt()
 
 
+def mean(runs: Iterable[Tensor]) -> Tensor:
+    """Mean of a score over several trainings, or several epochs of one.
+
+    EL2N and GraNd are expectations over the weights (Paul, Ganguli and Dziugaite, NeurIPS 2021,
+    definitions 2.1 and 2.2, ten runs in their experiments): one run is one draw of them.
+
+    Args:
+        runs: scores [N] each, of the same samples in the same order; at least one.
+
+    Returns:
+        float64 [N]. inf where a run has inf.
+
+    Raises:
+        TypeError: a run is no floating tensor.
+        ValueError: no runs, or one of another shape, or with a nan (a sample never seen).
+
+    Example:
+        >>> mean([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0])]).tolist()
+        [2.0, 2.0]
+    """
+    total: Tensor | None = None
+    count = 0
+    for run in runs:
+        if not isinstance(run, Tensor) or not run.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"runs must be floating tensors, got {type(run).__name__}")
+        if total is not None and run.shape != total.shape:
+            raise ValueError(f"runs must be {tuple(total.shape)} each, got {tuple(run.shape)}")
+        if bool(torch.isnan(run).any()):
+            raise ValueError(f"runs must not be nan, got one in run {count} (a sample never seen)")
+        values = run.detach().to(torch.float64)
+        total = values if total is None else total + values
+        count += 1
+    if total is None:
+        raise ValueError("runs must be at least one, got none")
+    return total / count
+
+
 def forgetting(correct: Tensor, last: Tensor, last_epoch: Tensor, epoch: Tensor | int) -> Tensor:
     """Count forgetting events: presentations where a sample is wrong that was right the last time.
 
@@ -293,3 +332,38 @@ def forgetting_events(scores: Tensor) -> Tensor:
     """
     events = scores.floor()
     return torch.where((scores - events) >= NEVER / 4, torch.inf, events)
+
+
+def reward_spread(rewards: Tensor, *, right: float = 0.98) -> Tensor:
+    """The spread of each prompt's rewards, for ``ZeroVariance``: above 0, or which way all went.
+
+    A group of rollouts whose rewards are all alike has no advantage, and so no gradient (DAPO,
+    arXiv 2503.14476; GRESO, arXiv 2506.02177).
+
+    Args:
+        rewards: [B, G] floating, G rollouts of each of B prompts.
+        right: a reward that counts as right.
+
+    Returns:
+        float32 [B]: the standard deviation where rewards differ; 0.0 where all are alike and right;
+        -1.0 where all are alike and not.
+
+    Raises:
+        TypeError: rewards are not a floating tensor.
+        ValueError: rewards are not [B, G] with at least one rollout.
+
+    Example:
+        >>> reward_spread(torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])).tolist()
+        [0.5, 0.0, -1.0]
+    """
+    if not isinstance(rewards, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"rewards must be a tensor, got {type(rewards).__name__}")
+    if not rewards.is_floating_point():
+        raise TypeError(f"rewards must be floating, got {rewards.dtype}")
+    if rewards.dim() != 2 or rewards.shape[1] == 0:
+        raise ValueError(f"rewards must be [B, G], got shape {tuple(rewards.shape)}")
+    wide = rewards.detach().to(torch.float64)
+    alike = (wide == wide[:, :1]).all(dim=1)
+    spread = wide.std(dim=1, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
+    one_way = torch.where(wide[:, 0] >= right, 0.0, -1.0).to(torch.float64)
+    return torch.where(alike, one_way, spread).to(torch.float32)

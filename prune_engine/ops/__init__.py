@@ -10,6 +10,7 @@ from prune_engine.ops.audit import audit
 from prune_engine.ops.cells import cells
 from prune_engine.ops.compact import compact
 from prune_engine.ops.cross_entropy_observe import cross_entropy_observe
+from prune_engine.ops.draw import draw
 from prune_engine.ops.gelu_moments import gelu_moments
 from prune_engine.ops.mean_threshold import mean_threshold
 from prune_engine.ops.moments import merge_moments, moments
@@ -31,6 +32,7 @@ __all__ = [
     "cells",
     "compact",
     "cross_entropy_observe",
+    "draw",
     "gelu_moments",
     "kth",
     "mean_threshold",

@@ -3,12 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from prune_engine import backends
 from prune_engine.ops.checks import (
@@ -153,12 +149,7 @@ def observe_state(
             check_batch(losses, indices, score, records.device)
         if score is not None:
             score = score.detach()
-        wants_grad = losses.requires_grad and torch.is_grad_enabled()
-        tangent = has_tangent(losses)
-        if wants_grad and not (losses.is_cpu or tangent):
-            result = differentiable_observe(losses, kernels.observe, indices, score, state, advance)
-        else:
-            result = kernels.observe(losses.detach(), indices, score, state, advance)
+        result = kernels.observe(losses.detach(), indices, score, state, advance)
     except (AttributeError, RuntimeError, TypeError) as error:
         check_state(*state)
         check_batch(losses, indices, score, records.device)
@@ -168,37 +159,8 @@ def observe_state(
         losses, indices = losses.contiguous(), indices.contiguous()
         score = None if score is None else score.contiguous()
         return observe_state(losses, indices, score, state, kernels, advance=advance, checks=checks)
-    if (wants_grad and losses.is_cpu) or tangent:
-        # The same product once more, by an operator with a native gradient: on a cpu that takes a
-        # tenth of the time of a Python autograd function, and there is no launch.
+    if (losses.requires_grad and torch.is_grad_enabled()) or has_tangent(losses):
+        # The same product once more, by an operator with a native gradient of any order: a tenth of
+        # the host time of a Python autograd function.
         result = (rescale(losses, result[1]), result[1])
     return result
-
-
-class _Observe(Function):
-    """Gradient of the rescaled losses: ``grad * batch_weights`` (SEMANTICS 2), to any order."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, losses: Tensor, observe: Callable[..., tuple[Tensor, Tensor]], *state: Any
-    ) -> tuple[Tensor, Tensor]:
-        rescaled, batch_weights = observe(losses, *state)
-        ctx.save_for_backward(batch_weights)
-        ctx.mark_non_differentiable(batch_weights)
-        ctx.set_materialize_grads(False)
-        return rescaled, batch_weights
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
-        grad = grads[0]
-        if grad is not None:
-            (batch_weights,) = ctx.saved_tensors
-            # A half gradient is multiplied in float32 and rounded once, as the loss was.
-            grad = (grad * batch_weights).to(grad.dtype)
-        return (grad, *(None,) * (len(ctx.needs_input_grad) - 1))
-
-
-differentiable_observe = cast(
-    "Callable[..., tuple[Tensor, Tensor]]",
-    _Observe.apply,  # pyright: ignore[reportUnknownMemberType]
-)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from prune_engine import backends
 from prune_engine.ops.checks import check_count, check_first, check_seed_epoch, check_vector
-from prune_engine.ops.rule import Rule
+from prune_engine.ops.rule import Rule, TopRule
 
 
 def plan(
     records: Tensor,
-    rule: Rule,
+    rule: Rule | TopRule,
     *,
     seed: int,
     epoch: int,
@@ -25,11 +25,12 @@ def plan(
 
     A sample's band is the number of thresholds <= its score; with independent draws it is dropped
     iff ``draw(seed, epoch, index) < cut`` of its band (InfoBatch, ICLR 2024, eq. 4; SEMANTICS 3.3),
-    with fixed counts the band's largest draws stay, ties to the smaller index.
+    with fixed counts the band's largest draws stay, ties to the smaller index. A ``TopRule`` keeps
+    the largest scores of a random pool.
 
     Args:
         records: [N] int64.
-        rule: thresholds and bands.
+        rule: thresholds and bands, or a number of the largest.
         seed: in 0..2^63-1.
         epoch: the epoch being planned, in 0..2^31-2.
         out: [N] uint8 to write the weight classes into; default a fresh tensor.
@@ -54,9 +55,10 @@ def plan(
     """
     check_vector("records", records, (torch.int64,))
     check_count("records", records.shape[0])
-    check_vector("rule.thresholds", rule.thresholds, (torch.float32,), device=records.device)
+    if isinstance(rule, Rule):
+        check_vector("rule.thresholds", rule.thresholds, (torch.float32,), device=records.device)
     seed, epoch = check_seed_epoch(seed, epoch)
-    first = check_first(first, fixed=rule.fixed)
+    first = check_first(first, fixed=isinstance(rule, TopRule) or rule.fixed)
     weight_class = (
         torch.empty(records.shape, dtype=torch.uint8, device=records.device) if out is None else out
     )
@@ -68,18 +70,22 @@ def plan(
         device=records.device,
         changed=out is not None,
     )
-    block_offsets = backends.kernels_for(backend, records).plan(
-        records.contiguous(),
-        rule.thresholds.contiguous(),
-        [band.cut for band in rule.bands],
-        [band.weight_class for band in rule.bands],
-        [band.keep_num for band in rule.bands],
-        rule.bands[0].keep_den if rule.fixed else 0,
-        rule.unseen_band,
-        seed,
-        epoch,
-        weight_class,
-        first,
-    )
+    kernels, records = backends.kernels_for(backend, records), records.contiguous()
+    if isinstance(rule, TopRule):
+        block_offsets = kernels.plan_top(records, rule.k, rule.cut, seed, epoch, weight_class)
+    else:
+        block_offsets = kernels.plan(
+            records,
+            rule.thresholds.contiguous(),
+            [band.cut for band in rule.bands],
+            [band.weight_class for band in rule.bands],
+            [band.keep_num for band in rule.bands],
+            rule.bands[0].keep_den if rule.fixed else 0,
+            rule.unseen_band,
+            seed,
+            epoch,
+            weight_class,
+            first,
+        )
     torch.autograd.graph.increment_version(weight_class)
     return weight_class, block_offsets

@@ -13,6 +13,7 @@ from prune_engine.bands import (
     DRAWS,
     MAX_BANDS,
     MAX_LEVEL_SAMPLES,
+    MAX_SAMPLES,
     Band,
     check_weight_table,
     weighed_classes,
@@ -129,6 +130,45 @@ class LevelRule:
         check_int("least", self.least, 1, DRAWS)
 
 
+@dataclass(frozen=True)
+class TopRule:
+    """One epoch's rule that keeps a fixed number of a random pool: those of the largest scores.
+
+    A sample is in the pool iff its keep draw is at least ``cut`` (SEMANTICS 3.3). The never seen
+    come first, then the largest scores; who stays among equals is drawn (SEMANTICS 3.13).
+
+    Args:
+        k: in 0..2^31-1, how many stay; all of the pool where it has fewer.
+        cut: in 0..65535.
+
+    Raises:
+        TypeError: a number is no int.
+        ValueError: a number is out of range.
+
+    Example:
+        >>> TopRule(k=10, cut=32768).weight_table
+        (0.0, 1.0)
+    """
+
+    k: int
+    cut: int = 0
+
+    def __post_init__(self) -> None:
+        store_plain(self)
+        check_int("k", self.k, 0, MAX_SAMPLES)
+        check_int("cut", self.cut, 0, 65535)
+
+    @property
+    def weight_table(self) -> tuple[float, ...]:
+        """No weights."""
+        return weight_table()
+
+    @property
+    def thresholds(self) -> Tensor:
+        """None: where the edge lies is not read back."""
+        return _no_thresholds()
+
+
 class Arrangement(Protocol):
     """How an epoch's samples are listed and ordered where whole groups of them stay together."""
 
@@ -188,3 +228,6 @@ class Selection:
             if came.dtype != dtype:
                 raise TypeError(f"{name} must be {dtype}, got {came.dtype}")
         check_weight_table(self.weight_table)
+
+
+AnyRule = Rule | LevelRule | TopRule | Selection

@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from prune_engine.bands import check_fraction, decimal_fraction, weight_table
+from prune_engine.bands import check_fraction, check_positive, decimal_fraction, weight_table
 from prune_engine.epoch.fits import class_problems, int_problems, tensor_problems
-from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
+from prune_engine.epoch.policy import LATE, PolicyMemory, Progress, RunFacts
 from prune_engine.epoch.score_buffer import ScoreBuffer
-from prune_engine.ops.rule import Rule, Selection
+from prune_engine.ops.rule import AnyRule, Rule, Selection, TopRule
 from prune_engine.plain import store_plain
 from prune_engine.policies.fixed_counts import select_fixed
+from prune_engine.policies.score_rule import ScoreRule
 
 TENSORS = ("ema", "varema", "chosen")
 FLT_MAX = 3.4028234663852886e38
@@ -44,6 +46,20 @@ class BanditMemory(PolicyMemory):
         self.varema = self.ema * 0
         self.chosen = buffer.weight_class.clone()
         self.decided = False
+
+    def begin_run(self, run: RunFacts) -> None:
+        """Warn where one choice is all that the run will see.
+
+        Args:
+            run: its length.
+        """
+        period = self.policy.period
+        if run.total is not None and period > run.total:
+            warnings.warn(
+                f"period={period} is longer than the run of {run.total} epochs: what epoch 1 keeps "
+                "is all that is trained from then on; take a smaller period",
+                stacklevel=2,
+            )
 
     def resize(self, num_samples: int) -> None:
         """Follow a data set that changes: a new sample is tried before it is judged.
@@ -114,7 +130,7 @@ class BanditMemory(PolicyMemory):
 
 
 @dataclass(frozen=True)
-class Bandit(Policy):
+class Bandit(ScoreRule):
     """What ``UCB`` and ``EpsilonGreedy`` share: a top-k every ``period`` epochs, weight 1.
 
     Args:
@@ -135,6 +151,7 @@ class Bandit(Policy):
             raise TypeError(f"period must be an int, got {self.period!r}")
         if self.period < 1:
             raise ValueError(f"period must be at least 1, got {self.period}")
+        self.check_beginning()
 
     def count(self, num_samples: int) -> int:
         """Return how many of N samples are kept.
@@ -178,8 +195,24 @@ class Bandit(Policy):
         """
         return BanditMemory(self, buffer, seed)
 
-    def rule(
-        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    def weighs(self) -> bool:
+        """Return False."""
+        return False
+
+    def even(self, buffer: ScoreBuffer, progress: Progress) -> AnyRule:
+        """Return as many samples as later epochs have, at random.
+
+        Args:
+            buffer: says how many samples there are and where tensors live.
+            progress: where the run is.
+
+        Returns:
+            The rule.
+        """
+        return TopRule(self.count(buffer.num_samples))
+
+    def decide(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None
     ) -> Rule | Selection:
         """Return what the memory has chosen; everything before it has seen an epoch.
 
@@ -203,7 +236,7 @@ class Bandit(Policy):
 
 @dataclass(frozen=True)
 class UCB(Bandit):
-    """Keep the k samples with the largest upper confidence bounds, ema + varema.
+    """Keep the k samples with the largest upper confidence bounds, ema + coefficient * varema.
 
     The method called UCB of Raju et al., "Accelerating Deep Learning with Dynamic Data Pruning"
     (2021): averages with decay 0.8 of the loss and of its squared residual (``BanditMemory``), a
@@ -214,6 +247,11 @@ class UCB(Bandit):
         keep: in (0, 1): floor(keep * N) samples are kept.
         period: at least 1; epoch 0 is full, and epochs 1, 1 + period, ... choose anew.
         decay: in [0, 1), of the averages.
+        coefficient: at least 0, of the variance: the confidence of the published replica, 1 where
+            it names none.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random.
+        warmup: epochs that keep everything.
+        weight_cap: of no effect, for nothing is weighed.
 
     Raises:
         TypeError: a parameter is not a number.
@@ -224,8 +262,14 @@ class UCB(Bandit):
         7
     """
 
+    coefficient: float = field(default=1.0, metadata=LATE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("coefficient", self.coefficient, zero=True)
+
     def ranked(self, memory: BanditMemory) -> Tensor:
-        """Return ema + varema.
+        """Return ema + coefficient * varema.
 
         Args:
             memory: the averages.
@@ -233,7 +277,7 @@ class UCB(Bandit):
         Returns:
             float32 [N].
         """
-        return memory.ema + memory.varema
+        return memory.ema + self.coefficient * memory.varema
 
     def choose(self, buffer: ScoreBuffer, ranked: Tensor, seed: int, epoch: int) -> Tensor:
         """Return the top k.
@@ -264,6 +308,9 @@ class EpsilonGreedy(Bandit):
         period: at least 1; epoch 0 is full, and epochs 1, 1 + period, ... choose anew.
         decay: in [0, 1), of the averages.
         epsilon: in [0, 1].
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random.
+        warmup: epochs that keep everything.
+        weight_cap: of no effect, for nothing is weighed.
 
     Raises:
         TypeError: a parameter is not a number.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from prune_engine.bands import check_fraction, decimal_fraction, weight_table
 from prune_engine.epoch.policy import (
-    Policy,
     PolicyMemory,
     Progress,
     annealing,
@@ -17,10 +16,11 @@ from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Rule, Selection
 from prune_engine.plain import store_plain
 from prune_engine.policies.fixed_counts import select_fixed
+from prune_engine.policies.score_rule import ScoreRule
 
 
 @dataclass(frozen=True)
-class Budget(Policy):
+class Budget(ScoreRule):
     """Drop exactly ``target_savings`` of the data set in every pruning epoch, softly.
 
     InfoBatch (ICLR 2024, eq. 4 and 5) with a number of low samples in place of the mean: the
@@ -35,6 +35,9 @@ class Budget(Policy):
         prune_ratio: r, in (0, 1) and at least s: the share of the low samples that is dropped. The
             nearer to s, the more samples are low.
         delta: in (0, 1], the share of the run that prunes.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random.
+        warmup: epochs that keep everything.
+        weight_cap: at least 1: no sample weighs more, which biases the gradient; None: no cap.
 
     Raises:
         TypeError: a parameter is not a number.
@@ -59,6 +62,7 @@ class Budget(Policy):
                 f"target_savings must be in [0, prune_ratio = {self.prune_ratio}]: more than all "
                 f"samples would have to be low, got {self.target_savings}"
             )
+        self.check_beginning()
 
     @property
     def needs_total(self) -> bool:
@@ -78,8 +82,12 @@ class Budget(Policy):
         low = round(target / decimal_fraction(self.prune_ratio) * num_samples)
         return low, min(round(target * num_samples), max(0, low - 1))
 
-    def rule(
-        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    def savings(self) -> float:
+        """Return the share that an even first epoch drops."""
+        return self.target_savings
+
+    def decide(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None
     ) -> Rule | Selection:
         """Return the classes of the epoch, or keep all when annealing or before the first scores.
 

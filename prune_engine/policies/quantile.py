@@ -18,7 +18,6 @@ from prune_engine.bands import (
     weight_table,
 )
 from prune_engine.epoch.policy import (
-    Policy,
     PolicyMemory,
     Progress,
     annealing,
@@ -26,10 +25,11 @@ from prune_engine.epoch.policy import (
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import Rule
 from prune_engine.plain import store_plain
+from prune_engine.policies.score_rule import ScoreRule
 
 
 @dataclass(frozen=True)
-class InfoBatchQuantile(Policy):
+class InfoBatchQuantile(ScoreRule):
     """Keep the lowest scores with small probabilities, by percentile; each weighs 1 / probability.
 
     Qin et al., "InfoBatch" (ICLR 2024), eq. 4 and 5 with percentiles in place of the mean, the rule
@@ -44,6 +44,9 @@ class InfoBatchQuantile(Policy):
         delta: in (0, 1], the share of the run that prunes.
         sampling: ``"bernoulli"``, independent draws, or ``"fixed"``, exactly floor(keep * n) of the
             n samples of each band.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random.
+        warmup: epochs that keep everything.
+        weight_cap: at least 1: no sample weighs more, which biases the gradient; None: no cap.
 
     Raises:
         TypeError: a parameter is not a number.
@@ -79,6 +82,7 @@ class InfoBatchQuantile(Policy):
             check_fraction("keep", share, zero=False, one=True)
         check_fraction("delta", self.delta, zero=False, one=True)
         check_sampling(self.sampling)
+        self.check_beginning()
 
     @property
     def needs_total(self) -> bool:
@@ -93,9 +97,11 @@ class InfoBatchQuantile(Policy):
         drops = [1 - decimal_fraction(share) for share in self.keep]
         return float(sum(w * d for w, d in zip(widths, drops, strict=True)))
 
-    def rule(
-        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
-    ) -> Rule:
+    def savings(self) -> float:
+        """Return the share that an even first epoch drops."""
+        return self.expected_savings
+
+    def decide(self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None) -> Rule:
         """Return a band below each percentile and one above, or keep all when annealing.
 
         Args:

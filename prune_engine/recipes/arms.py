@@ -10,14 +10,22 @@ from fractions import Fraction
 
 from prune_engine.bands import decimal_fraction
 from prune_engine.policies import (
+    IES,
+    KAKURENBO,
+    RS2,
     UCB,
     Budget,
     EpsilonGreedy,
     InfoBatch,
     InfoBatchQuantile,
     KeepAll,
+    OrderDP,
     Policy,
+    ProgressiveDropout,
+    Proportional,
     RandomSubset,
+    RePB,
+    SeTa,
 )
 from prune_engine.recipes.results import FULL, RANDOM
 
@@ -49,8 +57,16 @@ def _as_is(choice: Choice) -> dict[str, Callable[[], Policy]]:
         "infobatch": lambda: InfoBatch(ratio, delta, sampling=sampling),
         "infobatch_quantile": lambda: InfoBatchQuantile(delta=delta, sampling=sampling),
         "budget": lambda: Budget(min(TARGET_SAVINGS, ratio), ratio, delta),
+        "proportional": lambda: Proportional(ratio, delta=delta),
         "ucb": lambda: UCB(keep),
         "epsilon_greedy": lambda: EpsilonGreedy(keep),
+        "orderdp": lambda: OrderDP(keep, max(0.5, keep)),
+        "rs2": lambda: RS2(keep),
+        "repb": lambda: RePB(ratio),
+        "seta": lambda: SeTa(delta=delta),
+        "kakurenbo": KAKURENBO,
+        "ies": IES,
+        "progressive_dropout": ProgressiveDropout,
         "random": lambda: RandomSubset(ratio, delta=delta, sampling=sampling),
         "random_rescale": lambda: RandomSubset(ratio, True, delta, sampling),
         "random_static": lambda: RandomSubset(ratio, delta=delta, sampling=sampling, static=True),
@@ -61,7 +77,10 @@ def _as_is(choice: Choice) -> dict[str, Callable[[], Policy]]:
 POLICIES = tuple(_as_is(Choice()))
 # In the order of the table. InfoBatch's mean rule saves what the scores let it save: `budget` is
 # the same rule with a stated saving, and stands for it.
-EQUAL = ("budget", "infobatch_quantile", "ucb", "epsilon_greedy", RANDOM, "random_static")
+EQUAL = (
+    *("budget", "infobatch_quantile", "proportional", "ucb", "epsilon_greedy"),
+    *(RANDOM, "random_static"),
+)
 EQUAL_NO_RESCALE = "random_no_rescale"
 
 
@@ -151,8 +170,15 @@ def equal(
         scale = share(pruned - 1, most) / plain.expected_savings
         keep = tuple(1 - scale * (1 - kept) for kept in plain.keep)
         return InfoBatchQuantile(plain.percentiles, keep, delta, sampling)
+    if arm == "proportional":
+        return Proportional(share(pruned - 1), delta=delta)
     if arm == "ucb":
         return UCB(1 - share(num_epochs - 1))
+    if arm == "orderdp":
+        keep = 1 - share(num_epochs)  # prunes from the first epoch on
+        return OrderDP(keep, max(0.5, keep))
+    if arm == "rs2":
+        return RS2(1 - share(num_epochs))
     if arm == "epsilon_greedy":
         return EpsilonGreedy(1 - share(num_epochs - 1))
     if arm == RANDOM:

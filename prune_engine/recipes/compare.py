@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from prune_engine.bands import check_fraction, decimal_fraction
+from prune_engine.coresets import FixedSubset
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.ranks import world
 from prune_engine.epoch.state import check_seed
+from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import store_plain
-from prune_engine.policies import BPAS, KeepAll, RandomBatches, RandomSubset
+from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset
 from prune_engine.recipes import environment, files, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
@@ -28,15 +30,20 @@ from prune_engine.recipes.arms import (
     make,
 )
 from prune_engine.recipes.data import ImageData, load
+from prune_engine.recipes.policy_spec import FORM, is_spec, read_policy, spec_name
 from prune_engine.recipes.results import (
     ACCURACY,
     ALL,
+    BUDGET,
     FULL,
     FULL_CUT,
     RANDOM,
+    RANDOM_SUBSET,
     SCHEMA,
+    SUBSET,
     metric_of,
 )
+from prune_engine.recipes.selection import alike_at_random, read_chosen
 from prune_engine.recipes.text import TextData
 from prune_engine.recipes.train import Arm, ArmResult, Keep, train_arm
 from prune_engine.recipes.trainer import TrainConfig, warm_up
@@ -45,7 +52,7 @@ from prune_engine.recipes.trainer import TrainConfig, warm_up
 RECORDING, PREDICTIONS, CHECKPOINT = "scores.rec", "predictions.npy", "state.pt"
 OWN_FILES = ("metrics.jsonl", "losses.json", RECORDING, PREDICTIONS, CHECKPOINT)
 
-NAMES = (*POLICIES, "bpas", ALL)
+NAMES = (*POLICIES, "bpas", ALL)  # SUBSET comes with its file
 
 DEFAULTS: dict[str, TrainConfig] = {
     "digits": TrainConfig(model="mlp", epochs=30, batch_size=32, lr=0.05),
@@ -73,7 +80,9 @@ class RunOptions:
         data: a name of ``data.DATA_SETS``.
         out: the run folder.
         train: shared by all arms.
-        policy: a name of ``arms.POLICIES``, or ``"all"``: every policy whose saving can be set.
+        policy: a name of ``arms.POLICIES``, a call such as ``"orderdp(keep=0.3)"`` or
+            ``"mymodule:MyPolicy(keep=0.3)"`` (``policy_spec``), or ``"all"``: every policy whose
+            saving can be set.
         prune_ratio: share of the low samples that is dropped, in [0, 1); of all, for ``ucb``,
             ``epsilon_greedy`` and the random ones.
         delta: share of the epochs before annealing, in (0, 1].
@@ -88,6 +97,8 @@ class RunOptions:
             beside it, without controls.
         noise_floor: of ``bpas``.
         shuffle_batches: of ``bpas``.
+        subset: what ``prune-engine select`` wrote: the policy is then ``"subset"``, and what it is
+            compared with is also a random subset of its size and classes, and ``budget``.
         record: keep scores and kept bits of the arms under test, sample by sample.
     """
 
@@ -106,13 +117,25 @@ class RunOptions:
     delta_ranges: tuple[tuple[float, float], ...] = ()
     noise_floor: float | None = None
     shuffle_batches: bool = False
+    subset: Path | None = None
     record: bool = True
 
     def __post_init__(self) -> None:
         store_plain(self)
-        if self.policy not in NAMES:
+        if (self.policy == SUBSET) != (self.subset is not None):
+            raise ValueError(f"subset: expected with no other policy, got {self.policy!r}")
+        if self.subset is not None and self.target_savings is not None:
+            raise ValueError("target_savings: expected without subset, whose size is its saving")
+        if is_spec(self.policy):
+            read_policy(self.policy)  # before anything is loaded
+            if self.target_savings is not None:
+                raise ValueError(
+                    "target_savings: expected with a policy's name alone, whose parameters it "
+                    f"chooses, got {self.policy!r}"
+                )
+        elif self.policy not in (*NAMES, SUBSET):
             names = ", ".join(NAMES)
-            raise ValueError(f"policy: expected one of {names}, got {self.policy!r}")
+            raise ValueError(f"policy: expected one of {names}, or {FORM}, got {self.policy!r}")
         if self.policy == ALL and not self.compare:
             raise ValueError("policy: all is a comparison; add --compare")
         if self.compare and self.policy == "full":
@@ -141,8 +164,13 @@ class RunOptions:
 
     def arm(self) -> Arm:
         """The policy under test, as an arm."""
+        if self.subset is not None:
+            chosen, seconds = read_chosen(self.subset)
+            return Arm(SUBSET, FixedSubset.of(chosen), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
+        if is_spec(self.policy):
+            return Arm(spec_name(self.policy), read_policy(self.policy))
         choice = Choice(self.prune_ratio, self.delta, self.sampling, self.target_savings)
         return Arm(arm_name(self.policy), make(self.policy, choice, self.train.epochs))
 
@@ -185,6 +213,12 @@ class RunOptions:
             # Every arm is first, second, ... in turn.
             names = [FULL, FULL_CUT, *EQUAL]
             return names[seed_number % len(names) :] + names[: seed_number % len(names)]
+        if self.policy == SUBSET:
+            names = [SUBSET]
+            if self.compare:  # what is made from the subset's own samples comes after it
+                names = [FULL, SUBSET, RANDOM_SUBSET, RANDOM, FULL_CUT]
+                names += [BUDGET] if self._budget() is not None else []
+            return names if seed_number % 2 == 0 else [*names[1:2], *names[:1], *names[:1:-1]]
         policy = self.arm().name
         others = [arm.name for arm in self.others()]
         if not self.compare:
@@ -193,6 +227,16 @@ class RunOptions:
         if seed_number % 2:
             return [policy, FULL, *reversed(controls), *others]
         return [FULL, policy, *controls, *others]
+
+    def _budget(self) -> Policy | None:
+        """Return the policy that saves what the subset saves, where it can save that much."""
+        assert self.subset is not None
+        note = files.read_json(self.subset.with_name(self.subset.name + ".json"))
+        try:
+            saved = 1 - note["count"] / note["num_samples"]
+            return equal(BUDGET, saved, self.delta, self.train.epochs)
+        except ValueError:
+            return None
 
 
 def control_ratio(
@@ -262,6 +306,10 @@ def run(
         FileNotFoundError: a data file is missing.
     """
     data = load(options.data, options.data_root, limit=options.limit)
+    if options.subset is not None:
+        read_chosen(options.subset, data.num_samples)  # of another data set: it says so
+        if options.compare and not isinstance(data, ImageData):
+            raise ValueError(f"compare: expected images with subset, got {options.data}")
     # What cannot save the target says so before anything is trained. Except under "all", the
     # control and the shortened arm are made from what the policy has trained: not known yet.
     made_later = () if options.policy == ALL else (RANDOM, FULL_CUT)
@@ -340,12 +388,12 @@ def _train(
     for number, seed in enumerate(options.seeds):
         tested = ArmResult()
         for name in options.names(number):
-            arm = _arm(options, name, data, tested)
+            arm = _arm(options, name, data, tested, seed)
             writer = _writer(options, arm, seed, say) if ranks.is_first() else None
             keep = replace(_keep(options, arm.name, seed, resume=resume), watch=watch)
             if ranks.is_first():
                 (options.out / f"{arm.name}-seed{seed}").mkdir(parents=True, exist_ok=True)
-            result = train_arm(data, options.train, arm, seed, writer, keep)
+            result = train_arm(data, options.train, arm, seed, writer, keep=keep)
             if resume and writer is not None:  # the rows on disk may be beyond what was saved
                 _write(options.out / f"{arm.name}-seed{seed}", result)
             results[f"{arm.name}-seed{seed}"] = result
@@ -354,7 +402,9 @@ def _train(
     return results
 
 
-def _arm(options: RunOptions, name: str, data: ImageData | TextData, tested: ArmResult) -> Arm:
+def _arm(
+    options: RunOptions, name: str, data: ImageData | TextData, tested: ArmResult, seed: int = 0
+) -> Arm:
     """An arm by its name; the last two are made from what the policy trained."""
     if name == FULL:
         return Arm(FULL, KeepAll())
@@ -364,6 +414,15 @@ def _arm(options: RunOptions, name: str, data: ImageData | TextData, tested: Arm
             steps = round((1 - options.target) * epochs * (data.num_samples // batch))
             return Arm(FULL_CUT, KeepAll(), samples=max(1, steps) * batch)
         return Arm(name, equal(name, options.target, options.delta, epochs, options.sampling))
+    if name == RANDOM_SUBSET:
+        assert options.subset is not None and isinstance(data, ImageData)
+        chosen, _ = read_chosen(options.subset)
+        drawn = alike_at_random(chosen.indices, data.train_labels, seed)
+        return Arm(RANDOM_SUBSET, FixedSubset(tuple(host_ints(drawn))))
+    if name == BUDGET and options.subset is not None:
+        policy = options._budget()  # pyright: ignore[reportPrivateUsage]
+        assert policy is not None
+        return Arm(BUDGET, policy)
     if name == FULL_CUT:
         return Arm(FULL_CUT, KeepAll(), samples=tested.served)
     if name == RANDOM and options.policy == "bpas":
@@ -421,9 +480,10 @@ def _config(options: RunOptions, data: ImageData | TextData, planned: list[str])
         "arguments": {
             **asdict(options),
             "out": str(options.out),
+            "subset": None if options.subset is None else str(options.subset),
             "data_root": None if options.data_root is None else str(options.data_root),
         },
-        "policy_arm": ALL if options.policy == ALL else options.arm().name,
+        "policy_arm": options.policy if options.policy in (ALL, SUBSET) else options.arm().name,
         "runs": planned,
         "num_samples": data.num_samples,
         "num_test": data.num_test,

@@ -11,6 +11,7 @@ from typing import Any
 SCHEMA = 1  # of every line and file of a run
 FULL, FULL_CUT, RANDOM = "full", "full_cut", "random"
 ACCURACY, PERPLEXITY = "accuracy", "perplexity"  # the larger the better, the smaller the better
+SUBSET, RANDOM_SUBSET, BUDGET = "subset", "random_subset", "budget"  # of a chosen file
 ALL = "all"  # every policy at equal savings: none is the one that is compared
 
 # Student's t, two-sided 95%, by degrees of freedom: the smallest samples need the widest bounds.
@@ -339,6 +340,9 @@ class Report:
             FULL: "full training",
             FULL_CUT: "full training cut to the same number of samples",
         }
+        if self.policy == SUBSET:
+            others[RANDOM_SUBSET] = "a random subset of the same size and classes"
+            others[BUDGET] = "budget, which saves as much epoch by epoch"
         said += [
             self._verdict(arm, what, self.policy)
             for arm, what in others.items()

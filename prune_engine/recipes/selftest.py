@@ -19,7 +19,7 @@ from prune_engine.bands import (
     Band,
     weight_table,
 )
-from prune_engine.ops.rule import Rule
+from prune_engine.ops.rule import Rule, TopRule
 from prune_engine.ops.weights import weights_on
 
 NUM_SAMPLES = 5_000  # more than one block of a plan, and little enough for two seconds
@@ -231,6 +231,18 @@ def _shuffle(operators: Any, backend: str, device: torch.device) -> Iterator[Ten
             yield work(places, n, seed=SEED, epoch=1, backend=backend)
 
 
+def _draw(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    for first in (0, 2**40):
+        at = torch.arange(first, first + 999, device=device)
+        yield operators.draw(at, seed=SEED, epoch=1, stream=3, backend=backend)
+
+
+def _plan_top(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+    for k in (NUM_SAMPLES // 3, NUM_SAMPLES):  # ties among those never seen, and all of the pool
+        rule = TopRule(k, cut=20000)
+        yield from operators.plan(_records().to(device), rule, seed=SEED, epoch=1, backend=backend)
+
+
 def _audit(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
     records, classes = _records().to(device), _classes().to(device)
     for epoch in range(2):
@@ -311,6 +323,8 @@ CASES: dict[str, Case] = {
     "compact": _compact,
     "order": _order,
     "shuffle": _shuffle,
+    "draw": _draw,
+    "plan_top": _plan_top,
     "audit": _audit,
     "select": _select,
     "top": _top,

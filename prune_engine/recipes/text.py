@@ -81,8 +81,28 @@ def load_text(name: str, root: Path) -> TextData:
         text = _file(name, root, "input.txt").read_bytes()
         cut = len(text) * 9 // 10
         return TextData(name, _stretches(text[:cut], length), _stretches(text[cut:], length))
-    train, test = (_pairs(_file(name, root, f"{split}.jsonl")) for split in ("train", "test"))
+    train, test = (
+        (f"{question}\n{answer}\n".encode() for question, answer in load_pairs(root, split))
+        for split in ("train", "test")
+    )
     return TextData(name, _padded(train, length), _padded(test, length))
+
+
+def load_pairs(root: Path, split: str) -> list[tuple[str, str]]:
+    """Load the questions and answers of gsm8k.
+
+    Args:
+        root: the folder that holds ``gsm8k/``, or the files themselves.
+        split: ``"train"`` or ``"test"``.
+
+    Returns:
+        In the order of the file.
+
+    Raises:
+        FileNotFoundError: it is missing; the message names it and the argument.
+        ValueError: it is not what its name says.
+    """
+    return list(_pairs(_file("gsm8k", root, f"{split}.jsonl")))
 
 
 def _file(name: str, root: Path, file: str) -> Path:
@@ -103,7 +123,7 @@ def _stretches(text: bytes, length: int) -> Tensor:
     return stream[: count * length + 1].unfold(0, length + 1, length).contiguous()
 
 
-def _pairs(file: Path) -> Iterable[bytes]:
+def _pairs(file: Path) -> Iterable[tuple[str, str]]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -111,7 +131,7 @@ def _pairs(file: Path) -> Iterable[bytes]:
     for number, line in enumerate(lines, start=1):
         try:
             pair = json.loads(line)
-            yield f"{pair['question']}\n{pair['answer']}\n".encode()
+            yield f"{pair['question']}", f"{pair['answer']}"
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{file}:{number}: not a question and its answer") from error
 
@@ -122,6 +142,43 @@ def _padded(texts: Iterable[bytes], length: int) -> Tensor:
         raise ValueError("text: expected at least one question and answer, got none")
     flat = torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8)
     return flat.view(len(rows), length + 1)
+
+
+def make_gpt2(length: int, seed: int, vocab_size: int) -> Any:
+    """Return a small GPT-2 of ``transformers`` with weights of its own.
+
+    Args:
+        length: tokens of a row.
+        seed: of the initial weights; the global generator is left as it was.
+        vocab_size: tokens that there are; the first ends and pads.
+
+    Raises:
+        ImportError: ``transformers`` is missing; the message names the extra.
+    """
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ImportError as error:
+        raise ImportError(
+            "model gpt2 needs transformers: pip install 'prune_engine[text]'"
+        ) from error
+    # No dropout: it would draw from the global generator.
+    config = transformers.GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=length,
+        n_embd=64,
+        n_layer=3,
+        n_head=2,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=PAD,
+        eos_token_id=PAD,
+        pad_token_id=PAD,
+        use_cache=False,
+    )
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+        return transformers.GPT2LMHeadModel(config)
 
 
 class ByteGPT2(nn.Module):
@@ -137,29 +194,7 @@ class ByteGPT2(nn.Module):
 
     def __init__(self, length: int, seed: int) -> None:
         super().__init__()
-        try:
-            transformers: Any = importlib.import_module("transformers")
-        except ImportError as error:
-            raise ImportError(
-                "model gpt2 needs transformers: pip install 'prune_engine[text]'"
-            ) from error
-        # No dropout: it would draw from the global generator.
-        config = transformers.GPT2Config(
-            vocab_size=256,
-            n_positions=length,
-            n_embd=64,
-            n_layer=3,
-            n_head=2,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=PAD,
-            eos_token_id=PAD,
-            use_cache=False,
-        )
-        with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
-            torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-            self.gpt2: nn.Module = transformers.GPT2LMHeadModel(config)
+        self.gpt2: nn.Module = make_gpt2(length, seed, 256)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [B, T] to logits [B, T, 256]."""

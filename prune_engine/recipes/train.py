@@ -40,11 +40,13 @@ class Arm:
         policy: of the engine.
         samples: stop after this many samples (a multiple of the batch size), with a one-cycle
             schedule of exactly that length; None: run all epochs.
+        overhead: seconds that were spent before and count as the first epoch's.
     """
 
     name: str
     policy: Policy
     samples: int | None = None
+    overhead: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,11 @@ class Bar:
 
     def advance(self) -> None:
         """Count one batch; draw at most ten times a second."""
-        self.done += 1
+        self.reach(self.done + 1, self.total)
+
+    def reach(self, done: int, total: int) -> None:
+        """Note how many are done of how many."""
+        self.done, self.total = done, total
         if not self.enabled:
             return
         now = time.monotonic()
@@ -129,6 +135,7 @@ def train_arm(
     arm: Arm,
     seed: int,
     on_row: Callable[[ArmResult], None] | None = None,
+    on_end: Callable[[Trainer, PruneEngine], None] | None = None,
     keep: Keep | None = None,
 ) -> ArmResult:
     """Train one model on one arm.
@@ -143,6 +150,7 @@ def train_arm(
         arm: what to train on.
         seed: of the weights, the order, the draws and the augmentation.
         on_row: called after every epoch with the result so far.
+        on_end: called once with what was trained.
         keep: what is left on disk beside the rows.
 
     Returns:
@@ -152,7 +160,21 @@ def train_arm(
         ValueError: a number of samples that is not a positive multiple of the batch size.
         StateMismatchError: what is to be continued is another training.
     """
-    keep = keep or Keep()
+    with ExitStack() as watching:
+        return _train(data, config, arm, seed, on_row, on_end, keep or Keep(), watching)
+
+
+def _train(
+    data: ImageData | TextData,
+    config: TrainConfig,
+    arm: Arm,
+    seed: int,
+    on_row: Callable[[ArmResult], None] | None,
+    on_end: Callable[[Trainer, PruneEngine], None] | None,
+    keep: Keep,
+    watching: ExitStack,
+) -> ArmResult:
+    """Train, with whoever looks on until the training is over or has failed."""
     budget = arm.samples
     if budget is not None and (budget < 1 or budget % config.batch_size):
         raise ValueError(
@@ -188,73 +210,73 @@ def train_arm(
     engine_before, recording_before = engine.engine_seconds, 0.0
     if not result.rows:
         engine_before = 0.0  # the first epoch also pays for the making of the engine
-    over = trained == budget or engine.done
-    watching = ExitStack()
     if keep.watch is not None:
         watching.enter_context(keep.watch(engine))
-    with watching:
-        for epoch in range(engine.epoch, engine.epoch if over else config.epochs):
-            bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
-            planned = engine.plan.num_kept
-            served = 0
-            total = torch.zeros((), dtype=torch.float64, device=trainer.device)
-            for inputs, targets, indices in loader:
-                loss, losses = trainer.observe(engine, inputs, targets, indices.to(trainer.device))
-                trainer.step(loss)
-                schedule.step()
-                total += losses.sum()
-                served += len(indices) * size
-                bar.advance()
-                if trained + served == budget:
-                    break
-            lr = float(schedule.get_last_lr()[0])
-            ending = time.perf_counter()
-            report = engine.end_epoch()
-            ending = time.perf_counter() - ending
-            trainer.synchronize()
-            seconds = time.perf_counter() - clock
-            bar.close()
-            trained += served
-            clock = time.perf_counter()
-            tested = trainer.evaluate() if ranks.is_first() else float("nan")
-            eval_seconds = time.perf_counter() - clock
-            if epoch + 1 == max(1, config.epochs // 2) and fixed is None:
-                result = ArmResult(result.rows, _histogram(engine))
-            result.rows.append(
-                {
-                    "schema": SCHEMA,
-                    "arm": arm.name,
-                    "seed": seed,
-                    "epoch": epoch,
-                    "num_epochs": config.epochs,
-                    "num_samples": data.num_samples,
-                    "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
-                    trainer.METRIC: _finite(tested),
-                    "lr": lr,
-                    "planned": planned,
-                    "served": served,
-                    "saved": nominal - planned,
-                    "nominal": nominal,
-                    "batches": None if fixed is None else -(-planned // fixed),
-                    "threshold": _finite(report.threshold),
-                    "nonfinite": report.nonfinite,
-                    "seconds": seconds,
-                    "eval_seconds": eval_seconds,
-                    "engine_seconds": engine.engine_seconds - engine_before,
-                    "end_seconds": ending,
-                    "recording_seconds": engine.recording_seconds - recording_before,
-                }
-            )
-            engine_before, recording_before = engine.engine_seconds, engine.recording_seconds
-            if on_row is not None:
-                on_row(result)
-            if keep.checkpoint is not None:
-                _save(engine, trainer, schedule, result, keep.checkpoint)
-            if trained == budget or report.ended_early:
+    over = trained == budget or engine.done
+    for epoch in range(engine.epoch, engine.epoch if over else config.epochs):
+        bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
+        planned = engine.plan.num_kept
+        served = 0
+        total = torch.zeros((), dtype=torch.float64, device=trainer.device)
+        for inputs, targets, indices in loader:
+            loss, losses = trainer.observe(engine, inputs, targets, indices.to(trainer.device))
+            trainer.step(loss)
+            schedule.step()
+            total += losses.sum()
+            served += len(indices) * size
+            bar.advance()
+            if trained + served == budget:
                 break
-            clock = time.perf_counter()
+        lr = float(schedule.get_last_lr()[0])
+        ending = time.perf_counter()
+        report = engine.end_epoch()
+        ending = time.perf_counter() - ending
+        trainer.synchronize()
+        seconds = time.perf_counter() - clock + (arm.overhead if epoch == 0 else 0.0)
+        bar.close()
+        trained += served
+        clock = time.perf_counter()
+        tested = trainer.evaluate() if ranks.is_first() else float("nan")
+        eval_seconds = time.perf_counter() - clock
+        if epoch + 1 == max(1, config.epochs // 2) and fixed is None:
+            result = ArmResult(result.rows, _histogram(engine))
+        result.rows.append(
+            {
+                "schema": SCHEMA,
+                "arm": arm.name,
+                "seed": seed,
+                "epoch": epoch,
+                "num_epochs": config.epochs,
+                "num_samples": data.num_samples,
+                "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
+                trainer.METRIC: _finite(tested),
+                "lr": lr,
+                "planned": planned,
+                "served": served,
+                "saved": nominal - planned,
+                "nominal": nominal,
+                "batches": None if fixed is None else -(-planned // fixed),
+                "threshold": _finite(report.threshold),
+                "nonfinite": report.nonfinite,
+                "seconds": seconds,
+                "eval_seconds": eval_seconds,
+                "engine_seconds": engine.engine_seconds - engine_before,
+                "end_seconds": ending,
+                "recording_seconds": engine.recording_seconds - recording_before,
+            }
+        )
+        engine_before, recording_before = engine.engine_seconds, engine.recording_seconds
+        if on_row is not None:
+            on_row(result)
+        if keep.checkpoint is not None:
+            _save(engine, trainer, schedule, result, keep.checkpoint)
+        if trained == budget or report.ended_early:
+            break
+        clock = time.perf_counter()
     if keep.predictions is not None and ranks.is_first():
         _predict(trainer, keep.predictions)
+    if on_end is not None:
+        on_end(trainer, engine)
     return result
 
 

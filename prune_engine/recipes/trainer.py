@@ -223,10 +223,14 @@ class ImageTrainer(Trainer):
         padding = min(4, self.data.shape[1] // 8)
         return (augment.crop_and_flip(batch[0], generator, padding=padding), *batch[1:])
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return uint8 images [B, C, H, W] as the model takes them."""
+        pixels = images.to(self.device, torch.float32, memory_format=torch.channels_last)
+        return pixels.sub_(self.mean).mul_(self.scale)
+
     def logits(self, images: Tensor) -> Tensor:
         """Normalise uint8 images [B, C, H, W] and apply the model, in training over all ranks."""
-        pixels = images.to(self.device, torch.float32, memory_format=torch.channels_last)
-        pixels = pixels.sub_(self.mean).mul_(self.scale)
+        pixels = self.normalised(images)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             return self.averaged(pixels) if self.model.training else self.model(pixels)
 

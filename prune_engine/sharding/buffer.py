@@ -90,6 +90,14 @@ class ShardedBuffer(ScoreBuffer):
         """Record one batch in the share of this rank (``ScoreBuffer.observe``)."""
         return super().observe(losses, self.places(indices), score=score, advance=advance)
 
+    def observe_mean(
+        self, losses: Tensor, indices: Tensor, score: Tensor | None, advance: bool
+    ) -> Tensor | None:
+        """Record one batch in the share of this rank (``ScoreBuffer.observe_mean``)."""
+        if not isinstance(indices, Tensor) or indices.device != self.device:  # pyright: ignore[reportUnnecessaryIsInstance]
+            return None
+        return super().observe_mean(losses, self.places(indices), score, advance)
+
     def cross_entropy_observe(
         self,
         logits: Tensor,

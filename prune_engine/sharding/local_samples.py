@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prune_engine.bands import SUM_WORDS
 from prune_engine.errors import PruneEngineError
+from prune_engine.lasting import stay
 from prune_engine.ops.checks import INDEX_DTYPES, ObserveState, check_vector
 from prune_engine.ops.to_host import host_ints
 from prune_engine.sharding.layout import shared
@@ -57,6 +58,8 @@ class Share:
         self.largest = len(shared(num_kept, start, 0, shard[1]))
         self.records = torch.zeros_like(samples)
         self.score_sum = samples.new_zeros(SUM_WORDS)
+        # As a buffer's own (``places`` looks the samples up); the next epoch's are captured anew.
+        stay(self.records, self.score_sum, self.classes, self.samples)
 
     def find(self, indices: Tensor) -> Tensor:
         """Say where samples are in this share, without waiting for the device.

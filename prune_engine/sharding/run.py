@@ -18,7 +18,7 @@ from prune_engine.epoch.score_buffer import Audit
 from prune_engine.epoch.serving import Serving
 from prune_engine.errors import PruneEngineError, StateMismatchError
 from prune_engine.lasting import lasting
-from prune_engine.ops.rule import LevelRule, Rule, Selection
+from prune_engine.ops.rule import AnyRule, Selection, TopRule
 from prune_engine.ops.to_host import host_floats
 from prune_engine.sharding.buffer import ShardedBuffer
 from prune_engine.sharding.exchange import audit_shards, make_share, return_records
@@ -186,10 +186,8 @@ class ShardedRun(EpochRun):
             )
         return shard
 
-    def _decide(
-        self, rule: Rule | LevelRule | Selection, epoch: int, ahead: bool = False
-    ) -> EpochPlan:
-        if isinstance(rule, Selection):
+    def _decide(self, rule: AnyRule, epoch: int, ahead: bool = False) -> EpochPlan:
+        if isinstance(rule, Selection | TopRule):
             raise ValueError(
                 "policy must return a Rule or a LevelRule where the scores are divided, got a "
                 f"{type(rule).__name__} of {self.policy}"

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 from _cases import floats, salts
-from _runs import infobatch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import prune_engine as pe
-from prune_engine import cli
 
 KEEP = ("hard", "easy", "moderate")
 
@@ -106,45 +104,3 @@ def test_indices_that_are_no_subset_leave_no_file(tmp_path, indices):
     with pytest.raises(ValueError, match=r"\.npy"):
         pe.data.save_subset(tmp_path / "a.txt", torch.tensor([0]), 4)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def state(tmp_path):
-    engine = infobatch(8)
-    engine.observe(torch.arange(8.0), torch.arange(8))
-    torch.save(engine.state_dict(), tmp_path / "state.pt")
-    return tmp_path / "state.pt"
-
-
-def test_the_command_writes_what_the_function_selects(state, tmp_path, capsys):
-    out = tmp_path / "sub" / "hard.npy"
-    given = ["select", str(state), "--out", str(out), "--keep", "hard", "--json"]
-    assert cli.main([*given, "--fraction", "0.3"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert pe.data.load_subset(out, num_samples=8).tolist() == [6, 7]
-    assert (said["count"], said["lowest"], said["highest"]) == (2, 6.0, 7.0)
-    assert cli.main([*given, "--count", "3"]) == 0
-    assert pe.data.load_subset(out).tolist() == [5, 6, 7]
-    assert cli.main([*given, "--fraction", "1.5"]) == 2
-    assert "fraction" in capsys.readouterr().err
-
-
-def test_the_command_counts_forgetting_events(tmp_path, capsys):
-    engine = infobatch(3)
-    engine.observe(torch.tensor([2.25, 5.625, 1.0]), torch.arange(3))  # 2 events, never right, 1
-    torch.save(engine.state_dict(), tmp_path / "state.pt")
-    out = tmp_path / "easy.npy"
-    asked = ["select", str(tmp_path / "state.pt"), "--out", str(out), "--count", "2"]
-    assert cli.main([*asked, "--keep", "hard", "--forgetting"]) == 0
-    assert pe.data.load_subset(out).tolist() == [0, 1]
-    assert "forgetting events" in capsys.readouterr().out
-
-
-def test_samples_never_seen_are_not_chosen_silently(tmp_path, capsys):
-    engine = infobatch(3)
-    engine.observe(torch.ones(2), torch.arange(2))
-    torch.save(engine.state_dict(), tmp_path / "state.pt")
-    out = tmp_path / "a.npy"
-    assert cli.main(["select", str(tmp_path / "state.pt"), "--out", str(out), "--count", "1"]) == 2
-    assert "never seen" in capsys.readouterr().err
-    assert not out.exists()

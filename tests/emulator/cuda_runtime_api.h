@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -27,6 +28,14 @@ enum cudaError_t { cudaSuccess = 0 };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
   std::memset(data, value, bytes);
+  return cudaSuccess;
+}
+
+// Of the one thread there is: a real one is forbidden much while a stream is captured in its mode.
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeRelaxed = 2 };
+extern cudaStreamCaptureMode capture_mode;
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
   return cudaSuccess;
 }
 
@@ -100,6 +109,11 @@ Value __ldcg(const Value* pointer) {
 template <typename Value>
 Value __ldg(const Value* pointer) {
   return *emulator::aligned_pointer(pointer);
+}
+template <typename Value>
+void __stwb(Value* pointer, Value value) {
+  emulator::aligned_pointer(pointer);
+  *pointer = value;
 }
 inline void __threadfence() {}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }

@@ -8,6 +8,7 @@
 #include "launch.h"
 
 Dim threadIdx, blockIdx, blockDim, gridDim;
+cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 namespace emulator {
 namespace {
@@ -32,6 +33,7 @@ Barrier block_of_all;
 unsigned alive;
 uint64_t steps;  // barriers passed and threads ended: standing still means a deadlock
 bool descending;
+int strict_launches;
 ucontext_t scheduler;
 const std::function<void()>* kernel;
 
@@ -101,6 +103,7 @@ uint64_t exchange(uint64_t mine, int source) {
 
 void launch(unsigned grid, unsigned block, const std::function<void()>& body) {
   if (grid == 0 || block == 0 || block > 1024) std::abort();
+  strict_launches += capture_mode == cudaStreamCaptureModeRelaxed ? 0 : 1;
   fibers.resize(block);
   stacks.resize(block * kStack);
   slots.assign(block, 0);
@@ -139,6 +142,11 @@ struct Measured {
 
 extern "C" {
 
+// How many kernels were launched that a captured stream would not have let the driver load, and
+// whether a call left the thread in another mode than it had.
+int emulator_strict_launches() { return emulator::strict_launches; }
+int emulator_mode_changed() { return capture_mode != cudaStreamCaptureModeGlobal ? 1 : 0; }
+
 void emulator_descending(int on) { emulator::descending = on != 0; }
 
 void emulated_observe(int loss_type, const void* losses, int score_type, const void* score,
@@ -176,7 +184,7 @@ void emulated_plan(const int64_t* records, int64_t num_samples, const float* thr
   args.block_offsets = block_offsets;
   const int64_t blocks = num_blocks(num_samples, kPlanBlock);
   // Not zero: what the kernels must write before they read is wrong until then.
-  std::vector<uint32_t> histogram(static_cast<size_t>(bands * kDraws), 0xabababab);
+  std::vector<uint32_t> histogram(static_cast<size_t>(cuda::kHistogramCounts), 0xabababab);
   std::vector<int64_t> ties(static_cast<size_t>(bands * (blocks + 1)), -7777);
   cuda::FixedCuts fixed;
   std::memset(&fixed, 0xab, sizeof fixed);
@@ -289,6 +297,30 @@ void emulated_select(int is_records, const void* values, int64_t num_samples, in
   } else {
     cuda::launch_select(args, nullptr);
   }
+}
+
+void emulated_draw(const int64_t* indices, int64_t count, int64_t seed, int64_t epoch,
+                   int64_t stream, int64_t* result) {
+  cuda::launch_draw(indices, count, seed, epoch, stream, result, nullptr);
+}
+
+void emulated_plan_top(const int64_t* records, int64_t num_samples, int64_t k, int64_t cut,
+                       int64_t seed, int64_t epoch, uint8_t* weight_class, int64_t* block_offsets) {
+  // Not zero: what the kernels must write before they read is wrong until then.
+  std::vector<int64_t> ranked(static_cast<size_t>(num_samples), -7777);
+  std::vector<uint32_t> counts(cuda::kSelectCounts, 0xabababab);
+  cuda::SelectState state;
+  std::memset(&state, 0xab, sizeof state);
+  cuda::SelectArgs select = {};
+  select.records = true;
+  select.values = ranked.data();
+  select.num_samples = num_samples;
+  select.counts = counts.data();
+  select.state = &state;
+  cuda::launch_plan_top(
+      {records, num_samples, k, static_cast<uint32_t>(cut), static_cast<uint64_t>(seed),
+       static_cast<uint32_t>(epoch), ranked.data(), weight_class, block_offsets},
+      select, nullptr);
 }
 
 void emulated_pick(const float* values, int64_t count, int64_t k, int rule, int64_t floor,

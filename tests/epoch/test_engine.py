@@ -57,7 +57,7 @@ def test_scores_of_the_unseen_are_nan():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, lambda loss, w: (loss * w).mean()),
+        ({}, lambda loss, w: loss.dot(w * (1 / 20))),
         ({"reduction": "sum"}, lambda loss, w: (loss * w).sum()),
         ({"reduction": "none"}, lambda loss, w: loss * w),
         ({"reduction": "weighted_mean"}, lambda loss, w: (loss * w).sum() / w.sum()),

@@ -75,7 +75,7 @@ def test_one_exchange_per_epoch_a_row_of_numbers_and_the_changed_records():
     log = ranks.logs[0]
     assert [name for name, _ in log] == ["all_gather", "all_gather"] * epochs
     for (_, row), (_, pairs), (_, order) in zip(log[::2], log[1::2], first["plans"], strict=True):
-        assert row == (size - 1) * 12 * 8, "4 facts, 5 counters, what was seen, 1 count"
+        assert row == (size - 1) * 13 * 8, "5 facts, 5 counters, what was seen, 1 count"
         served = len(order) // GLOBAL_BATCH * GLOBAL_BATCH
         assert pairs == 8 * served * (size - 1) / size, "8 bytes a sample that others trained"
         assert pairs < 2 * 8 * n * (size - 1) / size, "what an all-reduce takes"

@@ -28,6 +28,8 @@ class Word(str, enum.Enum):
     FIXED = "fixed"
     SAMPLES = "samples"
     BERNOULLI = "bernoulli"
+    FULL = "full"
+    LOW = "low"
 
 
 class Number(enum.IntEnum):

@@ -25,6 +25,8 @@ from torch.optim.lr_scheduler import (
 )
 
 import prune_engine as pe
+from prune_engine.epoch.plan import make_plan
+from prune_engine.errors import LargeWeightWarning
 from prune_engine.schedule import VirtualScheduler
 
 SIZE, SAMPLES, EPOCHS = 10, 200, 5
@@ -176,6 +178,28 @@ def wrapped(make: Callable[[SGD], LRScheduler] = SCHEDULES["cosine"]) -> Any:
     return engine, optimizer, engine.wrap_scheduler(make(optimizer), STEPS)
 
 
+class Ranked:
+    """Steps once for each of several ranks, and no further than total_steps, as Accelerate does."""
+
+    def __init__(self, scheduler: Any, ranks: int) -> None:
+        self.scheduler, self.ranks = scheduler, ranks
+
+    def step(self) -> None:
+        self.scheduler._step_count += 3  # micro-batches before this one
+        for _ in range(self.ranks):
+            if self.scheduler._step_count <= self.scheduler.total_steps:
+                self.scheduler.step()
+
+
+@schedules
+def test_one_who_steps_once_for_each_rank_reaches_the_end(make):
+    curve = nominal(make)
+    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    scheduler = engine.wrap_scheduler(make(optimizer), STEPS)
+    marks = train(engine, optimizer, Ranked(scheduler, 4))
+    assert [lr for _, lr in marks] == [curve[round(progress * STEPS)] for progress, _ in marks]
+
+
 def test_it_is_the_optimizers_scheduler():
     _, optimizer, scheduler = wrapped()
     assert isinstance(scheduler, LRScheduler)
@@ -292,3 +316,68 @@ def test_the_rate_follows_what_is_trained_and_not_how_often_it_is_observed(looks
         return found
 
     assert rates(looks) == rates(1)
+
+
+# --- the learning rate of who weighs most -------------------------------------------------------
+
+
+def heavy(weight_cap: float | None = None) -> pe.PruneEngine:
+    """Return an engine whose low samples weigh 4 from the second epoch on."""
+    policy = pe.InfoBatch(0.75, delta=1.0, weight_cap=weight_cap)
+    return pe.PruneEngine(SAMPLES, policy, num_epochs=EPOCHS)
+
+
+def train_epochs(engine: pe.PruneEngine, scheduler: LRScheduler, count: int) -> None:
+    for _ in range(count):
+        for batch in batches(engine.sampler(), SIZE):
+            observe(engine, batch)
+            scheduler.optimizer.step()
+            scheduler.step()
+        engine.end_epoch()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "lambda"])
+def test_a_weight_that_takes_the_rate_beyond_the_peak_is_warned_of_once(name):
+    engine, optimizer = heavy(), optimizer_of()
+    scheduler = engine.wrap_scheduler(SCHEDULES[name](optimizer), STEPS)
+    train_epochs(engine, scheduler, 1)  # weights of 1: no warning, which would be an error
+    with pytest.warns(LargeWeightWarning, match="a sample that weighs 4 at") as told:
+        train_epochs(engine, scheduler, EPOCHS - 1)
+    assert len(told) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_control_no_warning_below_the_peak():
+    engine, optimizer = heavy(weight_cap=1.0), optimizer_of()
+    train_epochs(engine, engine.wrap_scheduler(warm_cosine(optimizer), STEPS), EPOCHS)
+    slow = pe.PruneEngine(SAMPLES, pe.InfoBatch(0.5, delta=1.0), num_epochs=EPOCHS)
+    optimizer = optimizer_of(0.5)
+    # A schedule that begins at a tenth of its peak, and ends before half of it.
+    inner = LinearLR(optimizer, 0.1, 0.4, total_iters=STEPS)
+    train_epochs(slow, slow.wrap_scheduler(inner, STEPS), EPOCHS)
+
+
+def test_the_effective_rate_is_that_of_the_largest_weight_in_use():
+    engine, optimizer = heavy(), optimizer_of(0.5)
+    assert engine.effective_lr(optimizer) == 0.5
+    with pytest.raises(ValueError, match="optimizer must be given"):
+        engine.effective_lr()
+    assert "prune/effective_lr" not in engine.metrics()
+    scheduler = engine.wrap_scheduler(ExponentialLR(optimizer, 0.97), STEPS)
+    train_epochs(engine, scheduler, 1)
+    assert engine.plan.weights.max() == 4
+    assert engine.effective_lr() == 4 * rate(optimizer)
+    assert engine.metrics()["prune/effective_lr"] == engine.effective_lr()
+    assert engine.effective_lr(optimizer_of(2.0)) == 8
+    again = copy.deepcopy(engine)
+    assert again.effective_lr(optimizer) == engine.effective_lr()
+
+
+def test_a_weight_that_nobody_has_is_not_counted():
+    engine = pe.PruneEngine(4, pe.policies.Subset([0, 1], [2.0, 3.0]), num_epochs=1)
+    assert engine.plan.largest_weight == 3
+    table = pe.policies.weight_table(2.0, 9.0)
+    selection = pe.policies.Selection(torch.tensor([2, 1], dtype=torch.uint8), table)
+    plan = make_plan(pe.epoch.ScoreBuffer(2), selection, seed=0, epoch=0)
+    assert plan.largest_weight == 2

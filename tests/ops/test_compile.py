@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from _assertions import assert_bitwise
+from _cases import table
 from _runs import batches, figures, infobatch, losses_at
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 import prune_engine as pe
+from prune_engine import backends
+from prune_engine.ops.observe import differentiable_observe
 
 SIZE, SAMPLES = 16, 256
 
@@ -96,3 +99,125 @@ def test_every_reduction_and_a_score_compile():
         want = step(x, indices)
         got = torch.compile(step, fullgraph=True, backend="eager")(x, indices)
         assert_bitwise(got, want, str(options))
+
+
+# --- a captured step, replayed without Python -----------------------------------------------------
+
+
+class Captured:
+    """A step as a CUDA graph holds it: operators on inputs that stay in place, and no Python."""
+
+    def __init__(self, engine: pe.PruneEngine) -> None:
+        self.losses, self.indices = torch.zeros(SIZE), torch.zeros(SIZE, dtype=torch.int64)
+        self._calls: list[Any] = []
+        step = torch.compile(engine.observe, fullgraph=True, backend=self._keep)
+        # To capture is to trace: on a CPU that records once, which the caller undoes.
+        step(self.losses, self.indices)
+
+    def _keep(self, graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        def first(*given: Any) -> Any:
+            self._calls.append((graph, given))
+            return graph(*given)
+
+        return first
+
+    def replay(self, batch: list[int], epoch: int) -> None:
+        self.losses.copy_(losses_at(batch, epoch))
+        self.indices.copy_(torch.tensor(batch))
+        (graph, given), *others = self._calls
+        assert not others, "one graph"
+        graph(*given)
+
+
+def captured(tell: bool) -> tuple[pe.PruneEngine, pe.PruneEngine]:
+    """Train by eager calls, and by replays of a captured step; return both engines."""
+    eager, replayed = infobatch(SAMPLES), infobatch(SAMPLES)
+    before = replayed.state_dict()
+    step = Captured(replayed)
+    replayed.load_state_dict(before)
+    for epoch in range(3):
+        for batch in batches(eager.sampler(align=SIZE), SIZE):
+            eager.observe(losses_at(batch, epoch), torch.tensor(batch))
+        for batch in batches(replayed.sampler(align=SIZE), SIZE):
+            step.replay(batch, epoch)
+            if tell:
+                replayed.consume(SIZE)
+        assert_bitwise(replayed.buffer.records, eager.buffer.records, "records")
+        if not tell:
+            break
+        assert (replayed.cursor, replayed.progress) == (eager.cursor, eager.progress)
+        for engine in (eager, replayed):
+            engine.end_epoch()
+    return eager, replayed
+
+
+def test_a_captured_engine_observe_that_is_replayed_is_the_eager_run():
+    eager, replayed = captured(tell=True)
+    assert figures(replayed) == figures(eager)
+    assert replayed.plan.indices.tolist() == eager.plan.indices.tolist()
+    assert len(eager.plan.indices) < SAMPLES, "something is pruned"
+
+
+def test_control_a_captured_engine_observe_moves_no_cursor_by_itself():
+    eager, replayed = captured(tell=False)
+    assert (replayed.cursor, eager.cursor) == (0, SAMPLES)
+
+
+# --- the autograd function that tensors of a device go through ------------------------------------
+
+
+def by_function(buffer: pe.epoch.ScoreBuffer) -> Any:
+    """Return the step that a device takes where a gradient is wanted, on whatever device."""
+    state, kernels = buffer.observe_arguments, backends.load("cpu")
+
+    def step(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        observe = torch.ops.prune_engine.observe if torch.compiler.is_compiling() else None
+        rescaled, weights = differentiable_observe(
+            x * x, observe or kernels.observe, indices, None, state, True
+        )
+        assert not weights.requires_grad
+        return rescaled
+
+    return step
+
+
+def weighted() -> pe.epoch.ScoreBuffer:
+    buffer = pe.epoch.ScoreBuffer(SAMPLES, backend="cpu")
+    classes = torch.arange(SAMPLES).remainder(3).add(1).to(torch.uint8)
+    buffer.activate(classes, table(0.1, 3.0), 2)
+    return buffer
+
+
+# torch's tracer makes an instance of every function, of which torch warns.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("compiler", ["none", "eager", "aot_eager"])
+def test_the_function_of_a_device_has_the_bits_of_the_cpus_product(dtype, compiler):
+    indices = torch.arange(SIZE) * 5
+    results = []
+    for function in (True, False):
+        buffer = weighted()
+        x = losses_at(indices).to(dtype).requires_grad_()
+        if function:
+            step = by_function(buffer)
+            if compiler != "none":
+                step = torch.compile(step, fullgraph=True, backend=compiler)
+            rescaled = step(x, indices)
+        else:
+            rescaled, _ = buffer.observe(x * x, indices)
+        rescaled.sum().backward()
+        results.append((rescaled.detach(), x.grad, buffer.records, buffer.score_sum, buffer.step))
+    for name, a, b in zip(("loss", "gradient", "records", "sum", "step"), *results, strict=True):
+        assert_bitwise(a, b, name)
+    assert results[0][1].ne(0).all() and results[0][3][9] == SIZE
+
+
+def test_the_function_of_a_device_gives_no_gradient_for_the_weights_alone():
+    x = losses_at(range(SIZE)).requires_grad_()
+    state = weighted().observe_arguments
+    rescaled, weights = differentiable_observe(
+        x, backends.load("cpu").observe, torch.arange(SIZE), None, state, True
+    )
+    assert rescaled.requires_grad and not weights.requires_grad
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        weights.sum().backward()

@@ -75,6 +75,19 @@ def test_out_of_range_is_counted_or_nan_and_never_read(emulated, num_classes):
     assert set(touched) <= {3}
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("num_classes", [70, 1100])
+def test_a_nan_is_seen_wherever_it_stands(emulated, dtype, num_classes):
+    # Of a row's ends, its vectors, and what each thread reads first.
+    places = [0, 1, 2, 7, 8, 9, 31, 32, 33, num_classes // 2, num_classes - 2, num_classes - 1]
+    case = Case(len(places), num_classes, 5, dtype=dtype, ignored=False)
+    case.logits = torch.zeros(len(places), num_classes, dtype=dtype)
+    case.logits[range(len(places)), places] = torch.nan
+    for kind, smoothing in ((0, 0.0), (1, 0.1)):
+        found = case.run(emulated, kind, (None, smoothing, -100))
+        assert torch.isnan(found["rescaled"]).all() and torch.isnan(found["score"]).all()
+
+
 def test_long_rows_are_cut_into_pieces_and_rows_begin_anywhere(emulated):
     case = Case(3, 16_384 * 2 + 77, 4, ignored=False)
     want = case.run(REFERENCE, 4)

@@ -186,6 +186,21 @@ def test_edge_case_02_a_row_that_is_not_finite_is_only_counted(backend, bad):
     assert buffer.records[1] >> 32 == 2, "control: the finite one is recorded"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("num_classes", [1, 7, 1025, 2050])
+def test_edge_case_02_a_nan_is_seen_wherever_it_stands(backend, dtype, num_classes):
+    # Alone in what is read first, or last: there is no larger logit beside it to measure it by.
+    for place in {0, num_classes // 2, num_classes - 1}:
+        buffer = pe.epoch.ScoreBuffer(2, backend=backend)
+        logits = torch.zeros(2, num_classes, dtype=dtype)
+        logits[0, place] = torch.nan
+        targets = int64([num_classes // 3] * 2)
+        rescaled, _, score = buffer.cross_entropy_observe(logits, targets, int64([0, 1]))
+        assert torch.isnan(rescaled).tolist() == [True, False], place
+        assert torch.isnan(score).tolist() == [True, False], place
+        assert buffer.read_counters().nonfinite == 1
+
+
 def test_an_ignored_row_costs_nothing_and_keeps_its_score(backend):
     buffer = pe.epoch.ScoreBuffer(2, backend=backend)
     buffer.observe(float32([0.25]), int64([1]))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import oracle
@@ -323,6 +325,63 @@ def test_a_captured_graph_serves_two_epochs(device):
         assert_bitwise(getattr(buffer, name), getattr(expected, name), name)
 
 
+FIRST_CALL = """
+import torch
+import prune_engine as pe
+buffer = pe.epoch.ScoreBuffer(100, device="cuda")
+losses, indices = torch.ones(8, device="cuda"), torch.arange(8, device="cuda")
+logits = torch.zeros(8, 5, device="cuda", requires_grad=True)
+torch.cuda.synchronize()
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    {call}
+graph.replay()
+graph.replay()
+print(buffer.step.item(), buffer.read_counters().observed)
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "buffer.observe(losses, indices)",
+        "buffer.cross_entropy_observe(logits, indices % 5, indices)[0].sum().backward()",
+        "buffer.observe(losses, indices); pe.ops.moments([losses])",
+    ],
+    ids=["observe", "logits", "moments"],
+)
+def test_a_capture_may_hold_the_first_call_of_a_process(device, call):
+    code = FIRST_CALL.format(call=call)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "16"]
+
+
+def test_an_engine_whose_step_was_captured_is_the_eager_run(device):
+    eager, replayed = (
+        pe.PruneEngine(512, pe.KeepAll(), num_epochs=3, device=device) for _ in range(2)
+    )
+    losses = torch.zeros(64, device=device)
+    indices = torch.zeros(64, dtype=torch.int64, device=device)
+    before, graph = replayed.state_dict(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = replayed.observe(losses, indices)
+    replayed.load_state_dict(before)  # the capture's own call moved the cursor
+    for epoch in range(3):
+        for batch in eager.plan.indices.split(64):
+            want = eager.observe(loss_of(batch, epoch), batch)
+            losses.copy_(loss_of(batch, epoch))
+            indices.copy_(batch)
+            graph.replay()
+            replayed.consume(64)
+            assert_bitwise(loss, want, "loss")
+        assert (replayed.cursor, replayed.progress) == (eager.cursor, eager.progress)
+        for engine in (eager, replayed):
+            engine.end_epoch()
+        assert_bitwise(replayed.plan.indices, eager.plan.indices, "order")
+    assert_bitwise(replayed.buffer.records, eager.buffer.records, "records")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, of itself
 def test_a_compiled_step_equals_eager(device):
     if SANITIZE:
@@ -336,8 +395,10 @@ def test_a_compiled_step_equals_eager(device):
         return rescaled.sum()
 
     run = torch.compile(step, fullgraph=True, mode="reduce-overhead")
+    skipped = torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
     for _ in range(3):
         total = run(losses, indices).clone()
+    assert torch._dynamo.utils.counters["inductor"]["cudagraph_skips"] == skipped, "no CUDA graph"
     want, _ = eager.observe(losses * 2, indices)
     assert torch.allclose(total, want.sum())
     assert_bitwise(compiled.records, eager.records, "records")

@@ -83,6 +83,105 @@ def test_a_kernel_for_three_dtypes_loads_16_bytes_of_each(kernels: list[_sass.Ke
     assert min(loads) >= 3
 
 
+def test_the_plain_softmax_costs_at_most_16_instructions_a_logit(
+    kernels: list[_sass.Kernel],
+) -> None:
+    plain = [k for k in kernels if "cross_entropy_observe_kernelIfLb0" in k.symbol]
+    assert len(plain) == 4
+    for kernel in plain:
+        # Of bfloat16 and float16 a trip takes two vectors of 8, of float two of 4.
+        pairs = [len(body) for body in kernel.streams() if sum(map(_sass.is_wide_load, body)) == 2]
+        assert len(pairs) == 3, kernel.arch
+        short, *long = sorted(pairs)
+        assert short <= 16 * 8 and max(long) <= 16 * 16, f"{kernel.arch}: {pairs}"
+
+
+MULTIPLY = re.compile(r"\bU?IMAD\.(?:WIDE|HI)\b")  # two of each round of the generator
+
+
+def test_the_generator_runs_while_a_plans_loads_are_in_flight(kernels: list[_sass.Kernel]) -> None:
+    plans = [k for k in kernels if k.name == "plan_kernel"]
+    counts = [k for k in kernels if k.name == "histogram_kernel" and k.arch in ("sm_80", "sm_90")]
+    assert (len(plans), len(counts)) == (4, 2)
+    for kernel in plans + counts:
+        (group,) = kernel.groups()
+        assert sum(map(_sass.is_wide_load, group)) == 8, kernel.arch
+        assert sum(MULTIPLY.search(text) is not None for text in group) >= 36, kernel.arch
+
+
+def test_an_early_look_at_what_is_loaded_is_caught(
+    setup_module: dict[str, Any], tmp_path: Path
+) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    look = r"\1\n  if (pair[0].x == 7) classes[threadIdx.x] = 7;"
+    source = edited(tmp_path, r"(  load_pairs\(records.*;)", look) / "plan.cu"
+    kernels = _sass.kernels(compile_one(found, source, tmp_path / "early.o", flags))
+    (early,) = (kernel for kernel in kernels if kernel.name == "plan_kernel")
+    assert not any(MULTIPLY.search(text) for text in early.groups()[0])
+
+
+def whole_tiles(kernels: list[_sass.Kernel]) -> dict[str, list[int]]:
+    """Of each kernel that reads tiles of scores or records: its groups of loads in flight."""
+    tiles = [kernel for kernel in kernels if kernel.name in ("digit_kernel", "tie_kernel")]
+    return {f"{k.symbol} {k.arch}": k.in_flight() for k in tiles}
+
+
+def test_the_loads_of_a_whole_tile_go_out_together(kernels: list[_sass.Kernel]) -> None:
+    found = whole_tiles(kernels)
+    assert len(found) == (4 + 2) * 4
+    for name, groups in found.items():
+        assert set(groups) == {4 if "kernelIf" in name else 8}, name  # some have their loop twice
+
+
+def test_loads_that_go_out_one_by_one_are_caught(
+    setup_module: dict[str, Any], tmp_path: Path
+) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    together = r"(uint4 load\[kLoads\];\n)#pragma unroll\n"
+    source = edited(tmp_path, together, r"\1#pragma unroll 1\n") / "top.cu"
+    slow = whole_tiles(_sass.kernels(compile_one(found, source, tmp_path / "slow.o", flags)))
+    assert len(slow) == 2
+    assert all(max(groups) < 4 for groups in slow.values()), slow
+
+
+def walks(kernel: _sass.Kernel) -> list[int]:
+    """Instructions of a pass of the network, by its innermost loops; 8 rounds are 4 pairs."""
+    passes = 4 if "ILi0E" in kernel.symbol else 1
+    bodies = [body for _, _, body in kernel.loops() if any(map(MULTIPLY.search, body))]
+    return [passes * len(body) for body in bodies if len(body) < 120]
+
+
+def test_a_position_of_the_order_costs_at_most_110_instructions(
+    kernels: list[_sass.Kernel],
+) -> None:
+    orders = [kernel for kernel in kernels if kernel.name == "order_kernel"]
+    assert len(orders) == 2 * 4
+    for kernel in orders:
+        if "ILi8E" in kernel.symbol:
+            assert walks(kernel) and max(walks(kernel)) <= 110, kernel.arch
+        else:
+            assert min(walks(kernel)) > 110, "control: with rounds in a loop it is more"
+
+
+def test_the_mean_threshold_is_a_straight_line(kernels: list[_sass.Kernel]) -> None:
+    means = [kernel for kernel in kernels if kernel.name == "mean_threshold_kernel"]
+    assert len(means) == 4
+    for kernel in means:
+        assert [body for _, _, body in kernel.loops() if len(body) > 1] == [], "it ends in itself"
+        assert len(kernel.instructions) <= 500, kernel.arch
+
+
+def test_a_branch_for_each_logit_is_caught(setup_module: dict[str, Any], tmp_path: Path) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    one = "for (int k = 0; k < n; ++k) add_logit<kFull>(row, logit[k], weight[k]);\\n  return;"
+    source = edited(tmp_path, r"(?<=Real \(&weight\)\[n\]\) \{\n)", f"#pragma unroll\n{one}\n")
+    branchy = _sass.kernels(
+        compile_one(found, source / "cross_entropy_observe.cu", tmp_path / "branchy.o", flags)
+    )
+    (plain,) = (k for k in branchy if "IfLb0" in k.symbol)
+    assert max(len(body) for body in plain.streams()) > 16 * 16
+
+
 def test_every_kernel_of_the_sources_was_judged(kernels: list[_sass.Kernel]) -> None:
     sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("csrc/cuda/*.cu")]
     declared = {name for text in sources for name in DECLARED.findall(text)}
@@ -164,6 +263,16 @@ def test_a_scalar_load_is_caught(setup_module: dict[str, Any], tmp_path: Path, k
     assert f"{kernel}_kernel sm_90: no 16-byte load" in faults
 
 
+def test_a_fence_behind_the_barrier_is_caught(setup_module: dict[str, Any], tmp_path: Path) -> None:
+    found, flags = toolkit(setup_module), setup_module["NVCC_FLAGS"]
+    late = r"(    // Between the ticket.*?)__threadfence\(\);\n  }\n  __syncthreads\(\);"
+    behind = r"\1}\n  __syncthreads();\n  __threadfence();"
+    source = edited(tmp_path, f"(?s){late}", behind) / "relu_moments.cu"
+    unfenced = _sass.kernels(compile_one(found, source, tmp_path / "late.o", flags))
+    faults = {fault for row in unfenced for fault in row.faults()}
+    assert faults == {"relu_moments_kernel sm_90: no fence between the ticket and the barrier"}
+
+
 # Volatile, for ptxas joins two neighbouring loads of 8 bytes again.
 WORDS = """{
         const auto* at = reinterpret_cast<const volatile uint32_t*>(
@@ -193,8 +302,14 @@ WORDS = """{
             "if (false) {\n    reinterpret_cast<uint4*>(out)",
             "plan_kernel sm_90: 0 16-byte stores, expected 1",
         ),
+        (
+            "cross_entropy_grad",
+            r"__stwb\((reinterpret_cast<uint4\*>\(to\)), bits\);",
+            r"*\1 = bits;",
+            "cross_entropy_grad_kernel sm_90: 0 16-byte stores, expected 1",
+        ),
     ],
-    ids=["plan-load", "fixed-load", "plan-store"],
+    ids=["plan-load", "fixed-load", "plan-store", "gradient-store"],
 )
 def test_one_narrow_access_among_wide_ones_is_caught(
     setup_module: dict[str, Any],

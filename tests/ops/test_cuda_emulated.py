@@ -247,6 +247,47 @@ def test_top_strides_and_settles_ties_over_blocks(ordered):
     assert_bitwise(ordered.select(values, [0], [1], 2), [2.0], "select")
 
 
+def fixed_plan(kernels, scored, shares, where):
+    classes = offset_view(uint8([9] * scored.numel()), where)
+    rule = (torch.tensor([0.0]), [0, 0], [2, 3], shares, 1000, 1, 11, 4)
+    offsets = kernels.plan(scored, *rule, classes)
+    return classes, offsets
+
+
+@pytest.mark.parametrize("shares", [[500, 125], [1000, 0], [1, 999]])
+def test_fixed_counts_settle_ties_over_blocks(ordered, shares):
+    # Long enough that some draws at the cut are shared: about one more a band.
+    scored = offset_view(int64(records(random.Random(1), 70_001, 4)), 1)
+    (want, want_offsets), (got, got_offsets) = (
+        fixed_plan(kernels, scored, shares, 3) for kernels in (REFERENCE, ordered)
+    )
+    assert_bitwise(got, want, "weight_class")
+    assert_bitwise(got_offsets, want_offsets, "block_offsets")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("draw >> 8 == high[band]", "draw >> 8 >= high[band]"), ("before | threadIdx.x", "before")],
+    ids=["a wrong byte", "no second byte"],
+)
+def test_a_wrong_cut_is_caught(emulated, tmp_path, old, new):
+    broken = _emulated.break_kernel(tmp_path, emulated, "fixed", old, new)
+    scored = int64(records(random.Random(1), 5000, 4))
+    want, got = (fixed_plan(k, scored, [500, 125], 0)[0] for k in (REFERENCE, broken))
+    assert not torch.equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["order", "mean_threshold"])
+def test_a_kernel_that_a_captured_stream_would_not_let_load_is_caught(emulated, tmp_path, name):
+    # All calls of these tests are judged so (``Emulated._call``); here is one that is at fault.
+    broken = _emulated.break_kernel(tmp_path, emulated, name, "  const MayLoad load;\n", "")
+    with pytest.raises(AssertionError, match="a launch that may not load a kernel"):
+        if name == "order":
+            broken.order(torch.arange(3, dtype=torch.int32), None, 0, 1, 3, 0, 0)
+        else:
+            broken.mean_threshold(int64([0] * 10))
+
+
 def test_a_missing_barrier_is_caught(emulated, tmp_path: Path):
     barrier = "  __syncthreads();\n  Value before"
     broken = _emulated.break_kernel(tmp_path, emulated, "compact", barrier, "  Value before")

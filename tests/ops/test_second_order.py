@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.autograd import gradgradcheck
 
 import prune_engine as pe
-from prune_engine import backends
-from prune_engine.ops.observe import differentiable_observe
 
 TABLE = table(2.0)
 CLASSES = torch.tensor([1, 2, 1, 2], dtype=torch.uint8)
@@ -92,15 +90,20 @@ def test_the_first_order_has_the_same_bits_with_and_without_a_graph(backend):
     assert [made.requires_grad for made in pair] == [False, True]
 
 
-def test_observe_on_a_device_is_linear_to_any_order(backend):
-    kernels = backends.load(backend)
-
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_observe_is_linear_to_any_order(backend, reduction):
     def loss(x: Tensor) -> Tensor:
-        state = weighing(backend).buffer.observe_arguments
         losses = x.square().sum(dim=1)
-        return differentiable_observe(losses, kernels.observe, INDICES, None, state, True)[0]
+        return weighing(backend).observe(losses, INDICES, reduction=reduction)
 
     assert right_again(loss, drawn(4, 3).requires_grad_())
+
+
+def test_a_penalty_on_the_gradient_of_a_float32_mean_is_that_of_product_and_mean(backend):
+    x = drawn(4, 3, dtype=torch.float32).requires_grad_()
+    got = penalty(weighing(backend).observe(x.pow(3).sum(dim=1), INDICES), x)
+    assert torch.equal(got, penalty((x.pow(3).sum(dim=1) * TABLE[CLASSES.long()]).mean(), x))
+    assert not torch.equal(got, penalty(x.pow(3).sum(dim=1).mean(), x)), "control: weights matter"
 
 
 @pytest.mark.parametrize(
@@ -124,8 +127,9 @@ forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit.script:Deprecation
 
 
 @forward_mode
-def test_forward_mode_goes_through_observe():
-    losses, along = drawn(4), drawn(4, seed=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_forward_mode_goes_through_observe(dtype):
+    losses, along = drawn(4, dtype=dtype), drawn(4, seed=1, dtype=dtype)
     engine = weighing("auto")
     _, tangent = torch.func.jvp(lambda x: engine.observe(x, INDICES), (losses,), (along,))
     weights = torch.tensor([1.0, 2.0, 1.0, 2.0])

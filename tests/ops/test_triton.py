@@ -24,8 +24,10 @@ pytestmark = pytest.mark.triton
 TESTS = Path(__file__).resolve().parents[1]
 OPS = (
     *("observe", "mean_threshold", "plan", "compact", "order", "shuffle", "audit"),
+    *("draw", "plan_top"),
     *("moments", "activation_std", "relu_moments", "gelu_moments"),
     *("select", "top", "pick"),
+    *("cells", "solve_levels", "plan_levels"),
     *("cross_entropy_observe", "cross_entropy_grad"),
 )
 TIERS = {"short": "triton and not full", "full": "triton and full"}

@@ -74,7 +74,12 @@ kept = same("compact", (classes, offsets, int(offsets[-1])))
 same("order", (kept, None, 3, 2, 99, 7, 5))
 same("order", (kept, torch.arange(50), 0, 1, 0, 7, 5))
 same("shuffle", (torch.arange(50), 50, True, 7, 5))
+same("draw", (torch.arange(50), 7, 5, 2))
+same("plan_top", (records, 99, 30000, 7, 5, classes), changed=(5,))
 same("audit", (records, classes, 4))
+counts = same("cells", (records,))
+top, cut, *_ = same("solve_levels", (counts, 2500, 6554))
+same("plan_levels", (records, top, cut, 7, 5, classes, 0), changed=(5,))
 same("select", (records, [0, 3], [1, 0], 4))
 same("top", (records, 99))
 same("pick", (losses, 99, 2, 6554, 7, torch.tensor([5]), torch.tensor([3]), 1, 2))
@@ -110,10 +115,10 @@ def test_the_dispatcher_reaches_the_kernels_with_the_bits_of_the_reference():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        *("served", "activation_std", "audit", "compact", "cross_entropy_grad"),
-        *("cross_entropy_observe", "gelu_moments", "mean_threshold"),
-        *("moments", "observe", "order", "pick", "plan", "relu_moments", "relu_moments_"),
-        *("select", "shuffle", "top"),
+        *("served", "activation_std", "audit", "cells", "compact", "cross_entropy_grad"),
+        *("cross_entropy_observe", "draw", "gelu_moments", "mean_threshold", "moments", "observe"),
+        *("order", "pick", "plan", "plan_levels", "plan_top", "relu_moments", "relu_moments_"),
+        *("select", "shuffle", "solve_levels", "top"),
     ]
 
 

@@ -38,8 +38,8 @@ class Live:
 class Keeper(pe.ActivationMonitor):
     """The control: keeps each output until the forward pass has ended."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, layers: Any = None) -> None:
+        super().__init__(model, layers)
         self.kept: list[Tensor] = []
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:

@@ -282,8 +282,8 @@ def test_a_memory_merges_over_the_group_that_the_run_told_it(merge):
     with here, nullcontext() if merge else alone:
         try:
             first, second = world.run(work)
-        except pe.CoverageError:
-            assert not merge, "ranks that go two ways serve not what was planned"
+        except pe.PruneEngineError:
+            assert not merge, "ranks that go two ways plan not as many samples, and are told"
             return
     assert (first == second) == merge
 
@@ -517,3 +517,168 @@ def test_a_state_whose_arrangement_has_other_samples_is_refused():
     with pytest.raises(pe.StateMismatchError, match="keeps 80 samples, and memory arranges 70"):
         fresh.load_state_dict(state)
     assert str(fresh.state_dict()) == str(before)
+
+
+# --- what is checked, and when ------------------------------------------------------------------
+
+
+class Undecorated(pe.policies.Policy):
+    def rule(self, buffer, progress, memory=None) -> pe.policies.Rule:
+        return pe.policies.Rule.keep_all(buffer.device)
+
+
+@dataclass
+class Melting(Undecorated):
+    keep: float = 0.5
+
+
+@dataclass(frozen=True)
+class Holds(Undecorated):
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Told(Undecorated):
+    def describe(self) -> Any:
+        return ["no", "dict"]
+
+
+class OfAFrozenOne(pe.InfoBatch):
+    """Inherits a dataclass, whose fields its own would not be told of."""
+
+
+@pytest.mark.parametrize(
+    ("policy", "match"),
+    [
+        (Undecorated(), "policy must be a frozen dataclass or have a describe"),
+        (Melting(), "policy must be a frozen dataclass"),
+        (OfAFrozenOne(), "policy must be a frozen dataclass"),
+        (Holds(torch.ones(2)), "value of Holds must be .* got Tensor: wrap it in PerSample"),
+        (Holds((1, object())), "value of Holds must be a number"),
+        (Holds([1, 2]), "take tuples for lists in Holds"),
+        (Told(), r"describe\(\) of Told must return a dict, got list"),
+        (Undecorated, "policy must be a Policy, such as InfoBatch"),
+        (None, "policy must be a Policy"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "policy",
+)
+def test_what_cannot_be_told_and_compared_is_refused_when_the_engine_is_made(policy, match):
+    with pytest.raises(TypeError, match=match):
+        engine_of(policy)
+
+
+@pytest.mark.parametrize("value", [0.5, (1, "two", None), pe.policies.PerSample([1, 2])], ids=str)
+def test_control_plain_parameters_are_taken(value):
+    engine = engine_of(Holds(value))
+    other = engine_of(Holds(value))
+    other.load_state_dict(through_disk(engine.state_dict()))
+    with pytest.raises(pe.StateMismatchError, match="policy"):
+        engine_of(Holds(0.25)).load_state_dict(engine.state_dict())
+
+
+@dataclass(frozen=True)
+class Breaks(pe.policies.Policy):
+    """Is in order until an epoch, in which its rule returns what a test asks for."""
+
+    what: str = "none"
+    at: int = 2
+
+    def rule(self, buffer, progress, memory=None) -> Any:
+        if progress.epoch != self.at:
+            return pe.policies.Rule.keep_all(buffer.device)
+        classes = torch.ones(buffer.num_samples, dtype=torch.uint8)
+        table = pe.policies.weight_table()
+        return {
+            "none": lambda: None,
+            "tensor": lambda: classes,
+            "empty": lambda: pe.policies.Selection(classes * 0, table),
+            "class": lambda: pe.policies.Selection(classes * 2, table),
+            "length": lambda: pe.policies.Selection(classes[:3], table),
+            "nan": lambda: pe.policies.Selection(classes, (0.0, 1.0, float("nan"))),
+            "negative": lambda: pe.policies.Selection(classes, (0.0, 1.0, -1.0, 2.0)),
+            "zero": lambda: pe.policies.Selection(classes * 2, (0.0, 1.0, 0.0, 2.0)),
+            "list": lambda: pe.policies.Selection(classes, [0.0, 1.0]),
+        }[self.what]()
+
+
+FAULTS = {
+    "none": r"rule\(\) of Breaks must return a Rule, .* got NoneType for epoch",
+    "tensor": "got Tensor for epoch .*: wrap the classes, Selection",
+    "empty": "weight_class must keep a sample",
+    "class": r"weight_class must be in 0\.\.1",
+    "length": "weight_class must be a vector of 100",
+    "nan": "weight_table must be positive and finite",
+    "negative": "weight_table must be positive and finite",
+    "zero": "weight_table must be positive and finite",
+    "list": "weight_table must be a tuple, got list",
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_fault_of_a_rule_is_told_and_costs_nothing(what):
+    with pytest.raises((TypeError, ValueError), match=FAULTS[what]):
+        engine_of(Breaks(what, at=0))
+    engine, control = engine_of(Breaks(what)), engine_of(Breaks(what, at=99))
+    for each in (engine, control):
+        serve(each)
+        each.end_epoch()
+        serve(each)
+    with pytest.raises((TypeError, ValueError), match=FAULTS[what]):
+        engine.end_epoch()
+    assert engine.epoch == 1, "the epoch has not ended"
+    saved, expected = engine.state_dict(), control.state_dict()
+    assert plain(saved["buffer"]) == plain(expected["buffer"])
+    resumed = engine_of(Breaks(what))
+    resumed.load_state_dict(through_disk(saved))
+    assert resumed.plan.kept.tolist() == engine.plan.kept.tolist() == list(range(N))
+
+
+class Counts(pe.policies.PolicyMemory):
+    """Counts the epochs that it was told of."""
+
+    count = 0
+
+    def end_epoch(self, buffer: pe.epoch.ScoreBuffer, epoch: int) -> None:
+        self.count = self.count + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def state_problems(self, state: Mapping[str, Any]) -> list[str]:
+        return []
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count = state["count"]
+
+
+@dataclass(frozen=True)
+class BreaksOnce(pe.policies.Policy):
+    def memory(self, buffer: pe.epoch.ScoreBuffer, seed: int) -> Counts:
+        return Counts()
+
+    def rule(self, buffer, progress, memory=None) -> Any:
+        return None if progress.epoch == broken[0] else pe.policies.Rule.keep_all(buffer.device)
+
+
+broken = [-1]
+
+
+def test_an_epoch_that_could_not_end_is_not_counted_twice_by_the_memory():
+    engine = engine_of(BreaksOnce())
+    serve(engine)
+    broken[0] = 1
+    with pytest.raises(TypeError, match="got NoneType for epoch 1"):
+        engine.end_epoch()
+    broken[0] = -1
+    engine.end_epoch()
+    assert engine.state_dict()["memory"] == {"count": 1}
+    assert engine.epoch == 1
+
+
+def test_a_strangers_class_with_a_name_of_ours_does_not_take_its_state():
+    theirs = dataclass(frozen=True)(type("InfoBatch", (Undecorated,), {"__module__": "theirs"}))()
+    assert theirs.describe()["policy"] == "theirs:InfoBatch"
+    ours = engine_of(pe.InfoBatch())
+    with pytest.raises(pe.StateMismatchError, match="policy"):
+        engine_of(theirs).load_state_dict(ours.state_dict())
+    engine_of(theirs).load_state_dict(engine_of(theirs).state_dict())

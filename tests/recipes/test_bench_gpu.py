@@ -70,7 +70,7 @@ def test_every_operator_is_called_and_has_the_bits_of_the_reference(gpu: Any) ->
         *(gpu.operators.all_operators(Watched(name), *sizes) for name in ("reference", "cpu")),
         strict=True,
     )
-    exact = "plan compact order audit mean_threshold shuffle percentiles top pick"
+    exact = "draw plan_top plan compact order audit mean_threshold shuffle percentiles top pick"
     compared = 0
     for want, got in pairs:
         assert want.name == got.name and want.bytes == got.bytes

@@ -79,24 +79,21 @@ def test_any_error_of_the_system_is_one_line(tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_text", refuse)
         assert "Permission denied" in complain(["report", str(tmp_path)], capsys)
-    torch.save(infobatch(8).state_dict(), tmp_path / "state.pt")
-    taken = tmp_path / "taken"
-    taken.write_text("a file")
     line = complain(["inspect", str(tmp_path)], capsys)
     assert f"no file {tmp_path}" in line
-    engine = infobatch(8)
-    engine.observe(torch.arange(8.0), torch.arange(8))
-    torch.save(engine.state_dict(), tmp_path / "state.pt")
-    out = ["--out", str(taken / "a.npy"), "--count", "1"]
-    assert str(taken) in complain(["select", str(tmp_path / "state.pt"), *out], capsys)
+
+
+@pytest.mark.extra("sklearn")
+def test_a_place_that_is_none_for_a_subset_is_named(tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    words = ["select", "--method", "random", "--count", "1", "--out", str(taken / "a.npy")]
+    assert str(taken) in complain(words, capsys)
 
 
 @pytest.mark.parametrize("fraction", ["nan", "inf", "-0.5"])
 def test_a_fraction_that_is_none_is_named(tmp_path, capsys, fraction):
-    engine = infobatch(8)
-    engine.observe(torch.arange(8.0), torch.arange(8))
-    torch.save(engine.state_dict(), tmp_path / "state.pt")
-    words = ["select", str(tmp_path / "state.pt"), "--out", str(tmp_path / "a.npy")]
+    words = ["select", "--method", "random", "--out", str(tmp_path / "a.npy")]
     assert "fraction must be in 0..1" in complain([*words, f"--fraction={fraction}"], capsys)
 
 

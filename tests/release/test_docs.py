@@ -19,8 +19,14 @@ NOT_IMPORTED = {"prune_engine.__main__"}
 COMPILED = ("prune_engine._",)  # libraries: no docstrings of ours
 
 
+def of_a_framework(name: str) -> bool:
+    """Say whether a module needs a framework: the tests of the integrations run its examples."""
+    return bool(pe.integrations.EXTRAS.get(name.removeprefix("prune_engine.integrations.")))
+
+
 def module_names() -> list[str]:
-    found = [info.name for info in pkgutil.walk_packages(pe.__path__, "prune_engine.")]
+    walked = pkgutil.walk_packages(pe.__path__, "prune_engine.")
+    found = [info.name for info in walked if not of_a_framework(info.name)]
     names = [n for n in found if n not in NOT_IMPORTED and not n.startswith(COMPILED)]
     return ["prune_engine", *names]
 

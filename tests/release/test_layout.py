@@ -27,6 +27,7 @@ HEIGHTS = {
     "recording": 5,
     "policies": 5,
     "data": 5,
+    "coresets": 5,
     "schedule": 5,
     "epoch": 4,
     "ops": 3,
@@ -41,7 +42,7 @@ HEIGHTS = {
     "bands": 0,
     "errors": 0,
 }
-USERS = HEIGHTS["recipes"]  # from here up, the public API's front door is the way in
+USERS = HEIGHTS["integrations"]  # from here up, the public API's front door is the way in
 FRONT_DOOR = ("", "__main__")  # __init__ re-exports everything, __main__ starts cli
 # A policy never sees a kernel; nor does anything between the engine and the operators.
 SEES_BACKENDS = ("cli", "recipes", "integrations", "engine", "epoch.score_buffer", "ops")

@@ -165,7 +165,7 @@ def test_bytes_on_the_wire_are_those_that_the_arithmetic_says():
             received = [bytes_ for _, bytes_ in log[at : at + 6]]
             assert received[2] == 8 * sum(came), "8 bytes of each owned sample trained elsewhere"
             rows = received[0] + received[1] + received[3] + received[4]
-            assert rows == (size - 1) * 8 * (4 + 5 + 2 + size + 13 + 1), "rows of numbers"
+            assert rows == (size - 1) * 8 * (5 + 5 + 2 + size + 13 + 1), "rows of numbers"
             if epoch < 2:
                 fetched = 5 * found[rank][epoch + 1][0]
                 assert received[5] == fetched, "5 bytes of each trained sample owned elsewhere"

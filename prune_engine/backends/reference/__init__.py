@@ -42,6 +42,7 @@ from prune_engine.backends.reference.cells import cells
 from prune_engine.backends.reference.compact import compact
 from prune_engine.backends.reference.cross_entropy_grad import cross_entropy_grad
 from prune_engine.backends.reference.cross_entropy_observe import cross_entropy_observe
+from prune_engine.backends.reference.draw import draw
 from prune_engine.backends.reference.gelu_moments import gelu_moments
 from prune_engine.backends.reference.mean_threshold import mean_threshold
 from prune_engine.backends.reference.moments import moments
@@ -50,6 +51,7 @@ from prune_engine.backends.reference.order import order
 from prune_engine.backends.reference.pick import pick
 from prune_engine.backends.reference.plan import plan
 from prune_engine.backends.reference.plan_levels import plan_levels
+from prune_engine.backends.reference.plan_top import plan_top
 from prune_engine.backends.reference.relu_moments import relu_moments, relu_moments_
 from prune_engine.backends.reference.select import select
 from prune_engine.backends.reference.shuffle import shuffle
@@ -65,6 +67,7 @@ __all__ = [
     "compact",
     "cross_entropy_grad",
     "cross_entropy_observe",
+    "draw",
     "float_to_key",
     "gelu_moments",
     "hash32",
@@ -78,6 +81,7 @@ __all__ = [
     "pick",
     "plan",
     "plan_levels",
+    "plan_top",
     "relu_moments",
     "relu_moments_",
     "select",

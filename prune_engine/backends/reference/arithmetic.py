@@ -14,7 +14,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prune_engine.bands import ROUNDS_LARGE, ROUNDS_LIMIT, ROUNDS_SMALL, STREAM_KEEP, STREAM_ORDER
+from prune_engine.bands import (
+    ROUNDS_LARGE,
+    ROUNDS_LIMIT,
+    ROUNDS_SMALL,
+    STREAM_DRAW,
+    STREAM_KEEP,
+    STREAM_ORDER,
+    STREAM_TIES,
+)
 
 __all__ = [
     "MASK32",
@@ -203,6 +211,44 @@ def keep_draw(indices: Tensor, seed: int, epoch: int) -> Tensor:
     lane = ((indices >> 1) & 3).unsqueeze(-1)
     word = torch.stack(words, dim=-1).gather(-1, lane).squeeze(-1)
     return (word >> (16 * (indices & 1))) & 0xFFFF
+
+
+def stream_draw(indices: Tensor, seed: int, epoch: int, stream: int) -> Tensor:
+    """The 32-bit draw of each sample in a stream, a pure function of (seed, epoch, stream, index).
+
+    One Philox call serves four samples: counter ``[lo32(i >> 2), hi32(i >> 2), 16 * stream +
+    STREAM_DRAW, epoch]``, key ``[lo32(seed), hi32(seed)]``, word ``i & 3``.
+
+    Args:
+        indices: int64, any shape, values in [0, 2^62].
+        seed: in [0, 2^63).
+        epoch: in [0, 2^31 - 2].
+        stream: in [0, 2^28).
+
+    Returns:
+        int64, the shape of indices, values in [0, 2^32).
+
+    Example:
+        >>> a, b = (stream_draw(torch.arange(4), 0, 0, stream) for stream in (0, 1))
+        >>> bool((a == b).any()), bool((a == stream_draw(torch.arange(4), 0, 0, 0)).all())
+        (False, True)
+    """
+    device = indices.device
+    group = indices >> 2
+    words = philox4x32(
+        group & MASK32,
+        group >> 32,
+        word_of(16 * stream + STREAM_DRAW, device),
+        word_of(epoch, device),
+        word_of(seed, device),
+        word_of(seed >> 32, device),
+    )
+    return torch.stack(words, dim=-1).gather(-1, (indices & 3).unsqueeze(-1)).squeeze(-1)
+
+
+def tie_key(indices: Tensor, seed: int, epoch: int) -> Tensor:
+    """Return what orders samples of equal scores: int64 in 1..2^31."""
+    return 1 + (stream_draw(indices, seed, epoch, STREAM_TIES) >> 1)
 
 
 def hash32(x: Tensor, key: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ try:
     from prune_engine.backends.triton.cross_entropy_grad import cross_entropy_grad
     from prune_engine.backends.triton.cross_entropy_observe import cross_entropy_observe
     from prune_engine.backends.triton.dispatch import register
+    from prune_engine.backends.triton.draw import draw
     from prune_engine.backends.triton.gelu_moments import gelu_moments
     from prune_engine.backends.triton.mean_threshold import mean_threshold
     from prune_engine.backends.triton.moments import moments
@@ -34,6 +35,7 @@ try:
     from prune_engine.backends.triton.pick import pick
     from prune_engine.backends.triton.plan import plan
     from prune_engine.backends.triton.plan_levels import plan_levels
+    from prune_engine.backends.triton.plan_top import plan_top
     from prune_engine.backends.triton.relu_moments import relu_moments, relu_moments_
     from prune_engine.backends.triton.select import select
     from prune_engine.backends.triton.shuffle import shuffle
@@ -52,6 +54,7 @@ __all__ = [
     "compact",
     "cross_entropy_grad",
     "cross_entropy_observe",
+    "draw",
     "gelu_moments",
     "mean_threshold",
     "moments",
@@ -60,6 +63,7 @@ __all__ = [
     "pick",
     "plan",
     "plan_levels",
+    "plan_top",
     "refusal",
     "relu_moments",
     "relu_moments_",
@@ -77,6 +81,7 @@ OPERATORS = {
     "compact": compact,
     "cross_entropy_grad": cross_entropy_grad,
     "cross_entropy_observe": cross_entropy_observe,
+    "draw": draw,
     "gelu_moments": gelu_moments,
     "mean_threshold": mean_threshold,
     "moments": moments,
@@ -85,6 +90,7 @@ OPERATORS = {
     "pick": pick,
     "plan": plan,
     "plan_levels": plan_levels,
+    "plan_top": plan_top,
     "relu_moments": relu_moments,
     "relu_moments_": relu_moments_,
     "select": select,

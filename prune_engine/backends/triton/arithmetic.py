@@ -178,6 +178,26 @@ def block_draws(start, key, epoch, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def stream_draws(index, key, epoch, stream, DRAW: tl.constexpr):
+    """The 32-bit draws (uint32) of int64 indices in a stream; ``key`` is ``seed_words``.
+
+    DRAW is STREAM_DRAW; stream and epoch are int64.
+    """
+    group = index >> 2
+    zero = (group & 0).to(tl.uint32)
+    w0, w1, w2, w3 = philox4x32(
+        (group & 0xFFFFFFFF).to(tl.uint32),
+        (group >> 32).to(tl.uint32),
+        zero + (16 * stream + DRAW).to(tl.uint32),
+        zero + epoch.to(tl.uint32),
+        steady_value(key[0]).to(tl.uint32),
+        steady_value(key[1]).to(tl.uint32),
+    )
+    low, high = tl.where((index & 1) != 0, w1, w0), tl.where((index & 1) != 0, w3, w2)
+    return tl.where((index & 2) != 0, high, low)
+
+
+@triton.jit
 def hash32(x, key):
     """The round function of the bijection, uint32."""
     h = wrapping_add(x, key)

@@ -132,7 +132,8 @@ def cross_entropy_kernel(
         tie = there & (z == larger)
         far = (below > 700.0) | (there == 0)
         value = tl.where(tie | far, 0.0, tl.exp(-tl.where(far, 0.0, below)))
-        rest = tl.where(same, rest, tl.where(empty, 0.0, before * scale)) + tl.sum(value)
+        # Where nothing came before, before is 0 or, of a nan that was met, nan.
+        rest = tl.where(same, rest, before * scale) + tl.sum(value)
         found = zero + tl.sum(tie.to(tl.int32)).to(zero.dtype)
         if KIND == EL2N:
             old = tl.where(empty, 0.0, (ties + squares) * scale * scale)

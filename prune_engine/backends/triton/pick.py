@@ -30,7 +30,6 @@ from prune_engine.backends.triton.arithmetic import (
 from prune_engine.backends.triton.launch import blocks_of, launch
 from prune_engine.backends.triton.plan import TILE as SCAN_TILE
 from prune_engine.backends.triton.plan import offsets_kernel
-from prune_engine.backends.triton.select import BINS, LEVELS, digit_of, shift_of
 from prune_engine.bands import ROUNDS_LARGE, ROUNDS_SMALL, STREAM_PICK, WALK_LIMIT
 
 ONE_PROGRAM = 4096  # elements that one program takes
@@ -38,6 +37,7 @@ TILE = 1024  # ... and one of several
 POINTS = 256  # points of a program
 BLOCK_BITS = 21  # of a tile's number
 COPIES = 4  # of the counts
+LEVELS, BINS = 3, 2048  # digits of a key, of 11, 11 and 10 bits
 TOP, RANDOM = 0, 1
 WORDS = 64  # nine Philox calls, in a power of two
 # The state, int64: how many are eligible, the largest key, the smallest size; then of the caps the
@@ -48,6 +48,18 @@ SOME, LARGEST, LEAST = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 EDGE, BELOW, ABOVE = tl.constexpr(3), tl.constexpr(4), tl.constexpr(5)
 AREA, LEFT = tl.constexpr(6), tl.constexpr(7)
 LINE = tl.constexpr(8)
+
+
+@triton.jit
+def shift_of(LEVEL: tl.constexpr):
+    """The bits below a digit of a key."""
+    return 21 if LEVEL == 0 else (10 if LEVEL == 1 else 0)
+
+
+@triton.jit
+def digit_of(key, LEVEL: tl.constexpr):
+    """A digit (int32) of a key (uint32)."""
+    return ((key >> shift_of(LEVEL)) & (0x3FF if LEVEL == 2 else 0x7FF)).to(tl.int32)
 
 
 @triton.jit
@@ -314,10 +326,10 @@ def bins_kernel(
     key = load_eligible(values, place, place < count)
     chosen = key != 0
     if LEVEL > 0:
-        above = tl.load(state + EDGE).to(tl.uint32) >> shift_of(LEVEL - 1, False)
-        chosen &= (key >> shift_of(LEVEL - 1, False)) == above
+        above = tl.load(state + EDGE).to(tl.uint32) >> shift_of(LEVEL - 1)
+        chosen &= (key >> shift_of(LEVEL - 1)) == above
     copy = (LEVEL * COPIES + tl.program_id(0) % COPIES) * BINS
-    slot = tl.where(chosen, digit_of(key, LEVEL, False), -1)
+    slot = tl.where(chosen, digit_of(key, LEVEL), -1)
     one = tl.full(slot.shape, 1, tl.int32)
     tl.atomic_add(counts + copy + slot, one, mask=slot >= 0, sem="relaxed")
     if RULE != 0:
@@ -370,7 +382,7 @@ def digit_edge_kernel(
         before = below + tl.cumsum(size) - size
         # Certain is what is above the root of k v - sum of min(size, v), which is convex.
         largest = tl.load(state + LARGEST)
-        boundary = tl.minimum(edge + (bins.to(tl.int64) << shift_of(LEVEL, False)), largest)
+        boundary = tl.minimum(edge + (bins.to(tl.int64) << shift_of(LEVEL)), largest)
         least = tl.load(state + LEAST)
         v = size_of(boundary.to(tl.uint32), largest.to(tl.uint32), least, shift.to(tl.int64), RULE)
         reached = k * v - before - v * (after + count) <= 0
@@ -378,7 +390,7 @@ def digit_edge_kernel(
     values: tl.constexpr = BINS // 2 if LEVEL == 2 else BINS
     bin = tl.minimum(tl.maximum(tl.sum(reached.to(tl.int32)) - 1, 0), values - 1)
     here = bins == bin
-    edge += bin.to(tl.int64) << shift_of(LEVEL, False)
+    edge += bin.to(tl.int64) << shift_of(LEVEL)
     above = tl.sum(tl.where(here, after, 0))
     tl.store(state + EDGE, edge)
     tl.store(state + ABOVE, above)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """select in Triton: radix select on keys, digit by digit, with no host sync (``select.cuh``).
 
-A key has three digits of 11, 11 and 10 bits. Each pass counts one digit of the samples whose higher
-digits are those of the answer; one small program per rank turns the counts into the next digit.
+A key has four digits of 8 bits. Each pass counts one digit of the samples whose higher digits are
+those of the answer; one small program per rank turns the counts into the next digit. A program
+counts its tile by the warps' votes and adds each bin once: an atomic a sample, on bins that all
+share, would cost more than everything else.
 """
 
 # Triton is not typed: the kernels are checked by compiling them (tests/ops/test_triton_compile.py).
@@ -25,25 +27,24 @@ from prune_engine.backends.triton.arithmetic import (
 )
 from prune_engine.backends.triton.launch import blocks_of, launch
 
-LEVELS = 3
-BINS = 2048
+LEVELS = 4
+BINS = 256
 COPIES = 16  # of the counts
-TILE = 2048  # samples of a program
+TILE = 4096  # samples of a program
 LOWEST_KEY = tl.constexpr(0x00800000)  # of -FLT_MAX
 BIAS = 2**31  # makes an offset one of the numbers that `steady` can carry
 
 
 @triton.jit
-def shift_of(LEVEL: tl.constexpr, INDEX: tl.constexpr):
-    """The bits below a digit of a key, or of a sample's index, which has 31 bits."""
-    return (20 if INDEX else 21) if LEVEL == 0 else (10 if LEVEL == 1 else 0)
+def shift_of(LEVEL: tl.constexpr):
+    """The bits below a digit of a key, or of a sample's index."""
+    return 24 - 8 * LEVEL
 
 
 @triton.jit
-def digit_of(number, LEVEL: tl.constexpr, INDEX: tl.constexpr):
+def digit_of(number, LEVEL: tl.constexpr):
     """A digit (int32) of a number (uint32)."""
-    wide = 0x7FF if LEVEL == 0 or (LEVEL == 1 and not INDEX) else 0x3FF
-    return ((number >> shift_of(LEVEL, INDEX)) & wide).to(tl.int32)
+    return ((number >> shift_of(LEVEL)) & 0xFF).to(tl.int32)
 
 
 @triton.jit
@@ -58,13 +59,15 @@ def load_keys(values, place, num_samples, RECORDS: tl.constexpr):
 
 
 @triton.jit
-def add_counts(counts, digit, chosen, STRIDE: tl.constexpr, COPIES: tl.constexpr):
-    """Count the chosen digits of one tile, in one of the copies: equal digits queue up less."""
-    one = tl.full(digit.shape, 1, tl.int32)
+def add_counts(
+    counts, digit, chosen, BINS: tl.constexpr, STRIDE: tl.constexpr, COPIES: tl.constexpr
+):
+    """Count the chosen digits of one tile, in one of the copies: programs queue up less."""
+    found = tl.histogram(digit, BINS, mask=chosen)
     copy = (tl.program_id(0) % COPIES) * STRIDE
     # The mask is made of the slot: a tile of booleans would pass through local memory.
-    slot = tl.where(chosen, digit, -1)
-    tl.atomic_add(counts + copy + slot, one, mask=slot >= 0, sem="relaxed")
+    slot = tl.where(found > 0, tl.arange(0, BINS), -1)
+    tl.atomic_add(counts + copy + slot, found, mask=slot >= 0, sem="relaxed")
 
 
 @triton.jit
@@ -97,17 +100,18 @@ def digit_kernel(
     """
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     key = load_keys(values, place, num_samples, RECORDS)
-    digit = digit_of(key, LEVEL, False)
+    digit = digit_of(key, LEVEL)
     counts += LEVEL * RANKS * BINS
     STRIDE: tl.constexpr = LEVELS * RANKS * BINS
     if LEVEL == 0:
-        add_counts(counts, digit, key != 0, STRIDE, COPIES)
+        add_counts(counts, digit, key != 0, BINS, STRIDE, COPIES)
     else:
         # Where nothing is seen the digits so far are 0, as those of the unseen are.
-        above = tl.where(key != 0, key, 0xFFFFFFFF).to(tl.uint32) >> shift_of(LEVEL - 1, False)
+        above = key >> shift_of(LEVEL - 1)
         for r in tl.static_range(RANKS):
-            wanted = tl.load(state + r).to(tl.uint32) >> shift_of(LEVEL - 1, False)
-            add_counts(counts + r * BINS, digit, above == wanted, STRIDE, COPIES)
+            wanted = tl.load(state + r).to(tl.uint32) >> shift_of(LEVEL - 1)
+            chosen = (key != 0) & (above == wanted)
+            add_counts(counts + r * BINS, digit, chosen, BINS, STRIDE, COPIES)
 
 
 @triton.jit
@@ -156,7 +160,7 @@ def pick_kernel(
         rank = tl.load(state + RANKS + r)
         key = tl.load(state + r)
     bin, rank, ties = find_bin(count, rank, BINS)
-    key = tl.where(seen > 0, key | (bin << shift_of(LEVEL, False)), 0)
+    key = tl.where(seen > 0, key | (bin << shift_of(LEVEL)), 0)
     tl.store(state + r, key)
     tl.store(state + RANKS + r, rank)
     tl.store(state + 2 * RANKS + r, ties)

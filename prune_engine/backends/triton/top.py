@@ -52,9 +52,10 @@ def tie_kernel(
         index = place.to(tl.uint32)
         tied = (key != 0) & (key == tl.load(state).to(tl.uint32))
         if LEVEL > 0:
-            wanted = tl.load(last).to(tl.uint32) >> shift_of(LEVEL - 1, True)
-            tied &= (index >> shift_of(LEVEL - 1, True)) == wanted
-        add_counts(counts + LEVEL * BINS, digit_of(index, LEVEL, True), tied, LEVELS * BINS, COPIES)
+            wanted = tl.load(last).to(tl.uint32) >> shift_of(LEVEL - 1)
+            tied &= (index >> shift_of(LEVEL - 1)) == wanted
+        digit = digit_of(index, LEVEL)
+        add_counts(counts + LEVEL * BINS, digit, tied, BINS, LEVELS * BINS, COPIES)
 
 
 @triton.jit
@@ -79,7 +80,7 @@ def last_kernel(
         load_counts(counts + LEVEL * BINS, BINS, LEVELS * BINS, COPIES), rank, BINS
     )
     # All of them stay: no sample's index is larger.
-    tl.store(last, tl.where(above > 0, index | (bin << shift_of(LEVEL, True)), 0x7FFFFFFF))
+    tl.store(last, tl.where(above > 0, index | (bin << shift_of(LEVEL)), 0x7FFFFFFF))
     tl.store(last + 1, rank)
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from prune_engine import ops
 from prune_engine.errors import PruneEngineError
 from prune_engine.ops.checks import check_sample
 from prune_engine.plain import plain
+from prune_engine.policies.batches.outputs import Outputs
 
 Layers = (
     type[nn.Module] | tuple[type[nn.Module], ...] | str | Callable[[str, nn.Module], bool] | None
@@ -51,12 +51,16 @@ PRESETS: dict[str, str] = {
 class ActivationMonitor:
     """Measure the outputs of a model's layers while it trains, for ``BPAS``.
 
-    Every output is reduced to (count, mean, M2) at the moment it is made, in one launch and while
-    it is still in the cache: no activation is kept, an in-place operation that comes after changes
-    nothing, and gradient checkpointing frees what it frees. Outputs count only between the start
-    and the end of the model's own forward pass in training mode, so evaluation and the
-    recomputation of a checkpoint are not seen. B-PAS (ICLR 2026): X(b) is the mean over the layers
-    of the std of a layer's output.
+    Every output is reduced to (count, mean, M2). In the first pass that happens at the moment it is
+    made. Outputs that autograd then kept for the backward pass, and that nothing changed in place,
+    are measured together in later passes, by ``take``: one launch for 96 of them. All others are
+    measured when they are made. So no activation lives longer than it would, an in-place operation
+    that comes after changes nothing, and gradient checkpointing frees what it frees. An output that
+    is changed, or let go, only in a later pass gives its batch nan, with a RuntimeWarning.
+
+    Outputs count only between the start and the end of the model's own forward pass in training
+    mode, so evaluation and the recomputation of a checkpoint are not seen. B-PAS (ICLR 2026): X(b)
+    is the mean over the layers of the std of a layer's output.
 
     Make it before ``torch.compile`` traces the model. A ReLU that is a function and not a module
     cannot be seen: name the blocks that end in it.
@@ -82,6 +86,7 @@ class ActivationMonitor:
             the monitor that did it. (A notebook's cell that is run again: ``remove()`` it before.)
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Tanh(), nn.ReLU(), nn.Tanh(), nn.ReLU())
         >>> monitor = ActivationMonitor(model)
         >>> _ = model(torch.ones(4, 2))
@@ -113,7 +118,7 @@ class ActivationMonitor:
         if fuse:
             _refuse_fused(model)
         self.names = tuple(chosen)
-        self._parts: list[Tensor] = []
+        self._outputs = Outputs(sample, backend)
         self._open = False
         self._swapped: list[tuple[nn.Module, str, nn.Module]] = []
         self._handles: list[Any] = []
@@ -133,14 +138,14 @@ class ActivationMonitor:
         Raises:
             PruneEngineError: there was no such pass since the last call, or no layer ran in it.
         """
-        if not self._parts:
+        moments = self._outputs.take()
+        if moments is None:
             raise PruneEngineError(
                 "the monitor saw no activation since the last observe(): call the monitored model "
                 "in training mode before each observe(), and make the monitor before "
                 "torch.compile traces the model"
             )
-        parts, self._parts = self._parts, []
-        return torch.stack(parts)
+        return moments
 
     def remove(self) -> None:
         """Take every hook and every fused activation out of the model; idempotent."""
@@ -149,7 +154,8 @@ class ActivationMonitor:
         while self._swapped:
             parent, name, module = self._swapped.pop()
             setattr(parent, name, module)
-        self._parts, self._open = [], False
+        self._outputs.begin()
+        self._open = False
 
     def __enter__(self) -> ActivationMonitor:
         return self
@@ -167,7 +173,7 @@ class ActivationMonitor:
     def _begin(self, module: nn.Module, inputs: Any) -> None:
         if module.training:
             self._open = True
-            self._parts = []
+            self._outputs.begin()
 
     def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._open = False
@@ -176,8 +182,7 @@ class ActivationMonitor:
         if self._open:
             tensor = _tensor_of(output)
             if tensor.dim() > 2 or not self.spatial:
-                moments = ops.moments([tensor.detach()], sample=self.sample, backend=self.backend)
-                self._parts.append(moments[0])
+                self._outputs.see(module, tensor)
 
     @property
     def watching(self) -> bool:
@@ -190,7 +195,7 @@ class ActivationMonitor:
         Args:
             moments: float64 [3] = (count, mean, M2).
         """
-        self._parts.append(moments)
+        self._outputs.note(moments)
 
     def _swap(self, chosen: dict[str, nn.Module]) -> set[nn.Module]:
         """Put fused activations in the place of those that have one; return what was replaced."""

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CRAIG: samples whose gradients, weighed, stand for those of all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prune_engine.coresets.greedy import facilities
+from prune_engine.coresets.method import Method, Pick, Samples
+from prune_engine.coresets.pairs import Distances, Products, slices
+
+
+@dataclass(frozen=True)
+class CRAIG(Method):
+    """Facility location over distances of gradients, and how many samples each choice stands for.
+
+    Greedy on ``sum_i max_{j in S} (c - || g_i - g_j ||)`` with the last layer's gradients; the
+    weight of j is the number of samples that it is nearest to, so the weights of a class add up to
+    its size (Mirzasoleiman, Bilmes and Leskovec, "Coresets for Data-efficient Training of Machine
+    Learning Models", ICML 2020, algorithm 1). A chosen sample stands for itself. Divide the weights
+    by their mean to keep the learning rate.
+
+    Example:
+        >>> h = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
+        >>> z, y = torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)
+        >>> pick = CRAIG().pick(Samples(torch.arange(4), h, z, y), 2)
+        >>> pick.order.tolist(), pick.weights.tolist()
+        ([1, 3], [3.0, 1.0])
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("features", "logits", "targets")
+
+    def pick(self, samples: Samples, k: int) -> Pick:
+        """Take k times what adds most, and count."""
+        closeness = _Closeness(samples.last_layer())
+        order = facilities(closeness, k, samples.report)
+        return Pick(order, _counts(closeness.distances, order))
+
+
+class _Closeness:
+    """What is left of a bound on all distances: its greatest value is the choice's own affair."""
+
+    def __init__(self, products: Products) -> None:
+        self.distances = Distances(products)
+        # Any bound gives the same choices; this one needs no look at all pairs.
+        self.bound = 2 * self.distances.squares.max().sqrt()
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.distances)
+
+    def block(self, rows: Tensor | slice, columns: Tensor | slice) -> Tensor:
+        """Return the entries of some rows and columns."""
+        return self.distances.block(rows, columns).neg_().add_(self.bound)
+
+
+def _counts(distances: Distances, order: Tensor) -> Tensor:
+    """Return how many samples each of the chosen is nearest to, ties to the smaller index."""
+    n, ascending = len(distances), torch.sort(order).values
+    nearest = torch.cat(
+        [
+            ascending[distances.block(rows, ascending).argmin(dim=1)]
+            for rows in slices(n, len(order))
+        ]
+    )
+    nearest[order] = order
+    return torch.bincount(nearest, minlength=n)[order].to(torch.float32)

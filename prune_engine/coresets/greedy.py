@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Greedy choices over a matrix of pairs, exact and without the whole matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from prune_engine.coresets.method import Report
+from prune_engine.coresets.pairs import Dense, Matrix, kept, slices
+
+CANDIDATES = 512  # that a round looks at
+
+Update = Callable[[Tensor, Tensor], Tensor]
+
+
+def largest_first(matrix: Matrix, values: Tensor, update: Update, k: int, report: Report) -> Tensor:
+    """Take k times the largest value, where a choice changes the others and raises none.
+
+    A value that is out of date is then a bound, so the candidates above all others' bounds can be
+    settled among themselves, and everyone else brought up to date with all of a round's choices in
+    one matrix product (Minoux's lazy greedy, 1978, a block at a time): the same choices as one by
+    one, at n x CANDIDATES entries in memory.
+
+    Args:
+        matrix: [n, n].
+        values: [n], of every sample; -inf is never taken. It is overwritten.
+        update: (values [m], entries [m, p] with the chosen) -> values, none of them larger.
+        k: how many, at most as many as are finite.
+        report: is told.
+
+    Returns:
+        int64 [k] as they were chosen, ties to the smaller index.
+    """
+    whole = kept(matrix)
+    if isinstance(whole, Dense):
+        chosen = _one_by_one(whole.entries, values, update, k, report)
+        return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.int64)
+    found: list[Tensor] = []
+    left = k
+    while left:
+        picked = _round(matrix, values, update, left)
+        values[picked] = -torch.inf
+        for rows in slices(len(values), len(picked)):
+            values[rows] = update(values[rows], matrix.block(rows, picked))
+        found.append(picked)
+        left -= len(picked)
+        report(len(picked))
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+
+
+def _one_by_one(
+    entries: Tensor, values: Tensor, update: Update, k: int, report: Report
+) -> list[Tensor]:
+    """Take the largest k times, on the device: the host waits for none of them."""
+    chosen: list[Tensor] = []
+    lowest = torch.full_like(values[:1], -torch.inf)
+    for _ in range(k):
+        best = values.argmax()
+        chosen.append(best)
+        values = update(values, entries.index_select(0, best[None]).T)
+        values.index_copy_(0, best[None], lowest)
+        report(1)
+    return chosen
+
+
+def _round(matrix: Matrix, values: Tensor, update: Update, left: int) -> Tensor:
+    """Choose what no sample outside of the candidates can prevent: at least the largest."""
+    size = min(CANDIDATES, len(values) - 1)
+    bound = values.topk(size + 1).values[-1]
+    candidates = torch.nonzero(values > bound)[:, 0]
+    if not len(candidates):  # more equals than candidates: the first of them
+        return values.argmax()[None]
+    among = matrix.block(candidates, candidates)
+    own, limit = values[candidates], float(bound)
+    chosen: list[int] = []
+    while len(chosen) < left:
+        best = int(own.argmax())
+        if float(own[best]) <= limit:
+            break
+        chosen.append(best)
+        own = update(own, among[:, best : best + 1])
+        own[best] = -torch.inf
+    return candidates[torch.tensor(chosen, device=candidates.device)]
+
+
+def facilities(matrix: Matrix, k: int, report: Report) -> Tensor:
+    """Take k times the sample that adds most to ``sum_i max_{j chosen} s_ij``, exactly.
+
+    A choice changes only what is added by way of the samples that it comes nearer to, so all gains
+    are kept up to date by those rows: about log k times n of them in all, where lazy evaluation
+    (Minoux 1978) looks at the same gains again and again.
+
+    Args:
+        matrix: similarities, none below 0.
+        k: how many.
+        report: is told.
+
+    Returns:
+        int64 [k] as they were chosen, ties to the smaller index.
+    """
+    matrix = kept(matrix)
+    n = len(matrix)
+    everyone = slice(0, n)
+    first = matrix.block(slice(0, 1), slice(0, 1))
+    current = torch.zeros(n, dtype=first.dtype, device=first.device)
+    gains = torch.zeros(n, dtype=torch.float64, device=first.device)
+    for rows in slices(n, n):
+        gains += matrix.block(rows, everyone).sum(dim=0, dtype=torch.float64)
+    chosen: list[Tensor] = []
+    for _ in range(k):
+        best = gains.argmax()[None]
+        chosen.append(best)
+        closer = torch.maximum(current, matrix.block(best, everyone)[0])
+        nearer = (closer > current).nonzero()[:, 0]
+        for part in slices(len(nearer), n):
+            gains -= _lost(matrix, nearer[part], current, closer)
+        current = closer
+        gains.index_fill_(0, best, -torch.inf)
+        report(1)
+    return torch.cat(chosen)
+
+
+def _lost(matrix: Matrix, rows: Tensor, current: Tensor, closer: Tensor) -> Tensor:
+    """Return what each sample adds less by way of some rows, [n]."""
+    entries = matrix.block(rows, slice(0, len(matrix)))
+    before, after = current[rows, None], closer[rows, None]
+    # max(0, s - before) - max(0, s - after), for after is above before.
+    return entries.clamp(before, after).sub_(before).sum(dim=0, dtype=torch.float64)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples that leave no other far away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prune_engine.coresets.greedy import largest_first
+from prune_engine.coresets.method import Method, Pick, Samples, needed
+from prune_engine.coresets.pairs import Distances, Matrix, feature_products, slices
+
+
+@dataclass(frozen=True)
+class KCenter(Method):
+    """Farthest-first traversal: each choice is the sample farthest from the chosen.
+
+    ``argmax_i min_{j chosen} || h_i - h_j ||``, from a first one at random (Sener and Savarese,
+    "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018, algorithm
+    1; within twice the best radius: Gonzalez 1985). O(n) memory, and no n x n or k x n.
+
+    Example:
+        >>> h = torch.tensor([[0.0], [1.0], [5.0], [9.0]])
+        >>> KCenter().pick(Samples(torch.arange(4), features=h), 3).order.tolist()
+        [0, 3, 2]
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("features",)
+
+    def pick(self, samples: Samples, k: int) -> Pick:
+        """Take the farthest k - 1 times."""
+        matrix = Distances(feature_products(needed(samples.features, "features")))
+        return Pick(farthest_first(matrix, samples, k))
+
+
+def farthest_first(matrix: Matrix, samples: Samples, k: int) -> Tensor:
+    """Return the first of the draw, and k - 1 times the farthest from all before."""
+    first = samples.rank.argmin()[None]
+    parts = [matrix.block(rows, first)[:, 0] for rows in slices(len(matrix), 64)]
+    nearest = torch.cat(parts)
+    nearest.index_fill_(0, first, -torch.inf)
+    samples.report(1)
+    rest = largest_first(matrix, nearest, _nearer, k - 1, samples.report)
+    return torch.cat((first, rest.to(first.device)))
+
+
+def _nearer(nearest: Tensor, entries: Tensor) -> Tensor:
+    return torch.minimum(nearest, entries.amin(dim=1))

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every rule over scores gets: how a run begins, and how much a sample may weigh."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+
+from prune_engine.bands import dropping_band, weight_table
+from prune_engine.epoch.policy import LATE, Policy, PolicyMemory, Progress
+from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.rule import AnyRule, Rule, Selection
+
+FIRST_EPOCHS = ("full", "even")
+
+
+@dataclass(frozen=True)
+class ScoreRule(Policy):
+    """The base of the policies that decide by scores, of which the first epoch has none.
+
+    Args:
+        first_epoch: ``"full"`` keeps everything in epoch 0; ``"even"`` drops a random share there,
+            about as much as later epochs drop, so that all are of one length.
+        warmup: epochs that keep everything, so that scores are those of a model that has begun to
+            learn; 0 or 1 with ``first_epoch="full"`` is the same.
+        weight_cap: at least 1: no sample weighs more. What is cut off is missing from the gradient,
+            which is biased by as much; None: no cap.
+    """
+
+    first_epoch: str = field(default="full", kw_only=True, metadata=LATE)
+    warmup: int = field(default=0, kw_only=True, metadata=LATE)
+    weight_cap: float | None = field(default=None, kw_only=True, metadata=LATE)
+
+    def check_beginning(self) -> None:
+        """Refuse parameters of the beginning and the cap that are out of range.
+
+        Raises:
+            TypeError: one is of the wrong kind.
+            ValueError: one is out of range, or the two do not fit together.
+        """
+        if self.first_epoch not in FIRST_EPOCHS:
+            raise ValueError(f"first_epoch must be 'full' or 'even', got {self.first_epoch!r}")
+        if isinstance(self.warmup, bool) or not isinstance(self.warmup, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"warmup must be a number of epochs, got {self.warmup!r}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup must be at least 0, got {self.warmup}")
+        if self.warmup and self.first_epoch == "even":
+            raise ValueError(f"warmup must be 0 where first_epoch is 'even', got {self.warmup}")
+        cap = self.weight_cap
+        if cap is None:
+            return
+        if isinstance(cap, bool) or not isinstance(cap, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"weight_cap must be a number or None, got {cap!r}")
+        if not 1 <= cap < float("inf"):
+            raise ValueError(f"weight_cap must be finite and at least 1, got {cap!r}")
+
+    def rule(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    ) -> AnyRule:
+        """Return the rule of an epoch: of the beginning, or ``decide``'s with its weights capped.
+
+        Args:
+            buffer: the scores.
+            progress: where the run is.
+            memory: what ``memory`` returned.
+
+        Returns:
+            The rule of the epoch.
+        """
+        if progress.epoch < self.warmup:
+            return Rule.keep_all(buffer.device)
+        if progress.epoch == 0 and self.first_epoch == "even":
+            return self.capped(self.even(buffer, progress))
+        return self.capped(self.decide(buffer, progress, memory))
+
+    @abstractmethod
+    def decide(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None
+    ) -> AnyRule:
+        """Return the rule of an epoch that is neither warm-up nor an even first one.
+
+        Args:
+            buffer: the scores.
+            progress: where the run is.
+            memory: what ``memory`` returned.
+        """
+
+    def savings(self) -> float:
+        """Return the share that an even first epoch drops, about what later ones do."""
+        return 0.0
+
+    def weighs(self) -> bool:
+        """Return whether the kept weigh for the dropped."""
+        return True
+
+    def even(self, buffer: ScoreBuffer, progress: Progress) -> AnyRule:
+        """Return the rule of an even first epoch: a random subset, which weighs for the dropped.
+
+        Args:
+            buffer: says where the thresholds live.
+            progress: where the run is.
+
+        Returns:
+            One band for all samples.
+        """
+        return random_rule(buffer, self.savings(), weighs=self.weighs())
+
+    def capped(self, rule: AnyRule) -> AnyRule:
+        """Return a rule in which no class weighs more than ``weight_cap``.
+
+        Args:
+            rule: the rule.
+
+        Returns:
+            The same, or one with other weights; a ``LevelRule`` makes its own and is left alone.
+        """
+        cap = self.weight_cap
+        if cap is None or not isinstance(rule, Rule | Selection):
+            return rule
+        table = tuple(min(weight, float(cap)) for weight in rule.weight_table)
+        return replace(rule, weight_table=table)
+
+
+def random_rule(buffer: ScoreBuffer, share: float, *, weighs: bool) -> Rule:
+    """Return the rule that drops each sample, seen or not, with one probability.
+
+    Args:
+        buffer: says where the thresholds live.
+        share: the probability, in [0, 1).
+        weighs: whether the kept ones weigh 1 / (1 - share).
+
+    Returns:
+        One band.
+    """
+    band = dropping_band(share, 2 if weighs else 1)
+    table = weight_table(65536 / (65536 - band.cut)) if weighs else weight_table()
+    return Rule(Rule.keep_all(buffer.device).thresholds, (band,), table, unseen_band=0)

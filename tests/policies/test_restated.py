@@ -1,0 +1,672 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each rule said once more, in NumPy or plain Python: the same decision for every sample and epoch.
+
+A restatement plans an epoch from what it was told of those before: batches of (index, loss). It
+shares nothing with the package but the words of SEMANTICS; draws are those of ``tests/oracle.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from _ranks import Ranks
+from _runs import KnownReference, N, batches, losses_at, observe, serve, through_disk
+
+import prune_engine as pe
+from prune_engine.policies import (
+    IES,
+    KAKURENBO,
+    RCAP,
+    RS2,
+    UCB,
+    AlignPrune,
+    InfoBatch,
+    OrderDP,
+    PerSample,
+    ProgressiveDropout,
+    RePB,
+    Reselect,
+    SeTa,
+    Subset,
+    ZeroVariance,
+)
+
+EPOCHS = 12
+SEED = 11
+Batches = list[tuple[np.ndarray, np.ndarray]]
+
+
+@cache
+def keep_draws(epoch: int) -> np.ndarray:
+    return np.array(oracle.draws(N, SEED, epoch))
+
+
+@cache
+def stream_draws(epoch: int, stream: int) -> np.ndarray:
+    counters = ([i // 4, 0, 16 * stream + 15, epoch] for i in range(N))
+    words = [oracle.philox(counter, oracle.halves(SEED)) for counter in counters]
+    return np.array([words[i][i % 4] for i in range(N)])
+
+
+class Restated:
+    """Knows the last loss of each sample, and the epoch it is of."""
+
+    def __init__(self) -> None:
+        self.score = np.full(N, np.nan, np.float32)
+        self.when = np.full(N, -1)
+
+    def told(self, epoch: int, stream: Batches) -> None:
+        for indices, losses in stream:
+            self.score[indices] = losses
+            self.when[indices] = epoch
+
+    def plan(self, epoch: int) -> np.ndarray:
+        return np.ones(N)
+
+
+class Largest(Restated):
+    """OrderDP: of whoever draws at least the cut, the first by (unseen, score, tie draw, index)."""
+
+    def __init__(self, keep: float, pool: float) -> None:
+        super().__init__()
+        self.count, self.cut = math.floor(Fraction(str(keep)) * N), round(65536 * (1 - pool))
+
+    def plan(self, epoch: int) -> np.ndarray:
+        ties = stream_draws(epoch, 2**27) // 2
+        score = np.where(np.isnan(self.score), np.inf, self.score)
+        pool = [i for i in range(N) if keep_draws(epoch)[i] >= self.cut]
+        first = sorted(pool, key=lambda i: (-score[i], -ties[i], i))[: self.count]
+        weights = np.zeros(N)
+        weights[first] = 1
+        return weights
+
+
+class Chunks(Restated):
+    """RS2: places t q to (t + 1) q - 1 of a shuffle, floor(N / q) epochs long."""
+
+    def __init__(self, keep: float) -> None:
+        super().__init__()
+        self.size = math.floor(Fraction(str(keep)) * N)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        turn, part = divmod(epoch, N // self.size)
+        pi = oracle.Bijection(N, SEED, turn)
+        weights = np.zeros(N)
+        weights[[pi(p) for p in range(part * self.size, (part + 1) * self.size)]] = 1
+        return weights
+
+
+class PerBatch(Restated):
+    """RePB: below the batch's mean, or absent, goes with probability rho; the kept weigh E / n."""
+
+    def __init__(self, rho: float) -> None:
+        super().__init__()
+        self.cut = math.floor(rho * 65536 + 0.5)
+        self.low = np.zeros(N, bool)
+        self.had = np.zeros(N)
+
+    def told(self, epoch: int, stream: Batches) -> None:
+        super().told(epoch, stream)
+        for indices, losses in stream:
+            self.low[indices] = losses < losses.astype(np.float64).mean()
+            self.had[indices] += 1
+
+    def plan(self, epoch: int) -> np.ndarray:
+        doubtful = self.low | (self.when != epoch - 1)
+        kept = ~doubtful | (keep_draws(epoch) >= self.cut)
+        weights = np.float32(epoch + 1) / (self.had + 1).astype(np.float32)
+        return np.where(kept, weights, 0) if epoch else np.ones(N)
+
+
+class Window(Restated):
+    """SeTa: the window's groups by rank, of which the largest draws stay."""
+
+    def __init__(self, ratio: float, groups: int, window: int) -> None:
+        super().__init__()
+        self.ratio, self.groups, self.window = Fraction(str(ratio)), groups, window
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            return np.ones(N)
+        first = (epoch - 1) % (self.groups - self.window + 1)
+        ascending = np.sort(self.score)
+        span = (first, first + self.window)
+        edges = [math.ceil(Fraction((N - 1) * each, self.groups)) for each in span]
+        inside = np.ones(N, bool)
+        if first:
+            inside &= self.score >= ascending[edges[0]]
+        if first + self.window < self.groups:
+            inside &= self.score < ascending[edges[1]]
+        members = sorted(np.flatnonzero(inside), key=lambda i: (-keep_draws(epoch)[i], i))
+        weights = np.zeros(N)
+        weights[members[: math.floor(len(members) * (1 - self.ratio))]] = 1
+        return weights
+
+
+class Hidden(Restated):
+    """KAKURENBO: the lowest of last epoch's, if confident, fewer later on."""
+
+    def __init__(self, fraction: float, tau: float) -> None:
+        super().__init__()
+        self.fraction, self.edge = Fraction(str(fraction)), -math.log(tau)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        weights = np.ones(N)
+        if epoch == 0:
+            return weights
+        steps = [(0, 10), (3, 8), (6, 6), (8, 4)]
+        share = next(Fraction(part, 10) for at, part in steps[::-1] if 10 * epoch >= at * EPOCHS)
+        fresh = [i for i in range(N) if self.when[i] == epoch - 1]
+        lowest = sorted(fresh, key=lambda i: (self.score[i], i))
+        for i in lowest[: math.floor(share * self.fraction * N)]:
+            weights[i] = float(self.score[i] > np.float32(self.edge))
+        return weights
+
+
+class Bend(Restated):
+    """IES: out while the second difference of the last three losses is small."""
+
+    def __init__(self, threshold: float, again: int) -> None:
+        super().__init__()
+        self.threshold, self.again = threshold, again
+        self.losses: list[list[np.float32]] = [[] for _ in range(N)]
+
+    def told(self, epoch: int, stream: Batches) -> None:
+        super().told(epoch, stream)
+        for indices, losses in stream:
+            for i, loss in zip(indices, losses, strict=True):
+                self.losses[i].append(loss)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        def mastered(seen: list[np.float32]) -> bool:
+            return len(seen) >= 3 and abs(seen[-1] - 2 * seen[-2] + seen[-3]) < self.threshold
+
+        out = np.array([mastered(seen) for seen in self.losses])
+        return np.ones(N) if epoch % self.again == 0 or out.all() else 1.0 - out
+
+
+class NotLearned(Restated):
+    """ProgressiveDropout by tau: the probability of the label is exp(-loss)."""
+
+    def __init__(self, tau: float, last: int) -> None:
+        super().__init__()
+        self.tau, self.last = tau, last
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0 or epoch >= self.last:
+            return np.ones(N)
+        learned = np.exp(-self.score.astype(np.float64)) >= self.tau
+        return (~learned | (self.score == self.score.max())).astype(float)
+
+
+class Shrinking(Restated):
+    """ProgressiveDropout by gamma: the ceil(gamma^t N) largest draws."""
+
+    def plan(self, epoch: int) -> np.ndarray:
+        count = math.ceil(Fraction(9, 10) ** epoch * N)
+        first = sorted(range(N), key=lambda i: (-keep_draws(epoch)[i], i))[:count]
+        weights = np.zeros(N)
+        weights[first] = 1
+        return weights
+
+
+class Aligned(Restated):
+    """AlignPrune: below the mean correlation with the reference, half go and the others weigh 2."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.rows: list[np.ndarray] = []
+        self.reference: list[float] = []
+
+    def told(self, epoch: int, stream: Batches) -> None:
+        super().told(epoch, stream)
+        self.rows.append(self.score.astype(np.float64))
+        self.reference.append(float(KnownReference(epoch).take()))
+
+    def plan(self, epoch: int) -> np.ndarray:
+        score = self.score.astype(np.float64)
+        if epoch >= self.window:
+            rows, reference = self.rows[-self.window :], self.reference[-self.window :]
+            with np.errstate(invalid="ignore"):  # of losses that do not vary: nan, and kept
+                score = np.array([np.corrcoef(own, reference)[0, 1] for own in np.array(rows).T])
+        low = score < np.nanmean(score) if epoch else np.zeros(N, bool)
+        return np.where(low, np.where(keep_draws(epoch) < 32768, 0, 2), 1)
+
+
+class Mean(Restated):
+    """InfoBatch's ablations: drop below the mean or not below, with or without weights."""
+
+    def __init__(self, side: str, rescale: bool) -> None:
+        super().__init__()
+        self.side, self.weight = side, 2.0 if rescale else 1.0
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            return np.ones(N)
+        low = self.score < self.score.astype(np.float64).mean()
+        drawn = low if self.side == "low" else ~low
+        return np.where(drawn, np.where(keep_draws(epoch) < 32768, 0, self.weight), 1)
+
+
+class Even(Mean):
+    """The same with an even first epoch: a quarter at random, weighed, as if half were low."""
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            return np.where(keep_draws(0) < 16384, 0, 65536 / 49152).astype(np.float32)
+        seen = ~np.isnan(self.score)
+        low = seen & (self.score < self.score[seen].astype(np.float64).mean())
+        return np.where(low, np.where(keep_draws(epoch) < 32768, 0, 2), 1)
+
+
+class Confident(Restated):
+    """UCB with a coefficient: ema + c varema, anew in each epoch."""
+
+    def __init__(self, coefficient: float) -> None:
+        super().__init__()
+        self.coefficient = coefficient
+        self.ema, self.var = np.full(N, np.nan), np.zeros(N)
+
+    def told(self, epoch: int, stream: Batches) -> None:
+        for indices, losses in stream:
+            wide, old = losses.astype(np.float64), self.ema[indices]
+            first = np.isnan(old)
+            residual = np.where(first, 0, wide - old)
+            self.var[indices] = np.where(first, 0, 0.8 * self.var[indices] + 0.2 * residual**2)
+            self.ema[indices] = np.where(first, wide, 0.8 * old + 0.2 * wide)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            return np.ones(N)
+        bound = self.ema + self.coefficient * self.var
+        weights = np.zeros(N)
+        weights[np.argsort(-bound, kind="stable")[: N * 4 // 10]] = 1
+        return weights
+
+
+LABELS = [(i * i) % 3 for i in range(N)]  # of 34, 66 and none
+
+
+class Classes(Restated):
+    """RCAP: a share of each class by sqrt(mean loss times size), a race within it."""
+
+    def __init__(self, keep: float, beta: float) -> None:
+        super().__init__()
+        self.keep, self.beta = keep, beta
+
+    def plan(self, epoch: int) -> np.ndarray:
+        weights = np.ones(N)
+        if epoch == 0:
+            return weights
+        most = math.log(2)
+        level = np.rint(np.clip(self.score, 0, np.float32(most)) * np.float32(255 / most))
+        chance = np.exp(level * most / 255 / self.beta)
+        drawn = stream_draws(epoch, 2**27 + 2) >> 16
+        time = -np.log((drawn + 0.5) / 65536) / chance
+        members = {c: [i for i in range(N) if LABELS[i] == c] for c in (0, 1)}
+        wide = self.score.astype(np.float64)
+        root = {c: math.sqrt(wide[m].mean() * len(m)) for c, m in members.items()}
+        wanted = math.floor(Fraction(str(self.keep)) * N)
+        share = {c: wanted * root[c] / sum(root.values()) for c in members}
+        count = {c: math.floor(share[c]) for c in members}
+        if sum(count.values()) < wanted:
+            count[max(members, key=lambda c: share[c] - count[c])] += 1
+        weights[:] = 0
+        for c, own in members.items():
+            weights[sorted(own, key=lambda i: time[i])[: count[c]]] = 1
+        return weights
+
+
+CASES: dict[str, tuple[pe.policies.Policy, Callable[[], Restated], Callable[[], Restated]]] = {
+    # The policy, its restatement, and one that is wrong.
+    "OrderDP": (OrderDP(0.3, 0.5), lambda: Largest(0.3, 0.5), lambda: Largest(0.3, 0.6)),
+    "RS2": (RS2(0.3), lambda: Chunks(0.3), lambda: Chunks(0.4)),
+    "RePB": (RePB(0.7), lambda: PerBatch(0.7), lambda: PerBatch(0.6)),
+    "SeTa": (
+        SeTa(0.25, groups=5, window=2, delta=1.0),
+        lambda: Window(0.25, 5, 2),
+        lambda: Window(0.25, 5, 3),
+    ),
+    "KAKURENBO": (KAKURENBO(0.3, 0.6), lambda: Hidden(0.3, 0.6), lambda: Hidden(0.3, 0.9)),
+    "IES": (IES(0.4, again=7), lambda: Bend(0.4, 7), lambda: Bend(0.8, 7)),
+    "dropout": (
+        ProgressiveDropout(tau=0.5, revision=0.75),
+        lambda: NotLearned(0.5, 9),
+        lambda: NotLearned(0.5, 8),
+    ),
+    "random dropout": (
+        ProgressiveDropout(tau=None, gamma=0.9, revision=1.0),
+        Shrinking,
+        Restated,
+    ),
+    "AlignPrune": (AlignPrune(0.5, delta=1.0, window=4), lambda: Aligned(4), lambda: Aligned(5)),
+    "high": (
+        InfoBatch(0.5, delta=1.0, side="high"),
+        lambda: Mean("high", True),
+        lambda: Mean("low", True),
+    ),
+    "no weights": (
+        InfoBatch(0.5, delta=1.0, rescale=False),
+        lambda: Mean("low", False),
+        lambda: Mean("low", True),
+    ),
+    "even": (
+        InfoBatch(0.5, delta=1.0, first_epoch="even"),
+        lambda: Even("low", True),
+        lambda: Mean("low", True),
+    ),
+    "coefficient": (
+        UCB(0.4, period=1, coefficient=3.0),
+        lambda: Confident(3.0),
+        lambda: Confident(1.0),
+    ),
+    "RCAP": (
+        RCAP(PerSample(LABELS), keep=0.5, beta=0.5),
+        lambda: Classes(0.5, 0.5),
+        lambda: Classes(0.5, 2.0),
+    ),
+}
+
+
+def made(policy: pe.policies.Policy, **options: Any) -> pe.PruneEngine:
+    return pe.PruneEngine(N, policy, num_epochs=EPOCHS, seed=SEED, **options)
+
+
+def agreements(policy: pe.policies.Policy, restated: Restated, backend: str) -> list[bool]:
+    """Return for each epoch whether both give every sample the same weight."""
+    engine, found = made(policy, backend=backend), []
+    for epoch in engine.epochs():
+        want = restated.plan(epoch).astype(np.float32)
+        found.append(bool((engine.plan.weights.numpy() == want).all()))
+        stream = list(batches(engine.sampler(), 10))
+        restated.told(
+            epoch, [(np.array(batch), losses_at(batch, epoch).numpy()) for batch in stream]
+        )
+        serve(engine)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_decision_is_the_restatements(name, backend):
+    policy, right, wrong = CASES[name]
+    assert agreements(policy, right(), backend) == [True] * EPOCHS
+    assert not all(agreements(policy, wrong(), backend)), "control"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_keep_the_same_samples(name):
+    policy, world = CASES[name][0], Ranks(2)
+
+    def work(rank: int) -> list[Any]:
+        engine = made(policy)
+        plans = []
+        for _ in range(5):
+            serve(engine, align=20)
+            engine.end_epoch()
+            plans.append((engine.plan.kept.tolist(), engine.plan.weights.tolist()))
+        return plans
+
+    first, second = world.run(work)
+    assert first == second
+    assert any(len(kept) < N for kept, _ in first)
+
+
+@pytest.mark.parametrize("name", ["RePB", "AlignPrune", "IES", "RCAP"])
+@pytest.mark.parametrize("at", [0, 35])
+def test_a_run_resumed_in_the_middle_of_an_epoch_goes_on_as_before(name, at):
+    whole, stopped = made(CASES[name][0]), made(CASES[name][0])
+    for engine in (whole, stopped):
+        for _ in range(5):
+            serve(engine)
+            engine.end_epoch()
+    for batch in list(batches(iter(list(stopped.sampler())[:at]), 5)):
+        observe(stopped, batch)
+    resumed = made(CASES[name][0])
+    resumed.load_state_dict(through_disk(stopped.state_dict()))
+    for engine in (whole, resumed):
+        for _ in range(4):
+            serve(engine, 5)
+            engine.end_epoch()
+    assert whole.plan.weights.tolist() == resumed.plan.weights.tolist()
+    fresh = made(CASES[name][0])
+    for _ in range(9):
+        serve(fresh, 7)
+        fresh.end_epoch()
+    if name == "RePB":
+        assert whole.plan.weights.tolist() != fresh.plan.weights.tolist(), "control: other batches"
+
+
+# --- what a policy of its own data does ---------------------------------------------------------
+
+
+def rewards(indices: list[int], epoch: int) -> torch.Tensor:
+    """Return four rewards of each prompt: some always right or wrong, others now and then."""
+    rows = []
+    for i in indices:
+        kind = i % 4
+        alike = 1.0 if kind == 0 else 0.0
+        rows.append([alike] * 4 if kind < 2 or (i + epoch) % 3 == 0 else [0.0, 1.0, 0.0, 1.0])
+    return torch.tensor(rows)
+
+
+def test_zero_variance_is_the_restatements(backend):
+    policy = ZeroVariance(start=0.5, explore=0.1, target=0.3)
+    engine = made(policy, backend=backend)
+    streak, easy, chance = np.zeros(N, int), np.zeros(N, int), [Fraction(1, 2), Fraction(1, 2)]
+    skipped = 0
+    for epoch in engine.epochs():
+        visit = [max(chance[1 - easy[i]] ** int(streak[i]), Fraction(1, 10)) for i in range(N)]
+        cuts = np.array([min(65535, round(65536 * (1 - v))) for v in visit])
+        kept = (stream_draws(epoch, 2**27 + 1) >> 16) >= cuts if epoch else np.ones(N, bool)
+        assert engine.plan.kept.tolist() == np.flatnonzero(kept).tolist()
+        skipped += N - int(kept.sum())
+        for batch in list(batches(engine.sampler(), 10)):
+            spread = pe.losses.scores.reward_spread(rewards(batch, epoch))
+            engine.observe(torch.ones(len(batch)), torch.tensor(batch), score=spread)
+        visited = [i for i in range(N) if kept[i]]
+        rows = rewards(visited, epoch).tolist()
+        alike = {i: len(set(row)) == 1 for i, row in zip(visited, rows, strict=True)}
+        for i in visited:
+            streak[i] = streak[i] + 1 if alike[i] else 0
+            easy[i] = int(alike[i] and rewards([i], epoch)[0, 0] == 1)
+        counts = [sum(easy[i] for i in visited), sum(alike[i] and not easy[i] for i in visited)]
+        for kind, part in enumerate((Fraction(1, 3), Fraction(2, 3))):
+            step = -1 if counts[kind] > Fraction(3, 10) * part * len(visited) else 1
+            moved = chance[kind] + Fraction(step, 100)
+            chance[kind] = min(Fraction(95, 100), max(Fraction(5, 100), moved))
+    assert skipped > N, "control: something was skipped"
+
+
+def test_a_streak_is_saved_in_the_middle_of_an_epoch():
+    def run(engine: pe.PruneEngine, count: int) -> None:
+        for batch in list(batches(iter(list(engine.sampler())[: 10 * count]), 10)):
+            spread = pe.losses.scores.reward_spread(rewards(batch, engine.epoch))
+            engine.observe(torch.ones(len(batch)), torch.tensor(batch), score=spread)
+
+    policy = ZeroVariance()
+    engine = made(policy)
+    for _ in range(4):
+        run(engine, N)
+        engine.end_epoch()
+    run(engine, 2)
+    resumed = made(policy)
+    resumed.load_state_dict(through_disk(engine.state_dict()))
+    for each in (engine, resumed):
+        run(each, N)
+        each.end_epoch()
+    assert engine.plan.kept.tolist() == resumed.plan.kept.tolist()
+    assert engine.plan.num_kept < N
+
+
+def test_a_subset_brings_its_weights():
+    indices, weights = [5, 90, 7], [1.5, 0.25, 3.0]
+    engine = made(Subset(indices, weights))
+    want = np.zeros(N, np.float32)
+    want[indices] = weights
+    assert engine.plan.weights.tolist() == want.tolist()
+    assert sorted(engine.sampler()) == sorted(indices)
+    assert made(Subset(torch.tensor(indices))).plan.weights.sum() == 3
+    other = made(Subset(indices, [1.5, 0.25, 2.0]))
+    with pytest.raises(pe.StateMismatchError, match="policy"):
+        other.load_state_dict(engine.state_dict())
+    made(Subset(np.array(indices), torch.tensor(weights))).load_state_dict(engine.state_dict())
+
+
+def test_more_weights_than_classes_are_rounded_within_a_part_and_keep_their_sum():
+    generator = np.random.default_rng(3)
+    weights = generator.integers(1, 600, 3000).astype(np.float32)  # as CRAIG's counts
+    engine = pe.PruneEngine(3000, Subset(np.arange(3000), weights), num_epochs=2)
+    got = engine.plan.weights.double().numpy()
+    assert len(set(got.tolist())) <= 254 < len(set(weights.tolist()))
+    assert np.abs(got / weights - 1).max() < 0.034
+    assert got.sum() == pytest.approx(weights.sum(), rel=1e-6)
+    few = pe.PruneEngine(250, Subset(np.arange(250), np.arange(1, 251)), num_epochs=2)
+    assert few.plan.weights.tolist() == list(map(float, range(1, 251))), "control: few are exact"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (([0, 0],), "indices must be distinct"),
+        (([-1],), "indices must be integers in 0"),
+        (([0.5],), "indices must be integers"),
+        (([0, 1], [1.0]), "weights must be 2"),
+        (([0], [0.0]), "weights must be above 0"),
+        (([0], [math.nan]), "finite"),
+        (([[0]],), "must be a vector"),
+    ],
+)
+def test_a_subset_that_does_not_fit_is_refused_when_it_is_made(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        Subset(*arguments)
+
+
+def test_a_subset_of_another_data_set_is_refused_at_the_first_plan():
+    with pytest.raises(ValueError, match=r"indices must be integers in 0\.\.99, got 100"):
+        made(Subset([100]))
+
+
+def lowest_third(epoch: int, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    chosen = scores.argsort(stable=True)[: N // 3]
+    return chosen, torch.full((N // 3,), 1.0 + epoch)
+
+
+def test_a_subset_is_chosen_anew_every_r_epochs_and_resumes():
+    engine = made(Reselect(lowest_third, every=3, start=2))
+    kept, weights = [], []
+    for epoch in engine.epochs():
+        if epoch == 6:
+            for batch in list(batches(iter(list(engine.sampler())[:10]), 5)):
+                observe(engine, batch)
+            resumed = made(Reselect(lowest_third, every=3, start=2))
+            resumed.load_state_dict(through_disk(engine.state_dict()))
+            assert resumed.plan.weights.tolist() == engine.plan.weights.tolist()
+        kept.append(tuple(engine.plan.kept.tolist()))
+        weights.append(float(engine.plan.weights.max()))
+        serve(engine)
+    assert [len(each) for each in kept] == [100, 100] + [33] * 10
+    assert weights == [1, 1, 3, 3, 3, 6, 6, 6, 9, 9, 9, 12]
+    assert kept[2] == kept[4]
+
+
+def test_ranks_that_choose_other_subsets_are_told():
+    world = Ranks(2)
+
+    def work(rank: int) -> None:
+        def choose(epoch, scores):
+            return [rank], None
+
+        engine = made(Reselect(choose))
+        serve(engine, align=20)
+        engine.end_epoch()
+
+    with pytest.raises(ValueError, match="the same subset on every rank"):
+        world.run(work)
+
+
+def test_alignment_without_a_reference_is_refused_before_the_first_batch():
+    engine = made(AlignPrune())
+    with pytest.raises(RuntimeError, match="clean reference"):
+        engine.observe(torch.ones(1), torch.tensor([0]))
+    engine.attach(pe.policies.CleanReference(lambda batch: batch.mean(), [torch.ones(3)]))
+    engine.observe(torch.ones(1), torch.tensor([0]))
+    assert engine.steps == 1
+
+
+# --- what every score rule gets -----------------------------------------------------------------
+
+
+def test_warm_up_epochs_are_full():
+    engine = made(pe.Budget(0.4, delta=1.0, warmup=3))
+    counts = []
+    for _ in engine.epochs():
+        counts.append(engine.plan.num_kept)
+        serve(engine)
+    assert counts == [N] * 3 + [60] * 9
+
+
+def test_even_epochs_have_one_length():
+    for policy in (pe.Budget(0.4, delta=1.0, first_epoch="even"), UCB(0.6, 1, first_epoch="even")):
+        engine = made(policy)
+        counts = []
+        for _ in range(3):
+            counts.append(engine.plan.num_kept)
+            serve(engine)
+            engine.end_epoch()
+        assert all(abs(count - 60) <= 15 for count in counts[:1])
+        assert made(OrderDP(0.3)).plan.num_kept == 30
+
+
+def test_no_sample_weighs_more_than_the_cap():
+    heavy, capped = (made(pe.Budget(0.7, 0.72, weight_cap=cap)) for cap in (None, 2.0))
+    for engine in (heavy, capped):
+        serve(engine)
+        engine.end_epoch()
+    assert heavy.plan.weights.max() > 3
+    assert capped.plan.weights.max() == 2
+    assert heavy.plan.kept.tolist() == capped.plan.kept.tolist(), "the same samples"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("first_epoch", "odd", ValueError),
+        ("warmup", -1, ValueError),
+        ("warmup", 0.5, TypeError),
+        ("weight_cap", 0.5, ValueError),
+        ("weight_cap", math.inf, ValueError),
+        ("weight_cap", "3", TypeError),
+    ],
+)
+def test_a_beginning_out_of_range_is_refused(field, value, error):
+    for make in (InfoBatch, pe.Budget, pe.InfoBatchQuantile, UCB, OrderDP, SeTa, KAKURENBO, IES):
+        with pytest.raises(error, match=rf"{field} must be .*got"):
+            make(**{field: value})
+    with pytest.raises(ValueError, match="warmup must be 0 where first_epoch is 'even'"):
+        InfoBatch(first_epoch="even", warmup=1)
+
+
+def test_a_state_of_before_these_parameters_still_fits():
+    """A parameter that came later is not described where it has its default."""
+    assert InfoBatch().describe() == {
+        "policy": "InfoBatch",
+        "prune_ratio": 0.5,
+        "delta": 0.875,
+        "sampling": "bernoulli",
+    }
+    assert InfoBatch(warmup=2).describe()["warmup"] == 2
+
+
+def test_a_period_longer_than_the_run_is_said():
+    with pytest.warns(UserWarning, match="period=10 is longer than the run of 4 epochs"):
+        pe.PruneEngine(N, UCB(), num_epochs=4)
+    pe.PruneEngine(N, UCB(), num_epochs=10)  # control: no warning, which would be an error

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A subset chosen by the command, and trained on beside what it is to be compared with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from _assertions import num_threads
+
+import prune_engine as pe
+from prune_engine.cli import main
+from prune_engine.recipes import data, selection
+from prune_engine.recipes.selection import SelectOptions, alike_at_random, read_chosen
+from prune_engine.recipes.trainer import TrainConfig
+
+pytestmark = pytest.mark.extra("sklearn")
+TINY = TrainConfig(model="mlp", epochs=3, batch_size=16, lr=0.05)
+SELECT = ["select", "--limit", "300", "--epochs", "3", "--batch-size", "16"]
+TRAIN = ["train", "--limit", "300", "--epochs", "4", "--batch-size", "16", "--no-pictures"]
+LABELS_FROM = 300
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    with num_threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.ImageData:
+    found = data.load("digits", limit=300)
+    assert isinstance(found, data.ImageData)
+    return found
+
+
+def options(method: str, **more) -> SelectOptions:
+    given = {"fraction": 0.3, "limit": 300, **more}
+    return SelectOptions(method, "digits", TINY, **given)
+
+
+def test_the_command_writes_what_any_loader_reads(tmp_path, capsys, digits) -> None:
+    out = tmp_path / "sub" / "a.npy"
+    words = [*SELECT, "--method", "graphcut", "--fraction", "0.3", "--out", str(out), "--json"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    said = json.loads(printed.out)
+    assert "epoch 3/3" in printed.err
+    indices = pe.data.load_subset(out, num_samples=300)
+    assert (said["count"], len(indices), said["method"]) == (90, 90, "graphcut")
+    counts = torch.bincount(digits.train_labels[torch.as_tensor(indices)], minlength=10)
+    exact = torch.bincount(digits.train_labels, minlength=10) * 0.3
+    assert bool(((counts - exact).abs() < 1).all())
+    assert said["seconds"] > said["select_seconds"] > 0
+    assert main([*words[:-1], "--seed", "0"]) == 0
+    assert pe.data.load_subset(out).tolist() == indices.tolist(), "the same command, the same file"
+    assert main([*words[:-1], "--no-balance", "--count", "7"][:-2]) == 0
+    assert pe.data.load_subset(out).tolist() != indices.tolist()
+
+
+@pytest.mark.parametrize("method", selection.METHODS)
+def test_every_method_selects(tmp_path, method) -> None:
+    said = selection.choose(options(method), tmp_path / "a.npy", lambda line: None)
+    chosen, seconds = read_chosen(tmp_path / "a.npy", 300)
+    assert len(chosen) == said["count"] == 90
+    assert seconds == pytest.approx(said["seconds"])
+    assert said["weighed"] == (method in ("craig", "gradmatch"))
+    assert bool((chosen.weights != 1).any()) == said["weighed"]
+
+
+@pytest.mark.parametrize("score", ["aum", "dyn_unc", "dual", "tdds", "forgetting", "grand"])
+def test_any_score_is_recorded_or_made(tmp_path, score) -> None:
+    chosen = options("stratified", score=score, beta=0.1)
+    # A window of tdds needs one epoch more.
+    chosen = replace(chosen, train=replace(TINY, epochs=4 if score != "tdds" else 12))
+    said = selection.choose(chosen, tmp_path / "a.npy", lambda line: None)
+    assert (said["score"], said["count"]) == (score, 90)
+
+
+def test_scores_are_averaged_over_models(tmp_path, digits) -> None:
+    runs = options("el2n", runs=2, seed=4)
+    both = selection.evidence(runs, digits, lambda line: None)["scores"]
+    alone = [
+        selection.score_of("el2n", selection.one_model(runs, digits, seed, lambda line: None))
+        for seed in (4, 5)
+    ]
+    torch.testing.assert_close(both, (alone[0].double() + alone[1].double()) / 2)
+    assert not torch.allclose(alone[0], alone[1])
+
+
+def test_features_are_kept_and_not_made_again(tmp_path) -> None:
+    kept = options("k_center", folder=tmp_path / "features")
+    selection.choose(kept, tmp_path / "a.npy", lambda line: None)
+    files = sorted((tmp_path / "features" / "seed0").iterdir())
+    times = [file.stat().st_mtime_ns for file in files if file.name == "features.npy"]
+    selection.choose(kept, tmp_path / "b.npy", lambda line: None)
+    assert [f.stat().st_mtime_ns for f in files if f.name == "features.npy"] == times
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["state.pt", "--out", "a.npy", "--count", "1"], "select takes no state any more"),
+        (["state.pt", "--keep", "hard"], "select takes no state any more"),
+        (["--forgetting"], "select takes no state any more"),
+        (["--count", "1"], "--method must be given"),
+        (["--method", "random"], "--fraction or --count must be given"),
+        (["--method", "random", "--count", "-1"], "count must be in 0..300, got -1"),
+        (["--method", "random", "--count", "301"], "count must be in 0..300, got 301"),
+        (["--method", "random", "--count", "1", "--out", "a.txt"], "--out must end in .npy"),
+        (["--method", "random", "--count", "1", "--runs", "2"], "has no score to average"),
+        (["--method", "el2n", "--count", "1", "--runs", "0"], "runs: expected at least 1"),
+        (["--method", "el2n", "--count", "1", "--score", "aum"], "score: expected with stratified"),
+        (["--method", "hardest", "--count", "1", "--score", "x"], "score: expected one of nll"),
+        (["--method", "el2n", "--count", "1", "--beta", "0.1"], "beta: expected with stratified"),
+        (["--method", "random", "--count", "1", "--data", "cifar10"], "--data-root"),
+        (["--method", "random", "--count", "1", "--threads", "0"], "--threads"),
+        (["--method", "random", "--count", "1", "--seed", "-1"], "seed must be in 0..2^63-1"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(words, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["select", "--limit", "300", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def chosen_file(folder: Path, method: str = "herding") -> Path:
+    out = folder / f"{method}.npy"
+    selection.choose(options(method, fraction=0.5), out, lambda line: None)
+    return out
+
+
+def test_a_subset_is_trained_alone(tmp_path, capsys) -> None:
+    file = chosen_file(tmp_path)
+    assert main([*TRAIN, "--subset", str(file), "--out", str(tmp_path / "run")]) == 0
+    rows = (tmp_path / "run" / "subset-seed0" / "metrics.jsonl").read_text().splitlines()
+    trained = [json.loads(row) for row in rows]
+    assert [row["planned"] for row in trained] == [150] * 4
+    _, seconds = read_chosen(file)
+    assert trained[0]["seconds"] > seconds > trained[1]["seconds"], "the choice counts, once"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["arguments"]["subset"] == str(file)
+
+
+@pytest.mark.full("trains")
+def test_a_subset_is_compared_at_equal_cost(tmp_path, capsys) -> None:
+    file = chosen_file(tmp_path, "craig")
+    words = ["--subset", str(file), "--compare", "--seeds", "2", "--out", str(tmp_path / "run")]
+    assert main([*TRAIN, *words]) == 0
+    printed = capsys.readouterr().out
+    for arm in ("full", "full_cut", "random", "random_subset", "subset", "budget"):
+        assert f"\n{arm} " in printed
+    assert "a random subset of the same size and classes" in printed
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["arms"]
+    served = {arm: summary[arm]["samples"] for arm in summary}
+    assert served["subset"] == served["random_subset"] == served["full_cut"]
+    assert served["random"] == pytest.approx(served["subset"], rel=0.1)
+    assert main(["report", str(tmp_path / "run"), "--no-pictures"]) == 0
+
+
+def test_the_arms_of_a_subset_take_turns(tmp_path) -> None:
+    from prune_engine.recipes.compare import RunOptions
+
+    file = chosen_file(tmp_path, "random")
+    run = RunOptions("digits", tmp_path, TINY, "subset", compare=True, subset=file, delta=1.0)
+    even, odd = run.names(0), run.names(1)
+    assert even[:2] == ["full", "subset"] and odd[:2] == ["subset", "full"]
+    assert sorted(even) == sorted(odd) and len(set(even)) == len(even)
+    with pytest.raises(ValueError, match="subset: expected with no other policy"):
+        RunOptions("digits", tmp_path, TINY, subset=file)
+    with pytest.raises(ValueError, match="subset: expected with no other policy"):
+        RunOptions("digits", tmp_path, TINY, "subset")
+
+
+def test_a_subset_of_another_data_set_is_refused(tmp_path, capsys) -> None:
+    file = tmp_path / "a.npy"
+    pe.data.save_subset(file, torch.arange(10), 299)
+    words = [*TRAIN, "--subset", str(file), "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "a subset of 299 samples, expected one of 300" in capsys.readouterr().err
+    assert main([*words, "--policy", "ucb"]) == 2
+    assert "--subset goes with no --policy" in capsys.readouterr().err
+    about = {"weights": [1.0], "seconds": 1.0}
+    pe.data.save_subset(file, torch.arange(10), 300, about=about)
+    assert main(words) == 2
+    assert "weights must be a number of at least 0 for each of 10" in capsys.readouterr().err
+
+
+def test_the_random_control_has_the_same_classes() -> None:
+    labels = torch.arange(3).repeat_interleave(torch.tensor([50, 30, 20]))
+    indices = torch.cat((torch.arange(10), torch.arange(60, 65), torch.arange(99, 100)))
+    drawn = alike_at_random(indices, labels, 0)
+    assert torch.equal(torch.bincount(labels[drawn]), torch.bincount(labels[indices]))
+    assert drawn.tolist() == sorted(set(drawn.tolist())) != indices.tolist()
+    assert drawn.tolist() != alike_at_random(indices, labels, 1).tolist()
