@@ -80,15 +80,19 @@ def check_theme(browser: Page) -> None:
 
 @pytest.mark.full("trains, and starts a browser")
 @pytest.mark.extra("sklearn")
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.extra("transformers")] if name == "text" else [])
+        for name in RUNS
+    ],
+)
 def test_the_page_of_a_real_run(tmp_path: Path, browser: Page, name: str) -> None:
     arguments = ["train", *RUNS[name], "--threads", "1", "--out", str(tmp_path)]
     if name in ("fashion", "text"):
         if DATA is None:
             pytest.skip("PE_DATA names no folder with the real data sets")
         arguments += ["--data-root", DATA]
-    if name == "text":
-        pytest.importorskip("transformers", reason="of the text extra")
     assert main(arguments) == 0
     path = tmp_path / "report.html"
     assert path.stat().st_size <= pages.LIMIT
