@@ -181,9 +181,7 @@ def test_a_run_that_was_killed_and_resumed_gives_the_same_page(tmp_path: Path) -
         pass
 
     def options(out: Path) -> compare.RunOptions:
-        return compare.RunOptions(
-            data="digits", out=out, train=TINY, limit=300, compare=True
-        )
+        return compare.RunOptions(data="digits", out=out, train=TINY, limit=300, compare=True)
 
     said: list[str] = []
 
