@@ -78,6 +78,7 @@ def check_theme(browser: Page) -> None:
     assert browser.value("document.getElementById('theme').ariaPressed") in ("true", "false")
 
 
+@pytest.mark.filterwarnings("ignore:a sample that weighs")  # the demo's own settings, as they are
 @pytest.mark.full("trains, and starts a browser")
 @pytest.mark.extra("sklearn")
 @pytest.mark.parametrize(
