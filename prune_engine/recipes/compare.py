@@ -296,7 +296,6 @@ def run(
         finish: receives what the run found, while the folder is still owned: to write more there.
         resume: save each training after every epoch, and continue those that the folder holds.
         watch: looks at each training's engine meanwhile, on the first rank.
-        resume: save each training after every epoch, and continue those that are in the folder.
 
     Returns:
         All trainings; None on all ranks but the first.
