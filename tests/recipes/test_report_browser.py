@@ -18,8 +18,8 @@ from prune_engine.recipes.report import page as pages
 DATA = os.environ.get("PE_DATA")  # the folder of the real data sets, where there is one
 QUICK = ["--epochs", "3", "--seeds", "2", "--compare"]
 RUNS = {
-    "fashion": ["--data", "fashion_mnist", "--limit", "6000", *QUICK],
-    "text": ["--data", "tinyshakespeare", "--limit", "600", *QUICK],
+    "fashion": ["--data", "fashion_mnist", "--limit", "3000", *QUICK],
+    "text": ["--data", "tinyshakespeare", "--limit", "300", *QUICK],
     "digits": ["--data", "digits", "--limit", "600", *QUICK],
     "bpas": ["--data", "digits", "--policy", "bpas", "--target-savings", "0.3", *QUICK],
 }
