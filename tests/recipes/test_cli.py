@@ -167,7 +167,7 @@ def test_a_missing_extra_is_named_before_anything_is_trained(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
-    assert main([*TRAIN, "--out", str(tmp_path / "run")]) == 2
+    assert main([*TRAIN, "--pictures", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "prune_engine[train]" in error
