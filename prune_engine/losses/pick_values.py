@@ -15,15 +15,8 @@ from torch import Tensor
 
 from prune_engine.bands import check_fraction, check_positive
 from prune_engine.errors import StateMismatchError
-from prune_engine.ops.checks import INDEX_DTYPES, LOSS_DTYPES, check_int, check_vector
+from prune_engine.losses.checks import check_losses, check_number, check_places
 from prune_engine.plain import plain
-
-MANY = 2**31 - 1
-
-
-def _wide(losses: Tensor) -> Tensor:
-    check_vector("losses", losses, LOSS_DTYPES)
-    return losses.detach().to(torch.float32)
 
 
 class ImportanceSampling:
@@ -51,7 +44,7 @@ class ImportanceSampling:
     """
 
     def __init__(self, k: int, *, decay: float = 0.9) -> None:
-        self.k = check_int("k", k, 1, MANY)
+        self.k = check_number("k", k, 1)
         self.decay = plain(decay)
         check_fraction("decay", self.decay, zero=True, one=False)
         self.tau = torch.zeros((), dtype=torch.float64)
@@ -65,7 +58,7 @@ class ImportanceSampling:
         Returns:
             float32 [B].
         """
-        sizes = _wide(losses).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+        sizes = check_losses(losses).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
         wide, count = sizes.to(torch.float64), max(1, sizes.shape[0])
         total = wide.sum()
         share = torch.where(total > 0, wide / total, 1.0 / count)
@@ -117,7 +110,7 @@ class SelectiveBackprop:
     def __init__(self, beta: float = 1.0, history: int = 1024) -> None:
         self.beta = plain(beta)
         check_positive("beta", self.beta)
-        self.history = torch.full((check_int("history", history, 1, MANY),), torch.nan)
+        self.history = torch.full((check_number("history", history, 1),), torch.nan)
 
     def values(self, losses: Tensor) -> Tensor:
         """Take a batch in, and return what to pick it by.
@@ -128,7 +121,7 @@ class SelectiveBackprop:
         Returns:
             float32 [B], nan for a loss that is nan.
         """
-        fresh = _wide(losses)
+        fresh = check_losses(losses)
         size = self.history.shape[0]
         self.history = torch.cat([self.history.to(fresh.device), fresh])[-size:]
         known = self.history.isfinite()
@@ -188,7 +181,7 @@ class EvolvedSampling:
         *,
         device: torch.device | str | None = None,
     ) -> None:
-        count = check_int("num_samples", num_samples, 0, MANY)
+        count = check_number("num_samples", num_samples, 0)
         self.beta1, self.beta2 = plain(beta1), plain(beta2)
         check_fraction("beta1", self.beta1, zero=True, one=True)
         check_fraction("beta2", self.beta2, zero=True, one=False)
@@ -207,9 +200,8 @@ class EvolvedSampling:
         Raises:
             ValueError: indices are not as many as losses.
         """
-        fresh = _wide(losses)
-        check_vector("indices", indices, INDEX_DTYPES, size=fresh.shape[0])
-        places = indices.to(self.average.device, torch.int64)
+        fresh = check_losses(losses)
+        places = check_places(indices, fresh.shape[0]).to(self.average.device, torch.int64)
         before = self.average[places]
         average = torch.where(before.isnan(), fresh, before)
         moved = torch.where(

@@ -10,18 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from prune_engine import ops
 from prune_engine.bands import check_fraction, decimal_fraction
 from prune_engine.lasting import saveable
 from prune_engine.losses.reduce import wide_dtype
 from prune_engine.losses.scores import check_classes
 from prune_engine.plain import plain, store_plain
 
+MOST_DENOMINATOR = 2**31 - 1  # times the elements of a batch is within int64
 Average = Literal["samples", "elements"]
 __all__ = [
     "BatchScalar",
@@ -125,6 +126,15 @@ def _averaged(
     return Reduced(mean, score)
 
 
+def _at_share(values: Tensor, share: Fraction) -> Tensor:
+    """Return the value [1] of rank ceil((n - 1) share) of the n that are not nan, ascending."""
+    share = share.limit_denominator(MOST_DENOMINATOR)
+    ascending = torch.sort(values).values  # nan comes last
+    last = (~values.isnan()).sum() - 1
+    rank = (last * share.numerator + share.denominator - 1) // share.denominator
+    return torch.cat([ascending, ascending.new_zeros(1)]).index_select(0, rank.clamp(min=0).view(1))
+
+
 def _check_average(average: str) -> None:
     if average not in ("samples", "elements"):
         raise ValueError(f"average must be 'samples' or 'elements', got {average!r}")
@@ -175,7 +185,7 @@ class TopTokens(Reducer):
     excess is its loss less that of a reference model, and the share ``keep`` of the batch's tokens
     with the largest excess is trained: ``sum over the kept of w_i l_it / number kept``. Without a
     reference the largest losses are, which trains on noise. The edge is exact and found on the
-    device (``ops.select``); of tokens that tie with it all are kept. The score is the mean over the
+    device; of tokens that tie with it all are kept. The score is the mean over the
     sequence's own tokens, kept or not, as ``Tokens`` has it. Every token is passed forward: what is
     saved is none of that.
 
@@ -218,8 +228,7 @@ class TopTokens(Reducer):
             values = values - known.to(values.device, torch.float32)
         counts = torch.ones_like(values, dtype=torch.bool) if self.mask is None else self.mask
         excess = torch.where(counts, values, torch.nan)
-        share = 1 - decimal_fraction(self.keep)
-        edge = ops.select(excess.flatten(), [0], [share.numerator], share.denominator)
+        edge = _at_share(excess.flatten(), 1 - decimal_fraction(self.keep))
         # A loss that is not a number must be seen, and not be left out as small.
         kept = (excess >= edge) | (counts & ~values.isfinite())
         chosen = _averaged(losses, kept, (), "elements", size)

@@ -6,9 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prune_engine.ops.checks import INDEX_DTYPES, check_int, check_vector
+from prune_engine.losses.checks import check_number, check_places
 
-MAX_LENGTH = 2**31 - 1
 LARGEST = 65504.0  # of float16
 
 
@@ -39,8 +38,8 @@ class ReferenceLosses:
         self, num_samples: int, length: int, *, device: torch.device | str | None = None
     ) -> None:
         shape = (
-            check_int("num_samples", num_samples, 0, MAX_LENGTH),
-            check_int("length", length, 1, MAX_LENGTH),
+            check_number("num_samples", num_samples, 0),
+            check_number("length", length, 1),
         )
         self.losses = torch.full(shape, torch.nan, dtype=torch.float16, device=device)
 
@@ -60,7 +59,7 @@ class ReferenceLosses:
             TypeError: a dtype does not fit.
             ValueError: a shape does not fit.
         """
-        check_vector("indices", indices, INDEX_DTYPES)
+        check_places(indices)
         most = self.losses.shape[1]
         if losses.dim() != 2 or losses.shape[0] != len(indices) or losses.shape[1] > most:
             raise ValueError(
@@ -88,7 +87,7 @@ class ReferenceLosses:
             ValueError: on the cpu, a sample was never stored; on a device its losses are nan, which
                 ``TopTokens`` trains and so shows.
         """
-        check_vector("indices", indices, INDEX_DTYPES)
+        check_places(indices)
         found = self.losses[indices.to(self.losses.device, torch.int64)]
         found = found if length is None else found[:, :length]
         if found.is_cpu and bool(found.isnan().any()):
