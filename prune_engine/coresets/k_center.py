@@ -39,8 +39,9 @@ class KCenter(Method):
 def farthest_first(matrix: Matrix, samples: Samples, k: int) -> Tensor:
     """Return the first of the draw, and k - 1 times the farthest from all before."""
     first = samples.rank.argmin()[None]
-    parts = [matrix.block(rows, first)[:, 0] for rows in slices(len(matrix), 64)]
-    nearest = torch.cat(parts)
+    nearest = torch.empty(len(matrix), dtype=matrix.block(first, first).dtype, device=first.device)
+    for rows in slices(len(matrix), 64):
+        nearest[rows] = matrix.block(rows, first)[:, 0]
     nearest.index_fill_(0, first, -torch.inf)
     samples.report(1)
     rest = largest_first(matrix, nearest, _nearer, k - 1, samples.report)

@@ -118,13 +118,12 @@ class Products:
 
     def diagonal(self) -> Tensor:
         """Return K_ii, [n]."""
-        parts: list[Tensor] = []
+        # Into one tensor: small ones kept between large blocks leave no room to use again.
+        found = self.factors[0].new_ones(len(self), dtype=self.dtype)
         for rows in slices(len(self), self.width):
-            part = torch.ones((), dtype=self.dtype)
             for factor, bias in zip(self.rows(rows), self.biases, strict=True):
-                part = part.to(factor.device) * (factor.square().sum(dim=1) + bias)
-            parts.append(part)
-        return torch.cat(parts) if parts else self.factors[0].new_zeros(0, dtype=self.dtype)
+                found[rows] *= factor.square().sum(dim=1) + bias
+        return found
 
     @property
     def width(self) -> int:
@@ -143,11 +142,11 @@ class Products:
 
     def along(self, total: Tensor) -> Tensor:
         """Return ``<g_i, total>`` of every sample, float64 [n]."""
-        parts: list[Tensor] = []
+        found = self.factors[0].new_empty(len(self), dtype=torch.float64)
         for rows in slices(len(self), self.width):
             left, right = self._sides(rows)
-            parts.append(((left @ total) * right).sum(dim=1, dtype=torch.float64))
-        return torch.cat(parts)
+            found[rows] = ((left @ total) * right).sum(dim=1, dtype=torch.float64)
+        return found
 
     def _sides(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Return both factors with a column for their bias; a single one has a partner of ones."""
