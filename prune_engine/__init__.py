@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         epoch,
         host,
         integrations,
+        loggers,
         losses,
         ops,
         policies,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         RandomSubset,
     )
     from prune_engine.recording import export_scores
+    from prune_engine.terminal_view import live
 
 __version__ = "0.1.0"
 
@@ -71,7 +73,9 @@ __all__ = [
     "export_scores",
     "host",
     "integrations",
+    "live",
     "load_state",
+    "loggers",
     "losses",
     "ops",
     "policies",
@@ -86,11 +90,13 @@ __all__ = [
 # prune_engine.host is for data-loading workers that never do.
 _HOMES: dict[str, str] = {
     **dict.fromkeys(("backends", "coresets", "data", "epoch", "host"), ""),
-    **dict.fromkeys(("integrations", "losses", "ops", "policies", "recording", "sharding"), ""),
+    **dict.fromkeys(("integrations", "loggers", "losses", "ops", "policies"), ""),
+    **dict.fromkeys(("recording", "sharding"), ""),
     "scores": "losses",
     "PruneEngine": "engine",
     "EpochReport": "epoch",
     "export_scores": "recording",
+    "live": "terminal_view",
     **dict.fromkeys(("load_state", "save_state"), "checkpoint"),
     **dict.fromkeys(("ActivationMonitor", "BPAS", "Budget", "EpsilonGreedy"), "policies"),
     **dict.fromkeys(("InfoBatch", "InfoBatchQuantile", "KeepAll", "RandomBatches"), "policies"),

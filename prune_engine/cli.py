@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from prune_engine import backends
+from prune_engine import backends, terminal_view
 from prune_engine.losses.scores import SCORES
 from prune_engine.recipes import (
     compare,
+    data,
     diagnostics,
     environment,
     files,
@@ -31,6 +32,7 @@ from prune_engine.recipes import (
     results,
     selection,
     selftest,
+    terminal,
 )
 from prune_engine.recipes.data import DATA_SETS, IMAGE_SETS
 from prune_engine.recipes.policy_spec import spec_name
@@ -121,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="what a saved engine state holds")
     inspect.add_argument("state", type=Path, metavar="STATE.pt")
     inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.add_argument("--top", type=int, metavar="K", help="show the K highest scores")
+    inspect.add_argument("--data", choices=DATA_SETS, help="what the samples are")
+    inspect.add_argument("--data-root", metavar="DIR", help="the folder of the data set's folder")
+    inspect.add_argument("--limit", type=int, help=argparse.SUPPRESS)
     inspect.set_defaults(run=_inspect)
 
     _add_select(commands.add_parser("select", help="choose a fixed subset of a data set"))
@@ -268,6 +274,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="keep scores and kept bits, 1.4 bytes per sample and epoch, for the report",
     )
     add("--resume", action="store_true", help="save after every epoch, and go on from there")
+    add("--live", action="store_true", help="a view of the run instead of a bar, by rich")
     add("--limit", type=int, help=argparse.SUPPRESS)
 
 
@@ -340,7 +347,8 @@ def _train(arguments: argparse.Namespace) -> int:
         for name in TRAIN_FIELDS
         if getattr(arguments, name) is not None
     }
-    config = replace(compare.DEFAULTS[arguments.data], progress=sys.stderr.isatty(), **given)
+    progress = sys.stderr.isatty() and not arguments.live
+    config = replace(compare.DEFAULTS[arguments.data], progress=progress, **given)
     if arguments.seeds is not None and arguments.seeds < 1:
         raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
     count = arguments.seeds or (3 if arguments.compare else 1)
@@ -370,6 +378,8 @@ def _train(arguments: argparse.Namespace) -> int:
         record=arguments.record,
     )
     _check_device(config.device, config.backend)
+    if arguments.live:
+        terminal_view.require()
     if arguments.pictures:
         pictures.require()
     with _threads(arguments.threads, arguments.data), ranks.joined(config.device) as device:
@@ -379,6 +389,7 @@ def _train(arguments: argparse.Namespace) -> int:
             _Progress(),
             lambda run: _finish(out, run, drawn=arguments.pictures),
             resume=arguments.resume,
+            watch=terminal_view.live if arguments.live else None,
         )
     return 0
 
@@ -412,16 +423,19 @@ def _check_device(device: str, backend: str) -> None:
 
 def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
     """Write and print what a run found, its page last."""
-    _write(out, run, drawn=drawn)
+    written = _write(out, run, drawn=drawn)
     page.write_page([(out, run)], out / PAGE)
+    _print(run, written)
     _say(f"report: {out / PAGE}")
 
 
-def _write(out: Path, run: files.Run, *, drawn: bool) -> None:
+def _write(out: Path, run: files.Run, *, drawn: bool) -> list[Path]:
     files.write_report(out, run)
-    written = [out / "table.md", out / "summary.json"]
-    if drawn:
-        written += pictures.draw(out, run)
+    pngs = pictures.draw(out, run) if drawn else []
+    return [out / "table.md", out / "summary.json", *pngs]
+
+
+def _print(run: files.Run, written: list[Path]) -> None:
     report = run.report
     sentences = "\n".join(report.sentences())
     places = ", ".join(str(path) for path in written)
@@ -437,10 +451,11 @@ def _report(arguments: argparse.Namespace) -> int:
         for folder in dict.fromkeys(path.resolve() for path in folders):
             owning.enter_context(owner.owned(folder))
         runs = [(folder, files.load_run(folder)) for folder in folders]
-        for folder, run in runs:
-            _write(folder, run, drawn=arguments.pictures)
+        written = [_write(folder, run, drawn=arguments.pictures) for folder, run in runs]
         out: Path = arguments.out or folders[0] / PAGE
         page.write_page(runs, out, data_root=arguments.data_root, names=names)
+    for (_, run), paths in zip(runs, written, strict=True):
+        _print(run, paths)
     _say(f"report: {out}")
     return 0
 
@@ -465,7 +480,21 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    return _show(inspection.inspect_state(arguments.state), as_json=arguments.json)
+    facts = inspection.inspect_state(arguments.state)
+    if arguments.top is None:
+        if arguments.data is not None:
+            raise ValueError("--data: expected with --top K, which shows samples")
+        return _show(facts, as_json=arguments.json)
+    found = None
+    if arguments.data is not None:
+        found = data.load(arguments.data, arguments.data_root, limit=arguments.limit)
+    _, buffer = inspection.load_buffer(arguments.state)
+    samples = terminal.top_samples(buffer.scores, arguments.top, found)
+    if arguments.json:
+        return _show({**facts, "top": samples}, as_json=True)
+    _show(facts, as_json=False)
+    _say("\n" + terminal.laid_out(samples))
+    return 0
 
 
 def _select(arguments: argparse.Namespace) -> int:

@@ -298,7 +298,7 @@ class ScoreBuffer:
 
     def _new_part(self, size: int) -> Tensor | None:
         """Return what ``observe_mean`` multiplies weights by, and keep it for the next batch."""
-        if not 0 < size <= MAX_DOT:
+        if self.device.type != "cpu" or not 0 < size <= MAX_DOT:
             return None
         part = torch.full((size,), 1 / size, dtype=torch.float32, device=self.device)
         if is_compiling() or type(part) is not Tensor:

@@ -9,7 +9,8 @@
 | ``text`` | bytes of real text, and a small GPT-2 over them |
 | ``trainer``, ``train`` | one training, and the loop that every arm goes through |
 | ``compare`` | the arms of a run and their order |
-| ``files``, ``pictures`` | what a run leaves on disk |
+| ``files``, ``pictures``, ``report`` | what a run leaves on disk; ``report`` is its page |
 | ``environment``, ``diagnostics``, ``inspection`` | what ``info``, ``bench``, ``inspect`` say |
+| ``terminal`` | samples in plain letters |
 | ``selftest`` | every operator against the reference (``info --check``) |
 """

@@ -6,17 +6,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prune_engine.bands import check_fraction, decimal_fraction
-from prune_engine.coresets import FixedSubset
+from prune_engine.coresets import Coreset
+from prune_engine.engine import PruneEngine
+from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.ranks import world
 from prune_engine.epoch.state import check_seed
-from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import store_plain
-from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset
+from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset, Subset
 from prune_engine.recipes import environment, files, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
@@ -164,7 +166,7 @@ class RunOptions:
         """The policy under test, as an arm."""
         if self.subset is not None:
             chosen, seconds = read_chosen(self.subset)
-            return Arm(SUBSET, FixedSubset.of(chosen), overhead=seconds)
+            return Arm(SUBSET, _trained_on(chosen), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
         if is_spec(self.policy):
@@ -282,6 +284,7 @@ def run(
     finish: Callable[[files.Run], None] = lambda run: None,
     *,
     resume: bool = False,
+    watch: Callable[[PruneEngine], AbstractContextManager[None]] | None = None,
 ) -> files.Run | None:
     """Train every arm of every seed, and write the files of the run as they come.
 
@@ -292,7 +295,7 @@ def run(
         say: receives one line per epoch.
         finish: receives what the run found, while the folder is still owned: to write more there.
         resume: save each training after every epoch, and continue those that the folder holds.
-        resume: save each training after every epoch, and continue those that are in the folder.
+        watch: looks at each training's engine meanwhile, on the first rank.
 
     Returns:
         All trainings; None on all ranks but the first.
@@ -313,7 +316,7 @@ def run(
         if name not in made_later:
             _arm(options, name, data, ArmResult())
     if not ranks.is_first():
-        _train(options, data, say, resume=resume)
+        _train(options, data, say, resume=resume, watch=None)
         return None
     with owner.owned(options.out):
         planned = [
@@ -329,7 +332,7 @@ def run(
                 for file in OWN_FILES:
                     (options.out / name / file).unlink(missing_ok=True)
         files.write_json(options.out / "config.json", config)
-        results = _train(options, data, say, resume=resume)
+        results = _train(options, data, say, resume=resume, watch=watch)
         # What was trained, not what the folder holds by now: anyone may have changed that.
         found = files.Run(
             config,
@@ -371,7 +374,12 @@ def _keep(options: RunOptions, name: str, seed: int, *, resume: bool) -> Keep:
 
 
 def _train(
-    options: RunOptions, data: ImageData | TextData, say: Callable[[str], None], *, resume: bool
+    options: RunOptions,
+    data: ImageData | TextData,
+    say: Callable[[str], None],
+    *,
+    resume: bool,
+    watch: Callable[[PruneEngine], AbstractContextManager[None]] | None,
 ) -> dict[str, ArmResult]:
     """Train every arm of every seed; the first rank writes each epoch's row."""
     warm_up(data, options.train)
@@ -381,11 +389,11 @@ def _train(
         for name in options.names(number):
             arm = _arm(options, name, data, tested, seed)
             writer = _writer(options, arm, seed, say) if ranks.is_first() else None
-            keep = _keep(options, arm.name, seed, resume=resume)
+            keep = replace(_keep(options, arm.name, seed, resume=resume), watch=watch)
             if ranks.is_first():
                 (options.out / f"{arm.name}-seed{seed}").mkdir(parents=True, exist_ok=True)
-            result = train_arm(data, options.train, arm, seed, writer, keep)
-            if writer is not None:
+            result = train_arm(data, options.train, arm, seed, writer, keep=keep)
+            if resume and writer is not None:  # the rows on disk may be beyond what was saved
                 _write(options.out / f"{arm.name}-seed{seed}", result)
             results[f"{arm.name}-seed{seed}"] = result
             if options.policy != ALL and name == options.arm().name:
@@ -409,7 +417,7 @@ def _arm(
         assert options.subset is not None and isinstance(data, ImageData)
         chosen, _ = read_chosen(options.subset)
         drawn = alike_at_random(chosen.indices, data.train_labels, seed)
-        return Arm(RANDOM_SUBSET, FixedSubset(tuple(host_ints(drawn))))
+        return Arm(RANDOM_SUBSET, Subset(PerSample(drawn)))
     if name == BUDGET and options.subset is not None:
         policy = options._budget()  # pyright: ignore[reportPrivateUsage]
         assert policy is not None
@@ -443,6 +451,11 @@ def _write(folder: Path, result: ArmResult) -> None:
     files.write_rows(folder / "metrics.jsonl", result.rows)
     if result.histogram is not None:
         files.write_json(folder / "losses.json", result.histogram)
+
+
+def _trained_on(chosen: Coreset) -> Subset:
+    indices, weights = chosen.normalised()
+    return Subset(PerSample(indices), None if weights is None else PerSample(weights))
 
 
 def _writer(

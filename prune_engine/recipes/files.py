@@ -2,8 +2,9 @@
 """The files of a run, all written whole: to a temporary neighbour, then moved into place.
 
 A run folder holds ``config.json``, one ``<arm>-seed<k>/metrics.jsonl`` per training (one line per
-epoch, each with the version of its schema), ``summary.json``, ``table.md`` and the pictures; while
-a run owns it, ``run.lock`` (see ``owner``).
+epoch, each with the version of its schema), beside it what ``compare.OWN_FILES`` names,
+``summary.json``, ``table.md``, ``report.html`` and, where asked for, the pictures; while a run owns
+it, ``run.lock`` (see ``owner``).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import io
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from prune_engine.checkpoint import load_state, save_state
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.ranks import world
 from prune_engine.files import write_bytes
-from prune_engine.policies import BPAS, Policy
+from prune_engine.policies import BPAS, Policy, Subset
 from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.results import SCHEMA
@@ -68,17 +69,19 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Keep:
-    """What a training leaves on disk beside its rows; None: nothing of it.
+    """What a training leaves on disk beside its rows, and who looks on; None: nothing of it.
 
     Args:
         recording: see ``PruneEngine.record``.
         predictions: an ``.npy`` of what the trained model says of each training image.
         checkpoint: written after every epoch; one that is there is continued.
+        watch: what looks at the engine meanwhile.
     """
 
     recording: Path | None = None
     predictions: Path | None = None
     checkpoint: Path | None = None
+    watch: Callable[[PruneEngine], AbstractContextManager[None]] | None = None
 
 
 class Schedule(Protocol):
@@ -157,7 +160,21 @@ def train_arm(
         ValueError: a number of samples that is not a positive multiple of the batch size.
         StateMismatchError: what is to be continued is another training.
     """
-    keep = keep or Keep()
+    with ExitStack() as watching:
+        return _train(data, config, arm, seed, on_row, on_end, keep or Keep(), watching)
+
+
+def _train(
+    data: ImageData | TextData,
+    config: TrainConfig,
+    arm: Arm,
+    seed: int,
+    on_row: Callable[[ArmResult], None] | None,
+    on_end: Callable[[Trainer, PruneEngine], None] | None,
+    keep: Keep,
+    watching: ExitStack,
+) -> ArmResult:
+    """Train, with whoever looks on until the training is over or has failed."""
     budget = arm.samples
     if budget is not None and (budget < 1 or budget % config.batch_size):
         raise ValueError(
@@ -176,6 +193,8 @@ def train_arm(
         # An arm that stops within an epoch leaves planned samples unseen, and knows it.
         coverage="raise" if budget is None else "ignore",
     )
+    if isinstance(arm.policy, Subset):
+        trainer.reduction = "weighted_mean"
     if isinstance(arm.policy, BPAS):
         engine.attach(trainer.monitor())
     fixed = engine.policy.fixed_batch
@@ -193,6 +212,8 @@ def train_arm(
     engine_before, recording_before = engine.engine_seconds, 0.0
     if not result.rows:
         engine_before = 0.0  # the first epoch also pays for the making of the engine
+    if keep.watch is not None:
+        watching.enter_context(keep.watch(engine))
     over = trained == budget or engine.done
     for epoch in range(engine.epoch, engine.epoch if over else config.epochs):
         bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
@@ -314,6 +335,8 @@ def _histogram(engine: PruneEngine, bins: int = 60) -> dict[str, Any] | None:
     scores, weights = engine.scores().double().cpu(), engine.plan.weights.double().cpu()
     seen = torch.isfinite(scores)  # a dropped tail may have left a few without a score
     scores, weights = scores[seen], weights[seen]
+    if not bool((weights > 0).any()):
+        return None  # none of the kept has a score yet, after even first epochs
     shown = scores.clamp(min=1e-6)  # the axis is logarithmic
     low, high = float(shown.min().log10()), float(shown.max().log10())
     edges = torch.logspace(low, max(high, low + 1e-3), bins + 1, dtype=torch.float64)

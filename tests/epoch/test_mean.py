@@ -144,6 +144,14 @@ def test_a_step_in_a_transform_or_mode_leaves_nothing_to_those_that_follow(how):
     assert_bitwise(losses.grad, WEIGHTS[:64] / 64 * 2, "gradient")
 
 
+def test_a_batch_of_a_cpu_is_not_for_a_buffer_of_another_device():
+    batch = torch.ones(4), torch.arange(4), None, True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "resolve", lambda name, kind: "cpu")
+        assert pe.epoch.ScoreBuffer(N, device="meta").observe_mean(*batch) is None
+    assert pe.epoch.ScoreBuffer(N).observe_mean(*batch) == 1, "control"
+
+
 def test_batches_of_changing_size_have_their_own_divisors():
     made = engine()
     for size in (64, 32, 64, 1, 32):

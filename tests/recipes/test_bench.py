@@ -317,6 +317,9 @@ def test_readme_shows_the_stored_run(bench: SimpleNamespace) -> None:
     page = (ROOT / "bench" / "results" / "cpu.md").read_text()
     text = bench.tables.document(bench.compare.load(ROOT / "bench" / "results" / "cpu.json"))
     assert bench.compare.insert(page, text) == page
+    page = (ROOT / "bench" / "results" / "step.md").read_text()
+    text = bench.tables.document(bench.compare.load(ROOT / "bench" / "results" / "step.json"))
+    assert bench.compare.insert(page, text) == page
     page = (ROOT / "bench" / "results" / "logits.md").read_text()
     text = bench.tables.document(bench.compare.load(ROOT / "bench" / "results" / "logits.json"))
     assert bench.compare.insert(page, text, "logits") == page

@@ -195,11 +195,11 @@ def test_a_reader_that_goes_away_loses_no_training(
     tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal("utf-8", lines=1))
-    assert main([*TRAIN, "--threads", "1", "--out", str(tmp_path)]) == 2
+    assert main([*TRAIN, "--threads", "1", "--pictures", "--out", str(tmp_path)]) == 2
     assert "Broken pipe" in capsys.readouterr().err
     rows = [(tmp_path / f"infobatch-seed{k}" / "metrics.jsonl").read_text() for k in (0, 1)]
     assert [text.count("\n") for text in rows] == [2, 2], "both seeds were trained to their end"
-    for name in ("table.md", "summary.json", "pruned.png"):
+    for name in ("table.md", "summary.json", "pruned.png", "report.html"):
         assert (tmp_path / name).is_file()
     assert not (tmp_path / "run.lock").exists()
 

@@ -18,8 +18,8 @@ from prune_engine.recipes.report import page as pages
 DATA = os.environ.get("PE_DATA")  # the folder of the real data sets, where there is one
 QUICK = ["--epochs", "3", "--seeds", "2", "--compare"]
 RUNS = {
-    "fashion": ["--data", "fashion_mnist", "--limit", "6000", *QUICK],
-    "text": ["--data", "tinyshakespeare", "--limit", "600", *QUICK],
+    "fashion": ["--data", "fashion_mnist", "--limit", "3000", *QUICK],
+    "text": ["--data", "tinyshakespeare", "--limit", "300", *QUICK],
     "digits": ["--data", "digits", "--limit", "600", *QUICK],
     "bpas": ["--data", "digits", "--policy", "bpas", "--target-savings", "0.3", *QUICK],
 }
@@ -78,17 +78,22 @@ def check_theme(browser: Page) -> None:
     assert browser.value("document.getElementById('theme').ariaPressed") in ("true", "false")
 
 
+@pytest.mark.filterwarnings("ignore:a sample that weighs")  # the demo's own settings, as they are
 @pytest.mark.full("trains, and starts a browser")
 @pytest.mark.extra("sklearn")
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.extra("transformers")] if name == "text" else [])
+        for name in RUNS
+    ],
+)
 def test_the_page_of_a_real_run(tmp_path: Path, browser: Page, name: str) -> None:
     arguments = ["train", *RUNS[name], "--threads", "1", "--out", str(tmp_path)]
     if name in ("fashion", "text"):
         if DATA is None:
             pytest.skip("PE_DATA names no folder with the real data sets")
         arguments += ["--data-root", DATA]
-    if name == "text":
-        pytest.importorskip("transformers", reason="of the text extra")
     assert main(arguments) == 0
     path = tmp_path / "report.html"
     assert path.stat().st_size <= pages.LIMIT

@@ -19,6 +19,8 @@ HEIGHTS = {
     "cli": 10,
     "recipes": 9,
     "integrations": 8,
+    "terminal_view": 8,
+    "loggers": 8,
     "engine": 7,
     "checkpoint": 7,
     "sharding": 5,

@@ -44,7 +44,7 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         about = Parser().parsestr(opened.read(name).decode())
     asked = about.get_all("Requires-Dist", [])
     plain = {re.split(r"[<>=]", text)[0] for text in asked if "extra ==" not in text}
-    assert plain == {"numpy", "torch"}
+    assert plain == {"jinja2", "numpy", "torch"}
     needed = _wheel.requirements(plain, without=["triton"])
     python = _wheel.environment(tmp_path_factory.mktemp("bare") / "env", needed)
     _wheel.install(wheel, python)
@@ -86,6 +86,8 @@ def test_it_is_for_every_python_and_small(wheel: Path) -> None:
 def test_it_holds_the_package_whole_and_nothing_else(wheel: Path) -> None:
     names = {name for name in members(wheel) if ".dist-info/" not in name}
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "prune_engine").rglob("*.py")}
+    templates = (ROOT / "prune_engine").glob("recipes/report/templates/*")
+    package |= {path.relative_to(ROOT).as_posix() for path in templates}
     made = {"prune_engine/_ops.so", "prune_engine/_build_info.json"}
     typed = {"prune_engine/py.typed", "prune_engine/_host.pyi"}
     assert names == package | made | typed
@@ -189,8 +191,10 @@ def test_with_the_extras_training_works(wheel: Path, tmp_path: Path) -> None:
     python = _wheel.environment(tmp_path / "env", needed)
     _wheel.install(wheel, python)
     arguments = ["train", "--limit", "200", "--epochs", "2", "--batch-size", "16", "--seed", "0"]
+    arguments += ["--pictures"]
     run([python.parent / "prune-engine", *arguments, "--out", tmp_path / "run"], tmp_path)
-    assert (tmp_path / "run" / "pruned.png").is_file()
+    for name in ("pruned.png", "report.html"):
+        assert (tmp_path / "run" / name).is_file()
 
 
 @pytest.mark.slow

@@ -55,7 +55,8 @@ class ActivationMonitor:
     made. Outputs that autograd then kept for the backward pass, and that nothing changed in place,
     are measured together in later passes, by ``take``: one launch for 96 of them. All others are
     measured when they are made. So no activation lives longer than it would, an in-place operation
-    that comes after changes nothing, and gradient checkpointing frees what it frees.
+    that comes after changes nothing, and gradient checkpointing frees what it frees. An output that
+    is changed, or let go, only in a later pass gives its batch nan, with a RuntimeWarning.
 
     Outputs count only between the start and the end of the model's own forward pass in training
     mode, so evaluation and the recomputation of a checkpoint are not seen. B-PAS (ICLR 2026): X(b)
@@ -85,6 +86,7 @@ class ActivationMonitor:
             the monitor that did it. (A notebook's cell that is run again: ``remove()`` it before.)
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Tanh(), nn.ReLU(), nn.Tanh(), nn.ReLU())
         >>> monitor = ActivationMonitor(model)
         >>> _ = model(torch.ones(4, 2))

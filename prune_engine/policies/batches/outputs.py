@@ -30,11 +30,11 @@ class Outputs:
         backend: which kernels.
 
     Example:
-        >>> linear, outputs = nn.Linear(2, 2), Outputs(1, "auto")
+        >>> relu, outputs = nn.ReLU(), Outputs(1, "auto")
         >>> for _ in range(2):
         ...     outputs.begin()
-        ...     output = linear(torch.ones(3, 2))
-        ...     outputs.see(linear, output)
+        ...     output = relu(torch.ones(3, 2, requires_grad=True))
+        ...     outputs.see(relu, output)
         ...     waiting = outputs.waiting
         ...     _ = outputs.take()
         >>> waiting

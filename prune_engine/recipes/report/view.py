@@ -38,7 +38,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 SLOTS = {FULL: 0, FULL_CUT: 1, RANDOM: 2}
 POLICY_SLOT, OTHER_SLOTS = 3, (4, 5, 6, 7)
-MERGED = 4  # codes of a bin: half an octave
+MERGED = 8  # codes of a bin: an octave, for half of one is not half as wide on its axis
 MOST_FRAMES = 100  # of the slider
 PARTS = (
     ("model and data", "loading, forward, backward, optimiser"),
@@ -325,7 +325,7 @@ def _charts(run: files.Run) -> list[Chart]:
     ]
     scored = [line for line in pruning if any(math.isfinite(t) for t in thresholds(line[2]))]
     if scored:
-        said = ("epoch", "score below which samples are dropped")
+        said = ("epoch", "what lies below it may be dropped")
         found.append(
             charts.line_chart("threshold", "Threshold", said, drawn(epochs, thresholds, scored))
         )
@@ -390,7 +390,7 @@ def _costs(run: files.Run) -> list[Cost]:
 
 
 def _frames(recording: Recording, score: str) -> Distribution | None:
-    """Return the distributions of the epochs that pruned, in bins of half an octave."""
+    """Return the distributions of the epochs that pruned, in bins of an octave."""
     found = [(epoch, table) for epoch, table in distributions(recording) if table[0].any()]
     if not any((table[0] != table[1]).any() for _, table in found):
         return None
@@ -398,12 +398,12 @@ def _frames(recording: Recording, score: str) -> Distribution | None:
     total = len(recording.indices)
     frames = [(epoch, 100 * _merged(table) / total) for epoch, table in found[::step]]
     bounds = lower_bounds()[::MERGED].tolist()
-    edges = [bounds[0] / math.sqrt(2), *bounds, bounds[-1] * math.sqrt(2)]
+    edges = [bounds[0] / 2, *bounds, bounds[-1] * 2]
     return _distribution(edges, frames, score)
 
 
 def _merged(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Merge codes into bins: zero and negative scores first, then half octaves."""
+    """Merge codes into bins: zero and negative scores first, then octaves."""
     low = table[:, 1:POSITIVE].sum(1, keepdims=True)
     high: Any = table[:, POSITIVE:]
     pad = -high.shape[1] % MERGED
