@@ -360,8 +360,8 @@ def table(found: dict[str, Any]) -> str:
         Markdown.
     """
     lines = [
-        "| trained by | arm | samples | held-out loss | wall s | cpu s |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| trained by | arm | seeds | samples | held-out loss | wall s | cpu s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     rows: list[Row] = found["rows"]
     for way in dict.fromkeys(row["way"] for row in rows):
@@ -376,9 +376,10 @@ def table(found: dict[str, Any]) -> str:
                 statistics.median(row[name] for row in chosen)
                 for name in ("seconds", "cpu_seconds")
             ]
+            mean = f"{statistics.mean(losses):.4f} \N{PLUS-MINUS SIGN} {spread:.4f}"
             lines.append(
-                f"| {WAYS[way]} | {arm} | {share:.1%} | {statistics.mean(losses):.4f} "
-                f"\N{PLUS-MINUS SIGN} {spread:.4f} | {times[0]:.1f} | {times[1]:.1f} |"
+                f"| {WAYS[way]} | {arm} | {len(chosen)} | {share:.1%} | {mean} "
+                f"| {times[0]:.1f} | {times[1]:.1f} |"
             )
     return "\n".join(lines)
 

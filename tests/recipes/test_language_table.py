@@ -22,5 +22,5 @@ def test_a_table_has_means_and_deviations():
     row |= {"seconds": 2.0, "cpu_seconds": 3.0}
     rows = [{**row, "held_out_loss": loss} for loss in (1.0, 2.0)]
     assert language.table({"rows": rows}).splitlines()[2] == (
-        "| Trainer | full | 80.0% | 1.5000 \N{PLUS-MINUS SIGN} 0.7071 | 2.0 | 3.0 |"
+        "| Trainer | full | 2 | 80.0% | 1.5000 \N{PLUS-MINUS SIGN} 0.7071 | 2.0 | 3.0 |"
     )
