@@ -134,6 +134,25 @@ def test_a_page_that_is_wrong_is_seen(tmp_path: Path, browser: Page) -> None:
 
 @pytest.mark.full("starts a browser")
 @pytest.mark.extra("sklearn")
+def test_a_dark_screen_prints_on_white(tmp_path: Path, browser: Page) -> None:
+    path = pages.write_page([(tmp_path, make(tmp_path))], tmp_path / "report.html")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    found: list[str] = []
+    try:
+        for media in ("screen", "print"):
+            browser.open(path, 1280)
+            browser.call("Emulation.setEmulatedMedia", media=media, features=dark)
+            found.append(browser.value(ground))
+            shown = browser.value("getComputedStyle(document.querySelector('nav')).display")
+            assert (shown == "none") == (media == "print")
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="", features=[])
+    assert found[0] != found[1] == "rgb(255, 255, 255)"
+
+
+@pytest.mark.full("starts a browser")
+@pytest.mark.extra("sklearn")
 def test_a_name_that_is_a_script_does_not_run(tmp_path: Path, browser: Page) -> None:
     names = ["<script>document.title='owned'</script>", *(f"klass {k}" for k in range(9))]
     run = make(tmp_path)
