@@ -60,6 +60,10 @@ def _plan_levels(data: PlanData, epoch: int) -> object:
     return data.state.plan_levels(epoch=epoch, target=data.num_kept, least=22938)
 
 
+def _plan_top(data: PlanData, epoch: int) -> object:
+    return data.state.plan_top(epoch=epoch, k=3 * data.items // 10, cut=32768)
+
+
 def _cells(data: PlanData, _: int) -> object:
     return pe.ops.cells(data.state.records)
 
@@ -84,6 +88,10 @@ def _order_bytes(data: PlanData) -> int:
     return 9 * data.items + 12 * data.num_kept
 
 
+def _top_bytes(data: PlanData) -> int:
+    return 9 * data.items + 12 * data.items // 10
+
+
 def _level_bytes(data: PlanData) -> int:
     return _plan_bytes(data) + _cell_bytes(data)
 
@@ -103,6 +111,7 @@ def _ours() -> list[Alternative]:
         rows += [
             row("pe plan", partial(_plan_kept, False), bytes_moved=_plan_bytes),
             row("pe plan by levels", _plan_levels, bytes_moved=_level_bytes),
+            row("pe plan of OrderDP", _plan_top, bytes_moved=_top_bytes),
             row("pe cells", _cells, bytes_moved=_cell_bytes),
             row("pe plan, whole order", partial(_plan_order, False), bytes_moved=_order_bytes),
         ]

@@ -2,6 +2,7 @@
 """Costs and accuracies of the methods of selection, in pieces that resume.
 
 python bench/coresets.py cost                      # one class of ImageNet's shape
+python bench/coresets.py reference                 # beside apricot and submodlib, if installed
 python bench/coresets.py large --samples 100000    # whole data sets of features
 python bench/coresets.py accuracy --data fashion_mnist --data-root DIR --limit 3000
 python bench/coresets.py table --into bench/results/coresets.md
@@ -13,6 +14,7 @@ what is there.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -26,12 +28,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+# Before the first import of torch: a spinning barrier collapses when a core is taken away.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 from torch import Tensor
 
 import prune_engine as pe
 from prune_engine import coresets
 from prune_engine.coresets.dynamics import DYNAMICS, TrainingDynamics
+from prune_engine.coresets.graphcut import similarities
+from prune_engine.coresets.pairs import Dense, kept
 from prune_engine.recipes import environment
 from prune_engine.recipes.data import ImageData, load
 from prune_engine.recipes.results import T95, spread
@@ -57,6 +64,7 @@ COSTED = (
     "dp",
     "dq",
 )
+WEIGHED = ("craig", "gradmatch")
 PUBLISHED = ("herding", "cal", "forgetting", "glister")
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 TRAIN = {
@@ -153,6 +161,81 @@ def one(arguments: argparse.Namespace) -> None:
     print(json.dumps(one_class(arguments.method, arguments.repeats)))
 
 
+def similar(n: int) -> tuple[dict[str, Tensor], Any]:
+    """Return a class and its matrix of similarities, which the libraries are given for nothing."""
+    generator = torch.Generator().manual_seed(0)
+    given = {
+        "features": features_of(n, 256),
+        "logits": 2 * torch.randn(n, 100, generator=generator),
+        "targets": torch.zeros(n, dtype=torch.int64),
+    }
+    samples = coresets.Samples(torch.arange(n), **given)
+    matrix = kept(similarities(samples, "gradients"))
+    assert isinstance(matrix, Dense)
+    return given, matrix.entries.double().numpy()
+
+
+def apricot_choice(name: str, entries: Any, k: int) -> list[int]:
+    """Choose by apricot's lazy greedy, the second call: the first one compiles."""
+    library = importlib.import_module("apricot")
+    kind = {"graphcut": "GraphCutSelection", "facility_location": "FacilityLocationSelection"}
+    made = getattr(library, kind[name])(k, metric="precomputed", optimizer="lazy")
+    return [int(i) for i in made.fit(entries).ranking]
+
+
+def submodlib_choice(name: str, entries: Any, k: int) -> list[int]:
+    """Choose by submodlib's lazy greedy."""
+    n = len(entries)
+    words = {"n": n, "mode": "dense", "separate_rep": False}
+    if name == "graphcut":
+        module = importlib.import_module("submodlib.functions.graphCut")
+        words = {"n": n, "mode": "dense", "lambdaVal": 1.0, "separate_rep": False}
+        made = module.GraphCutFunction(ggsijs=entries, **words)
+    else:
+        module = importlib.import_module("submodlib.functions.facilityLocation")
+        made = module.FacilityLocationFunction(sijs=entries, **words)
+    found = made.maximize(k, "LazyGreedy", False, False, 1.0, False, False)
+    return [int(i) for i, _ in found]
+
+
+def reference(arguments: argparse.Namespace) -> None:
+    """Time the libraries that have these functions, each given the matrix, beside this one."""
+    torch.set_num_threads(arguments.threads)
+    file, n = RESULTS / "reference.json", CLASS["n"]
+    rows: list[dict[str, Any]] = []
+    given, entries = similar(n)
+    k = CLASS["k"]
+    for name in ("graphcut", "facility_location"):
+        ours = coresets.select(name, k=k, **given).order.tolist()
+        libraries: dict[str, Callable[[], list[int]]] = {
+            "prune_engine": lambda name=name: coresets.select(name, k=k, **given).order.tolist(),
+            "apricot": lambda name=name: apricot_choice(name, entries, k),
+            "submodlib": lambda name=name: submodlib_choice(name, entries, k),
+        }
+        for library, choose in libraries.items():
+            apricot_choice(name, entries, 2)  # compiles
+            began, worked = time.perf_counter(), time.process_time()
+            try:
+                found = choose()
+            except Exception as error:  # a library that cannot is a row as well
+                rows.append({"library": library, "method": name, "error": repr(error)})
+                continue
+            rows.append(
+                {
+                    "library": library,
+                    "method": name,
+                    "n": n,
+                    "k": k,
+                    "seconds": time.perf_counter() - began,
+                    "cpu_seconds": time.process_time() - worked,
+                    "same": len(set(found) & set(ours)) / k,
+                    "load": os.getloadavg()[0],
+                }
+            )
+            _say(str(rows[-1]))
+            _keep(file, rows)
+
+
 def large(arguments: argparse.Namespace) -> None:
     """Measure selections of a whole data set of features."""
     torch.set_num_threads(arguments.threads)
@@ -194,6 +277,8 @@ def fit(
     engine = pe.PruneEngine(
         data.num_samples, policy, num_epochs=config.epochs, seed=seed, coverage="ignore"
     )
+    if isinstance(policy, pe.policies.Subset):  # as the papers' code trains with weights
+        trainer.reduction = "weighted_mean"
     loader = trainer.loader(engine)
     steps = max(2, config.epochs * (data.num_samples // config.batch_size))
     schedule = engine.wrap_scheduler(
@@ -254,6 +339,8 @@ def candidates(found: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
             el2n = pe.scores.el2n(found["logits"], found["targets"])
             given["scores"] = found["recorded"]["forgetting"] if name == "forgetting" else el2n
         rows[name] = (kind(), given)
+        if name in WEIGHED:
+            rows[f"{name} (weights of 1)"] = (kind(), given)
         if name in PUBLISHED:
             rows[f"{name} (published)"] = (coresets.TABLE[name](published=True), given)
     return rows
@@ -290,27 +377,35 @@ def accuracy(arguments: argparse.Namespace) -> None:
             found = evidence(data, config, 1000 + seed)
             if cache:
                 torch.save(found, cache)
-        for fraction in arguments.fractions:
-            k = int(fraction * data.num_samples)
-            for name, (method, given) in candidates(found).items():
-                if (name, fraction) in done:
-                    continue
-                began, high = time.perf_counter(), peak_mib()
-                chosen = coresets.select(
-                    method, k=k, seed=seed, **{"targets": data.train_labels, **given}
-                )
-                seconds, more = time.perf_counter() - began, peak_mib() - high
-                policy = coresets.FixedSubset.of(chosen)
-                tested = fit(data, config, policy, seed, "loss")[2]
-                add(
-                    name,
-                    fraction,
-                    accuracy=tested,
-                    select_seconds=seconds,
-                    peak_mib=more,
-                    evidence_seconds=found["seconds"] if method.needs else 0.0,
-                    trained=len(policy.indices),
-                )
+        jobs = [
+            (fraction, name, *what)
+            for fraction in arguments.fractions
+            for name, what in candidates(found).items()
+        ]
+        jobs.sort(key=lambda job: job[1].startswith("gradmatch"))  # the slowest last
+        for fraction, name, method, given in jobs:
+            if (name, fraction) in done or name.startswith(tuple(arguments.without)):
+                continue
+            began, high = time.perf_counter(), peak_mib()
+            chosen = coresets.select(
+                method,
+                k=int(fraction * data.num_samples),
+                seed=seed,
+                **{"targets": data.train_labels, **given},
+            )
+            seconds, more = time.perf_counter() - began, peak_mib() - high
+            if name.endswith("(weights of 1)"):
+                chosen = replace(chosen, weights=torch.ones_like(chosen.weights))
+            policy = pe.policies.Subset(*chosen.normalised())
+            add(
+                name,
+                fraction,
+                accuracy=fit(data, config, policy, seed, "loss")[2],
+                select_seconds=seconds,
+                peak_mib=more,
+                evidence_seconds=found["seconds"] if method.needs else 0.0,
+                trained=len(chosen.normalised()[0]),
+            )
 
 
 def _cell(values: Sequence[float], digits: int = 2) -> str:
@@ -328,8 +423,8 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
     full = tested.get(("full", 1.0), {})
     lines = [
         "| method | "
-        + " | ".join(f"{100 * f:.0f}% | less random" for f in fractions)
-        + " | n | select s | peak MiB |",
+        + " | ".join(f"{100 * f:.0f}% | less that of random" for f in fractions)
+        + " | n of each | select s | peak MiB |",
         "| --- |" + " ---: | ---: |" * len(fractions) + " ---: | ---: | ---: |",
         f"| full data | {_cell(list(full.values()))} |"
         + " |" * (2 * len(fractions) - 1)
@@ -348,7 +443,10 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
         spent = [row for row in rows if row["method"] == name and "select_seconds" in row]
         seconds = f"{statistics.median(r['select_seconds'] for r in spent):.2f}" if spent else ""
         memory = f"{max(r['peak_mib'] for r in spent):.0f}" if spent else ""
-        lines.append(f"| {name} | {' | '.join(cells)} | {min(counts)} | {seconds} | {memory} |")
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {'/'.join(map(str, counts))} "
+            f"| {seconds} | {memory} |"
+        )
     return "\n".join(lines)
 
 
@@ -379,6 +477,23 @@ def cost_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def reference_table(rows: list[dict[str, Any]]) -> str:
+    """One line per function and library."""
+    lines = [
+        "| function | library | s | processor s | of the same samples |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        if "error" in row:
+            lines.append(f"| {row['method']} | {row['library']} | {row['error']} | | |")
+            continue
+        lines.append(
+            f"| {row['method']} | {row['library']} | {row['seconds']:.2f} "
+            f"| {row['cpu_seconds']:.2f} | {100 * row['same']:.1f}% |"
+        )
+    return "\n".join(lines)
+
+
 def large_table(rows: list[dict[str, Any]]) -> str:
     """One line per selection of a whole data set."""
     lines = [
@@ -400,6 +515,11 @@ def page() -> str:
     parts: list[str] = []
     if rows := _rows(RESULTS / "cost.json"):
         parts.append("## One class of ImageNet's shape\n\n" + cost_table(rows))
+    if rows := _rows(RESULTS / "reference.json"):
+        parts.append(
+            f"## Beside apricot and submodlib\n\nn = {CLASS['n']:,}, k = {CLASS['k']}; they are "
+            "given the matrix of similarities, this package makes it.\n\n" + reference_table(rows)
+        )
     whole = [row for file in sorted(RESULTS.glob("large-*.json")) for row in _rows(file)]
     if whole:
         parts.append("## Whole data sets of features\n\n" + large_table(whole))
@@ -445,6 +565,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     single.add_argument("--threads", type=int, default=cores)
     single.set_defaults(run=one)
 
+    others = commands.add_parser("reference")
+    others.add_argument("--threads", type=int, default=cores)
+    others.set_defaults(run=reference)
+
     whole = commands.add_parser("large")
     whole.add_argument("--samples", type=int, default=IMAGENET)
     whole.add_argument("--width", type=int, default=512)
@@ -462,6 +586,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     tested.add_argument("--limit", type=int)
     tested.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     tested.add_argument("--fractions", type=float, nargs="+", default=list(FRACTIONS))
+    tested.add_argument("--without", nargs="*", default=[], help="methods to leave for later")
     tested.add_argument("--cache", type=Path, help="folder for what the small models gave")
     tested.add_argument("--threads", type=int, default=1)
     tested.set_defaults(run=accuracy)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import prune_engine as pe
 from prune_engine.bands import INT64_MAX, SUM_WORDS, Band, weight_table
-from prune_engine.ops.rule import Rule
+from prune_engine.ops.rule import Rule, TopRule
 from prune_engine.ops.weights import weights_on
 
 IMAGENET_1K = 1_281_167
@@ -118,6 +118,22 @@ class PruneState:
         weight_class, block_offsets = pe.ops.plan_levels(
             self.records, levels.top, levels.cut, seed=0, epoch=epoch
         )
+        kept = pe.ops.compact(weight_class, block_offsets, int(block_offsets[-1]))
+        return weight_class, kept
+
+    def plan_top(self, *, epoch: int, k: int, cut: int) -> tuple[Tensor, Tensor]:
+        """OrderDP's epoch from the records: draws, the edge, classes, kept list.
+
+        Args:
+            epoch: the epoch.
+            k: how many to keep.
+            cut: who draws less is not in the pool.
+
+        Returns:
+            weight_class uint8 [N] and kept int32 [num_kept], ascending.
+        """
+        rule = TopRule(k, cut)
+        weight_class, block_offsets = pe.ops.plan(self.records, rule, seed=0, epoch=epoch)
         kept = pe.ops.compact(weight_class, block_offsets, int(block_offsets[-1]))
         return weight_class, kept
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,30 @@ class Kernel:
             )
         ]
 
+    def way(self, begin: int, end: int | None, via: re.Pattern[str]) -> list[str]:
+        """The least that is executed from an address to another: the shortest way past ``via``.
+
+        Args:
+            begin: of the first instruction.
+            end: of the last one; None: whichever ends the thread.
+            via: instructions that it must pass, in the order of the code, as far as they lie on one
+                way; of two branches that exclude each other, it takes the first.
+        """
+        listed = self.instructions
+        index = {at: k for k, (at, _) in enumerate(listed)}
+        following = [_following(listed, index, k) for k in range(len(listed))]
+        ends = {k for k, (_, text) in enumerate(listed) if re.search(r"\bEXIT\b", text)}
+        stops = [
+            k for k, (at, text) in enumerate(listed)
+            if at > begin and (end is None or at < end) and via.search(text)
+        ]  # fmt: skip
+        here, found = index[begin], [index[begin]]
+        for stop in stops:
+            found += (leg := _shortest(following, here, {stop}))
+            here = leg[-1] if leg else here
+        found += _shortest(following, here, ends if end is None else {index[end]})
+        return [listed[k][1] for k in found]
+
     def groups(self) -> list[list[str]]:
         """What is issued from a 16-byte load up to the first use of one that is in flight.
 
@@ -176,6 +201,33 @@ class Kernel:
         return [f"{self.name} {self.arch}: {fault}" for fault in found]
 
 
+def _following(listed: list[tuple[int, str]], index: dict[int, int], k: int) -> list[int]:
+    """Which instructions may come after one."""
+    _, text = listed[k]
+    found = [index[int(branch[1], 16)]] if (branch := BRANCH.search(text)) else []
+    always = not text.startswith("@") and "!U" not in text and " UP" not in text
+    ends = re.match(r"(?:BRA|EXIT|RET)\b", text) and always
+    return found if ends or k + 1 == len(listed) else [*found, k + 1]
+
+
+def _shortest(following: list[list[int]], here: int, goals: set[int]) -> list[int]:
+    """The shortest way to one of some instructions, without the first; empty: there is none."""
+    came = {here: here}
+    queue = deque([here])
+    while queue:
+        k = queue.popleft()
+        if k in goals and k != here:
+            way = [k]
+            while came[way[-1]] != here:
+                way.append(came[way[-1]])
+            return way[::-1]
+        for after in following[k]:
+            if after not in came:
+                came[after] = k
+                queue.append(after)
+    return []
+
+
 def find_cuobjdump() -> str:
     """Find NVIDIA's disassembler: on PATH, beside nvcc, or in triton's wheel."""
     places = ["cuobjdump"]
@@ -206,10 +258,10 @@ def ptx_architectures(library: Path) -> list[str]:
     return sorted(set(re.findall(r"\.(sm_\w+)\.ptx", _dump("-lptx", str(library)))))
 
 
-def kernels(library: Path) -> list[Kernel]:
-    """Read every kernel of a library or object file, for every architecture."""
+def kernels(library: Path, *archs: str) -> list[Kernel]:
+    """Read every kernel of a library or object file, for some architectures or for all."""
     found: list[Kernel] = []
-    for arch in architectures(library):
+    for arch in archs or architectures(library):
         usage = _dump("-res-usage", "-arch", arch, str(library))
         sass = _dump("-sass", "-arch", arch, str(library))
         code = dict(re.findall(r"Function : (\S+)\n(.*?)(?=Function :|\Z)", sass, re.DOTALL))

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+import floors
+
 from gpu import predictions
 
 Row = dict[str, Any]
 Cell = Callable[[Row, float | None], str]
 BRIEF, ROOM, MOST_FAULTS, LINE = 11_500, 60, 12, 250  # of what a terminal is shown
 SPREAD = ("p20", "p80")  # left out there
+OTHERS = ("triton", "reference")  # whose tables are of other kernels than the library's
 COPY = "copy"  # the row whose rate is the ceiling of all others
 
 
@@ -53,6 +56,24 @@ def _floor(row: Row, copy: float | None) -> str:
     return number(found.floor) if found else ""
 
 
+def _bound(row: Row) -> floors.Bound | None:
+    """The model of a row, which is of the CUDA kernels."""
+    other = row.get("table", "").partition(" ")[0] in OTHERS
+    return None if other else floors.bound(row["name"], row.get("bytes", 0))
+
+
+def _moved(row: Row, copy: float | None) -> str:
+    found = _bound(row)
+    return number(found.memory * floors.H200.copy / (copy or floors.H200.copy)) if found else ""
+
+
+def _issue(row: Row, copy: float | None) -> str:
+    if found := _bound(row):
+        return number(found.issue)
+    predicted = _predicted(row)
+    return number(predicted.issue) if predicted else ""
+
+
 def _share(row: Row, copy: float | None) -> str:
     if not (row.get("bytes") and row.get("p50_us") and copy):
         return ""
@@ -76,6 +97,8 @@ def _value(name: str) -> Cell:
 TIMES: dict[str, Cell] = {
     "predicted us": _prediction,
     "floor": _floor,
+    "moved": _moved,
+    "issue": _issue,
     "p50": _value("p50_us"),
     "p20": _value("p20_us"),
     "p80": _value("p80_us"),
@@ -138,7 +161,10 @@ def markdown(documents: Sequence[dict[str, Any]]) -> str:
     copy = copy_rate(documents)
     lines = [_heading(document) for document in documents]
     if copy:
-        lines.append(f"Ceiling: a copy at {copy / 1e6:.2f} TB/s; floors are bytes over that.")
+        lines.append(
+            f"Ceiling: a copy at {copy / 1e6:.2f} TB/s; floors are bytes over that, moved what is "
+            "read again as well; issue: to begin the instructions that the machine code has."
+        )
     rows = [row for document in documents for row in document["rows"]]
     order = {key(row)[:3]: place for place, row in reversed(list(enumerate(rows)))}
     rows.sort(key=lambda row: order[key(row)[:3]])

@@ -83,11 +83,14 @@ EdgeRanks guess_ranks(const Contest& contest) {
 PE_CLONES int32_t rank_block(int32_t size, uint32_t cut, BlockScratch* scratch) {
   uint32_t* rank = scratch->fate;
   const uint32_t* key = scratch->key;
-  int32_t pool = 0;
-  for (int32_t i = 0; i < size; ++i) rank[i] = key[i] == kNoKey ? kUnseenFirst : key[i];
-  for (int32_t i = 0; i < size; ++i) rank[i] = scratch->draw[i] < cut ? 0 : rank[i];
-  for (int32_t i = 0; i < size; ++i) pool += rank[i] != 0 ? 1 : 0;
-  return pool;
+  uint32_t pool = 0;
+  for (int32_t i = 0; i < size; ++i) {
+    const uint32_t known = key[i] == kNoKey ? kUnseenFirst : key[i];
+    const uint32_t mine = scratch->draw[i] < cut ? 0 : known;
+    rank[i] = mine;
+    pool += mine != 0 ? 1 : 0;
+  }
+  return static_cast<int32_t>(pool);
 }
 
 // Writes the classes of those above; returns how many they are.
@@ -179,10 +182,11 @@ void settle(const Contest& contest, int64_t wanted, std::vector<Listed>* listed)
   std::nth_element(begin, begin + (wanted - 1), end,
                    [](const Listed& a, const Listed& b) { return a.rank > b.rank; });
   const uint32_t edge = (begin + (wanted - 1))->rank;
+  const auto at_edge = [edge](const Listed& each) { return each.rank == edge; };
+  if (std::none_of(begin + wanted, end, at_edge)) return;  // nobody ties with who stays
   const auto higher =
       std::partition(begin, end, [edge](const Listed& each) { return each.rank > edge; });
-  const auto equal =
-      std::partition(higher, end, [edge](const Listed& each) { return each.rank == edge; });
+  const auto equal = std::partition(higher, end, at_edge);
   settle_ties(contest, higher, equal, wanted - (higher - begin));
 }
 

@@ -59,6 +59,7 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t launch_cells(const int64_t* records, int64_t num_samples, int64_t* counts,
                          cudaStream_t stream) {
+  const MayLoad load;
   const cudaError_t zeroed = cudaMemsetAsync(counts, 0, kCells * sizeof(int64_t), stream);
   if (zeroed != cudaSuccess || num_samples == 0) return zeroed;
   const bool vector = aligned(records, sizeof(uint4));

@@ -19,13 +19,27 @@ struct RowWriter {
   int64_t target;  // the class that row.own is taken from, -1: none
   bool nothing;    // an ignored row
 
-  template <typename Logit>
-  __device__ __forceinline__ void write(int64_t c, Logit logit, Logit* to) const {
-    const Real weight = weights ? static_cast<Real>(weights[c]) : static_cast<Real>(1);
-    Real made = exp_of(static_cast<Real>(widen(logit)) - row.largest) * row.scale;
-    made -= row.shift * weight;
-    if (c == target) made -= row.own;
-    narrow(nothing ? static_cast<Real>(0) : made, to);
+  // n neighbours from class c on: without a branch for each, as one of many rows has the target.
+  template <int n, typename Logit>
+  __device__ __forceinline__ void write(int64_t c, const Logit (&logit)[n], Logit (&to)[n]) const {
+    Real made[n];
+#pragma unroll
+    for (int k = 0; k < n; ++k) {
+      made[k] = exp_below(row.largest - static_cast<Real>(widen(logit[k]))) * row.scale;
+    }
+    if (weights != nullptr) {
+#pragma unroll
+      for (int k = 0; k < n; ++k) made[k] -= row.shift * static_cast<Real>(weights[c + k]);
+    } else {
+#pragma unroll
+      for (int k = 0; k < n; ++k) made[k] -= row.shift;
+    }
+    if (target >= c && target < c + n) {
+#pragma unroll
+      for (int k = 0; k < n; ++k) made[k] -= c + k == target ? row.own : static_cast<Real>(0);
+    }
+#pragma unroll
+    for (int k = 0; k < n; ++k) narrow(nothing ? static_cast<Real>(0) : made[k], &to[k]);
   }
 };
 
@@ -43,6 +57,15 @@ __device__ __forceinline__ RowWriter<typename Accumulator<Logit>::Type> row_writ
   const Smoothing<Real> smoothing = {static_cast<Real>(labels.smoothing), labels.num_classes};
   return {labels.class_weight, row_gradient(stats, upstream, weight, smoothing), inside ? y : -1,
           y == labels.ignore_index};
+}
+
+template <typename Real, typename Logit>
+__device__ __forceinline__ void write_one(const RowWriter<Real>& row, int64_t begin, int64_t c,
+                                          const Logit* from, Logit* to) {
+  const Logit logit[1] = {from[c]};
+  Logit made[1];
+  row.write(begin + c, logit, made);
+  to[c] = made[0];
 }
 
 // Grid: one block per piece of a row.
@@ -65,18 +88,17 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_grad_kernel(GradientBa
     const int64_t vectors = (size - head) / kCount;
     // A few logits at both ends, unless the whole row is such an end.
 #pragma unroll 1
-    for (int64_t c = thread; c < head; c += kThreads) row.write(begin + c, from[c], to + c);
+    for (int64_t c = thread; c < head; c += kThreads) write_one(row, begin, c, from, to);
     for (int64_t v = thread; v < vectors; v += kThreads) {
       const int64_t c = head + v * kCount;
       const Vector<Logit> read = load_vector(from + c);
       Vector<Logit> made;
-#pragma unroll
-      for (int k = 0; k < kCount; ++k) row.write(begin + c + k, read.at[k], made.at + k);
+      row.write(begin + c, read.at, made.at);
       store_vector(made, to + c);
     }
 #pragma unroll 1
     for (int64_t c = head + vectors * kCount + thread; c < size; c += kThreads) {
-      row.write(begin + c, from[c], to + c);
+      write_one(row, begin, c, from, to);
     }
   }
 }

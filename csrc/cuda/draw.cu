@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(kThreads)
 
 cudaError_t launch_draw(const int64_t* indices, int64_t count, int64_t seed, int64_t epoch,
                         int64_t stream_number, int64_t* result, cudaStream_t stream) {
+  const MayLoad load;
   if (count == 0) return cudaSuccess;
   const unsigned grid = grid_of(count, kThreads, kMaxGrid);
   draw_kernel<<<grid, kThreads, 0, stream>>>(indices, count, static_cast<uint64_t>(seed),

@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(kPlanThreads, 4)
 }  // namespace
 
 cudaError_t launch_plan_levels(const LevelPlanArgs& args, cudaStream_t stream) {
+  const MayLoad load;
   const int64_t blocks = num_blocks(args.num_samples, kPlanBlock);
   if (blocks > 0) {
     plan_levels_kernel<<<static_cast<unsigned>(blocks), kPlanThreads, 0, stream>>>(

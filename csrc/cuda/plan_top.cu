@@ -81,6 +81,7 @@ cudaError_t rank_pool(const PlanTopArgs& args, SelectArgs select, cudaStream_t s
 
 cudaError_t launch_plan_top(const PlanTopArgs& args, const SelectArgs& select,
                             cudaStream_t stream) {
+  const MayLoad load;
   const int64_t blocks = num_blocks(args.num_samples, kPlanBlock);
   if (blocks == 0) return launch_offsets(args.block_offsets, 1, blocks, stream);  // Edge case 1
   cudaError_t error = args.k == 0 ? cudaSuccess : rank_pool(args, select, stream);

@@ -86,6 +86,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 cudaError_t launch_solve_levels(const int64_t* counts, int64_t target, int64_t least,
                                 const LevelTables& levels, cudaStream_t stream) {
+  const MayLoad load;
   solve_levels_kernel<<<1, kThreads, 0, stream>>>(counts, target, least, levels.top, levels.cut,
                                                   levels.weight_table, levels.solution);
   return cudaGetLastError();

@@ -12,7 +12,6 @@ from prune_engine.coresets.dynamics import DynamicsMemory, TrainingDynamics
 from prune_engine.coresets.el2n import EL2N
 from prune_engine.coresets.embedding import Embedding, embed
 from prune_engine.coresets.facility_location import FacilityLocation
-from prune_engine.coresets.fixed_subset import FixedSubset
 from prune_engine.coresets.forgetting import Forgetting
 from prune_engine.coresets.glister import Glister
 from prune_engine.coresets.gradmatch import GradMatch
@@ -41,7 +40,6 @@ __all__ = [
     "Embedding",
     "Entropy",
     "FacilityLocation",
-    "FixedSubset",
     "Forgetting",
     "Glister",
     "GraNd",

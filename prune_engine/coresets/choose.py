@@ -34,6 +34,7 @@ from prune_engine.coresets.quotas import quotas
 from prune_engine.coresets.random import Random
 from prune_engine.coresets.stratified import Stratified
 from prune_engine.coresets.uncertainty import Entropy, LeastConfidence, Margin
+from prune_engine.losses.reduce import wide_dtype
 from prune_engine.losses.scores import check_classes
 from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import plain
@@ -216,6 +217,8 @@ def _check_rows(given: dict[str, Tensor]) -> None:
             )
         if name != "targets":
             _check_finite(name, value)
+        if name == "features":
+            _check_squares(value)
 
 
 def _check_finite(name: str, values: Tensor) -> None:
@@ -232,6 +235,19 @@ def _check_finite(name: str, values: Tensor) -> None:
             wrong = found[torch.isnan(found) | torch.isinf(found)][0]
             what = "not be nan" if name == "scores" else "be finite"
             raise ValueError(f"{name} must {what}, got {float(wrong)} at sample {row}")
+
+
+def _check_squares(features: Tensor) -> None:
+    """Refuse features whose inner products overflow: what compares them would compare inf."""
+    most = (torch.finfo(wide_dtype(features.dtype)).max / features.shape[1]) ** 0.5 / 4
+    for start in range(0, len(features), ROWS):
+        sizes = features[start : start + ROWS].abs().amax(dim=1)
+        if bool((sizes > most).any()):
+            row = int((sizes > most).to(torch.uint8).argmax())
+            raise ValueError(
+                f"features must be at most {most:.3g} for their squares to be finite, got "
+                f"{float(sizes[row]):.3g} at sample {start + row}"
+            )
 
 
 def _check_targets(targets: Tensor, classes: int | None) -> None:

@@ -53,22 +53,21 @@ class GradMatch(Method):
         taken, weights = torch.zeros_like(ones), torch.zeros_like(ones)
         whole = source.entries.double() if isinstance(source, Dense) else None
         fit = _Fit(k, self.lam, ones.device)
-        order: list[int] = []
-        for _ in range(k):
+        order = torch.empty(k, dtype=torch.int64, device=ones.device)
+        for step in range(k):
             if whole is not None:
                 match = target - whole @ weights
             else:
                 match = products.along(products.total(1 - weights))
-            best = int((match + taken).argmax())
-            taken[best] = -torch.inf
-            order.append(best)
-            chosen = torch.tensor(order, device=ones.device)
-            column = source.block(chosen, chosen[-1:])[:, 0].double()
+            best = (match + taken).argmax()
+            taken.index_fill_(0, best[None], -torch.inf)
+            order[step] = best
+            chosen = order[: step + 1]
+            column = source.block(chosen, best[None])[:, 0].double()
             weights = torch.zeros_like(ones)
             weights[chosen] = fit.add(column, target[best])
             samples.report(1)
-        chosen = torch.tensor(order, device=ones.device)
-        return Pick(chosen, weights[chosen].to(torch.float32))
+        return Pick(order, weights[order].to(torch.float32))
 
 
 class _Fit:

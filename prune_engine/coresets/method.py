@@ -46,6 +46,28 @@ class Coreset:
         """Return k."""
         return len(self.indices)
 
+    def normalised(self) -> tuple[Tensor, Tensor | None]:
+        """Return what ``pe.policies.Subset`` takes: weights of mean 1: a step keeps its size.
+
+        Returns:
+            The indices whose weight is above 0, and their weights; None where all are alike.
+
+        Raises:
+            ValueError: all weights are 0.
+
+        Example:
+            >>> made = Coreset(torch.tensor([1, 4]), torch.tensor([3.0, 1.0]), torch.tensor([1, 4]))
+            >>> made.normalised()[1].tolist()
+            [1.5, 0.5]
+        """
+        above = self.weights > 0
+        if len(self) and not bool(above.any()):
+            raise ValueError("weights must not all be 0")
+        indices, weights = self.indices[above], self.weights[above].double()
+        if bool((weights == weights[:1]).all()):
+            return indices, None
+        return indices, (weights / weights.mean()).float()
+
 
 class Pick(NamedTuple):
     """What a method chose of the samples that it was given: positions, first things first.

@@ -47,6 +47,8 @@ class Dense:
 
     def block(self, rows: Tensor | slice, columns: Tensor | slice) -> Tensor:
         """Return the entries of some rows and columns."""
+        if isinstance(rows, Tensor) and isinstance(columns, Tensor):
+            return self.entries[rows[:, None], columns]  # and not whole rows first
         return self.entries[rows][:, columns]
 
     def take(self, positions: Tensor) -> Dense:

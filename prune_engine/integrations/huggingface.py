@@ -203,6 +203,15 @@ class PruneMixin:
     Raises:
         TypeError: ``prune`` is no policy.
         ValueError: the Trainer is to do what pruning cannot serve; the message says what instead.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+        >>> class T(PruneMixin, Trainer): ...
+        >>> small = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=4, n_layer=1, n_head=1))
+        >>> rows = [{"input_ids": [1, 2], "labels": [1, 2]}] * 8
+        >>> args = TrainingArguments("run", num_train_epochs=2, use_cpu=True, report_to=[])
+        >>> T(small, args, train_dataset=rows, prune=pe.KeepAll()).engine.num_epochs
+        2
     """
 
     def __init__(
@@ -277,10 +286,13 @@ class PruneMixin:
             What the Trainer returns.
 
         Raises:
+            ValueError: it is a trial of a search, or the Trainer was changed to what is refused.
             FileNotFoundError: the checkpoint has no state of an engine.
             StateMismatchError: it is of another run.
         """
         _refuse(self)
+        if kwargs.get("trial") is not None or (args and args[0] is not None):
+            raise ValueError("trial must be None: search with a Trainer for each trial")
         self._engine = None
         if resume_from_checkpoint:
             folder = resume_from_checkpoint

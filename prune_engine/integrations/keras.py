@@ -70,6 +70,12 @@ def loader(
 
     Raises:
         TypeError: an option decides the order.
+
+    Example:
+        >>> data = torch.utils.data.TensorDataset(torch.arange(4.0), torch.arange(4))
+        >>> inputs, y = next(iter(loader(pe.PruneEngine(4, pe.KeepAll()), data, 4)))
+        >>> sorted(inputs), torch.equal(inputs["sample_index"], y)
+        (['inputs', 'sample_index'], True)
     """
     for name in ("sampler", "batch_sampler", "shuffle"):
         if options.get(name) is not None:
@@ -85,6 +91,11 @@ class PruneMixin:
 
     ``fit`` of this module trains it; its own ``evaluate`` and ``predict`` are Keras's. The loss is
     the compiled one, per sample, plus the model's own (regularisation).
+
+    Example:
+        >>> class M(PruneMixin, _keras.Sequential): ...
+        >>> M([_keras.layers.Dense(3)]).prune_engine is None  # outside of fit
+        True
     """
 
     prune_engine: pe.PruneEngine | None = None
@@ -226,6 +237,15 @@ def fit(
     Raises:
         TypeError: the model lacks the mixin.
         ValueError: it was compiled for what pruning cannot serve; the message says what instead.
+
+    Example:
+        >>> class M(PruneMixin, _keras.Sequential): ...
+        >>> model = M([_keras.layers.Dense(3)])
+        >>> model.compile("sgd", _keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> data = torch.utils.data.TensorDataset(torch.randn(20, 5), torch.arange(20) % 3)
+        >>> engine = pe.PruneEngine(data, pe.KeepAll(), num_epochs=2)
+        >>> fit(model, engine, data, batch_size=8, verbose=0).history["prune/served"]
+        [16.0, 16.0]
     """
     if not isinstance(model, PruneMixin):
         raise TypeError(

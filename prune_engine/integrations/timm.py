@@ -172,6 +172,19 @@ def wrap(
     Raises:
         TypeError: the data set has no transform to set.
         ValueError: an option cannot be served; the message says what instead.
+
+    Example:
+        >>> from PIL import Image
+        >>> from timm.data import create_loader
+        >>> class Grey(torch.utils.data.Dataset):
+        ...     transform = None
+        ...     def __len__(self): return 6
+        ...     def __getitem__(self, index): return self.transform(Image.new("RGB", (9, 9))), index
+        >>> engine = pe.PruneEngine(6, pe.KeepAll(), num_epochs=1)
+        >>> sizes = {"input_size": (3, 8, 8), "batch_size": 2, "num_workers": 0}
+        >>> loader, tap = wrap(create_loader, Grey(), engine, device=torch.device("cpu"), **sizes)
+        >>> [torch.equal(tap.take(target), target) for _, target in loader]
+        [True, True, True]
     """
     if not hasattr(dataset, "transform"):
         raise TypeError(

@@ -78,6 +78,14 @@ class PromptSampler:
     Raises:
         TypeError: ``data_source`` has no length.
         ValueError: a number is out of range.
+
+    Example:
+        >>> sampler = PromptSampler(range(6), {"train_batch_size": 3}, num_epochs=2)
+        >>> batch = list(sampler)[:3]
+        >>> sampler.score = lambda prompts: (prompts, [0.0] * len(prompts))
+        >>> sampler.update(batch)
+        >>> sampler.state_dict()["cursor"], len(sampler)
+        (3, 3)
     """
 
     def __init__(  # pyright: ignore[reportMissingSuperCall]

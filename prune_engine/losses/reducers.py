@@ -15,13 +15,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from prune_engine import ops
+from prune_engine.bands import check_fraction, decimal_fraction
 from prune_engine.lasting import saveable
 from prune_engine.losses.reduce import wide_dtype
 from prune_engine.losses.scores import check_classes
 from prune_engine.plain import plain, store_plain
 
 Average = Literal["samples", "elements"]
-__all__ = ["BatchScalar", "MixedPairs", "Pixels", "Reduced", "Reducer", "Tokens", "mix_targets"]
+__all__ = [
+    "BatchScalar",
+    "MixedPairs",
+    "Pixels",
+    "Reduced",
+    "Reducer",
+    "Tokens",
+    "TopTokens",
+    "mix_targets",
+]
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,65 @@ class Tokens(Reducer):
     def reduce(self, losses: Tensor, size: int, last: Callable[[], Tensor]) -> Reduced:
         """Return sums or means over each sequence's tokens; see the class."""
         return _averaged(losses, self.mask, (), self.average, size)
+
+
+@dataclass(frozen=True)
+class TopTokens(Reducer):
+    """The batch's tokens with the largest losses, or the largest excess over a reference's.
+
+    Selective language modelling of Rho-1 (Lin et al., NeurIPS 2024, arXiv 2404.07965): a token's
+    excess is its loss less that of a reference model, and the share ``keep`` of the batch's tokens
+    with the largest excess is trained: ``sum over the kept of w_i l_it / number kept``. Without a
+    reference the largest losses are, which trains on noise. The edge is exact and found on the
+    device (``ops.select``); of tokens that tie with it all are kept. The score is the mean over the
+    sequence's own tokens, kept or not, as ``Tokens`` has it. Every token is passed forward: what is
+    saved is none of that.
+
+    Args:
+        keep: in (0, 1], the share of the tokens that count.
+        reference: [B, T] floating, the reference's losses of these tokens, such as
+            ``ReferenceLosses.of(indices)``; None: 0.
+        mask: bool [B, T], True where a token counts; None: all.
+
+    Raises:
+        TypeError: an argument is of the wrong kind.
+        ValueError: keep is out of range, or in ``observe`` a shape does not fit.
+
+    Example:
+        >>> losses, known = torch.tensor([[1.0, 4.0], [3.0, 2.0]]), torch.tensor([[0.0, 4.0]] * 2)
+        >>> reduced = TopTokens(0.5, reference=known).reduce(losses, 2, list)
+        >>> reduced.losses.tolist(), reduced.score.tolist(), reduced.denom.item()
+        ([1.0, 3.0], [2.5, 2.5], 2)
+    """
+
+    keep: float = 0.6
+    reference: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        store_plain(self, "keep")
+        check_fraction("keep", self.keep, zero=False, one=True)
+        if self.reference is not None and not isinstance(self.reference, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"reference must be a tensor, got {type(self.reference).__name__}")
+
+    def reduce(self, losses: Tensor, size: int, last: Callable[[], Tensor]) -> Reduced:
+        """Return the sums over each sequence's kept tokens; see the class."""
+        everything = _averaged(losses, self.mask, (), "elements", size)
+        values, known = losses.detach().to(torch.float32), self.reference
+        if known is not None:
+            if known.shape != losses.shape:
+                raise ValueError(
+                    f"reference must be {tuple(losses.shape)}, got {tuple(known.shape)}"
+                )
+            values = values - known.to(values.device, torch.float32)
+        counts = torch.ones_like(values, dtype=torch.bool) if self.mask is None else self.mask
+        excess = torch.where(counts, values, torch.nan)
+        share = 1 - decimal_fraction(self.keep)
+        edge = ops.select(excess.flatten(), [0], [share.numerator], share.denominator)
+        # A loss that is not a number must be seen, and not be left out as small.
+        kept = (excess >= edge) | (counts & ~values.isfinite())
+        chosen = _averaged(losses, kept, (), "elements", size)
+        return Reduced(chosen.losses, everything.score, chosen.denom)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from prune_engine.ops.order import order
 from prune_engine.ops.pick import pick
 from prune_engine.ops.plan import plan
 from prune_engine.ops.plan_levels import plan_levels
+from prune_engine.ops.plan_top import plan_top
 from prune_engine.ops.relu_moments import relu_moments
 from prune_engine.ops.select import kth, percentiles, select
 from prune_engine.ops.shuffle import shuffle, unshuffle
@@ -44,6 +45,7 @@ __all__ = [
     "pick",
     "plan",
     "plan_levels",
+    "plan_top",
     "relu_moments",
     "select",
     "shuffle",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prune_engine import backends
 from prune_engine.ops.checks import check_count, check_first, check_seed_epoch, check_vector
+from prune_engine.ops.plan_top import plan_top
 from prune_engine.ops.rule import Rule, TopRule
 
 
@@ -53,12 +54,16 @@ def plan(
         >>> classes.tolist(), offsets.tolist()
         ([1, 1, 1], [0, 3])
     """
+    if isinstance(rule, TopRule):
+        check_first(first, fixed=True)
+        return plan_top(
+            records, rule.k, cut=rule.cut, seed=seed, epoch=epoch, out=out, backend=backend
+        )
     check_vector("records", records, (torch.int64,))
     check_count("records", records.shape[0])
-    if isinstance(rule, Rule):
-        check_vector("rule.thresholds", rule.thresholds, (torch.float32,), device=records.device)
+    check_vector("rule.thresholds", rule.thresholds, (torch.float32,), device=records.device)
     seed, epoch = check_seed_epoch(seed, epoch)
-    first = check_first(first, fixed=isinstance(rule, TopRule) or rule.fixed)
+    first = check_first(first, fixed=rule.fixed)
     weight_class = (
         torch.empty(records.shape, dtype=torch.uint8, device=records.device) if out is None else out
     )
@@ -70,22 +75,18 @@ def plan(
         device=records.device,
         changed=out is not None,
     )
-    kernels, records = backends.kernels_for(backend, records), records.contiguous()
-    if isinstance(rule, TopRule):
-        block_offsets = kernels.plan_top(records, rule.k, rule.cut, seed, epoch, weight_class)
-    else:
-        block_offsets = kernels.plan(
-            records,
-            rule.thresholds.contiguous(),
-            [band.cut for band in rule.bands],
-            [band.weight_class for band in rule.bands],
-            [band.keep_num for band in rule.bands],
-            rule.bands[0].keep_den if rule.fixed else 0,
-            rule.unseen_band,
-            seed,
-            epoch,
-            weight_class,
-            first,
-        )
+    block_offsets = backends.kernels_for(backend, records).plan(
+        records.contiguous(),
+        rule.thresholds.contiguous(),
+        [band.cut for band in rule.bands],
+        [band.weight_class for band in rule.bands],
+        [band.keep_num for band in rule.bands],
+        rule.bands[0].keep_den if rule.fixed else 0,
+        rule.unseen_band,
+        seed,
+        epoch,
+        weight_class,
+        first,
+    )
     torch.autograd.graph.increment_version(weight_class)
     return weight_class, block_offsets

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of policies: one row each. A new one is a file, a row, and inherits its tests."""
 
-from prune_engine.bands import NUM_CLASSES, Band, decimal_fraction, weight_table
+from prune_engine.bands import NUM_CLASSES, Band, check_fraction, decimal_fraction, weight_table
 from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.policy import (
     Extras,
@@ -51,7 +51,6 @@ TABLE: dict[str, type[Policy]] = {
     "kakurenbo": KAKURENBO,
     "ies": IES,
     "progressive_dropout": ProgressiveDropout,
-    "align_prune": AlignPrune,
     "full": KeepAll,
     "bpas": BPAS,
     "random_batches": RandomBatches,
@@ -99,6 +98,7 @@ __all__ = [
     "TopRule",
     "ZeroVariance",
     "annealing",
+    "check_fraction",
     "decimal_fraction",
     "drop_drawn",
     "select_fixed",

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from prune_engine.bands import check_fraction, decimal_fraction
-from prune_engine.coresets import FixedSubset
+from prune_engine.coresets import Coreset
 from prune_engine.engine import PruneEngine
+from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.ranks import world
 from prune_engine.epoch.state import check_seed
-from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import store_plain
-from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset
+from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset, Subset
 from prune_engine.recipes import environment, files, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
@@ -166,7 +166,7 @@ class RunOptions:
         """The policy under test, as an arm."""
         if self.subset is not None:
             chosen, seconds = read_chosen(self.subset)
-            return Arm(SUBSET, FixedSubset.of(chosen), overhead=seconds)
+            return Arm(SUBSET, _trained_on(chosen), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
         if is_spec(self.policy):
@@ -417,7 +417,7 @@ def _arm(
         assert options.subset is not None and isinstance(data, ImageData)
         chosen, _ = read_chosen(options.subset)
         drawn = alike_at_random(chosen.indices, data.train_labels, seed)
-        return Arm(RANDOM_SUBSET, FixedSubset(tuple(host_ints(drawn))))
+        return Arm(RANDOM_SUBSET, Subset(PerSample(drawn)))
     if name == BUDGET and options.subset is not None:
         policy = options._budget()  # pyright: ignore[reportPrivateUsage]
         assert policy is not None
@@ -451,6 +451,11 @@ def _write(folder: Path, result: ArmResult) -> None:
     files.write_rows(folder / "metrics.jsonl", result.rows)
     if result.histogram is not None:
         files.write_json(folder / "losses.json", result.histogram)
+
+
+def _trained_on(chosen: Coreset) -> Subset:
+    indices, weights = chosen.normalised()
+    return Subset(PerSample(indices), None if weights is None else PerSample(weights))
 
 
 def _writer(

@@ -351,7 +351,7 @@ def _trainer(
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the rows as a table of means over the seeds, with their standard deviations.
+    """Return the rows as a table: means over the seeds with standard deviations, median times.
 
     Args:
         found: what ``run`` returned.
@@ -372,12 +372,13 @@ def table(found: dict[str, Any]) -> str:
             share = statistics.mean(row["samples"] / row["nominal"] for row in chosen)
             losses = [row["held_out_loss"] for row in chosen]
             spread = statistics.stdev(losses) if len(losses) > 1 else 0.0
-            means = [
-                statistics.mean(row[name] for row in chosen) for name in ("seconds", "cpu_seconds")
+            times = [
+                statistics.median(row[name] for row in chosen)
+                for name in ("seconds", "cpu_seconds")
             ]
             lines.append(
                 f"| {WAYS[way]} | {arm} | {share:.1%} | {statistics.mean(losses):.4f} "
-                f"\N{PLUS-MINUS SIGN} {spread:.4f} | {means[0]:.1f} | {means[1]:.1f} |"
+                f"\N{PLUS-MINUS SIGN} {spread:.4f} | {times[0]:.1f} | {times[1]:.1f} |"
             )
     return "\n".join(lines)
 

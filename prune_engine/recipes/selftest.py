@@ -19,7 +19,7 @@ from prune_engine.bands import (
     Band,
     weight_table,
 )
-from prune_engine.ops.rule import Rule, TopRule
+from prune_engine.ops.rule import Rule
 from prune_engine.ops.weights import weights_on
 
 NUM_SAMPLES = 5_000  # more than one block of a plan, and little enough for two seconds
@@ -239,8 +239,8 @@ def _draw(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor
 
 def _plan_top(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
     for k in (NUM_SAMPLES // 3, NUM_SAMPLES):  # ties among those never seen, and all of the pool
-        rule = TopRule(k, cut=20000)
-        yield from operators.plan(_records().to(device), rule, seed=SEED, epoch=1, backend=backend)
+        key = {"cut": 20000, "seed": SEED, "epoch": 1, "backend": backend}
+        yield from operators.plan_top(_records().to(device), k, **key)
 
 
 def _audit(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:

@@ -21,7 +21,7 @@ from prune_engine.checkpoint import load_state, save_state
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.ranks import world
 from prune_engine.files import write_bytes
-from prune_engine.policies import BPAS, Policy
+from prune_engine.policies import BPAS, Policy, Subset
 from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.results import SCHEMA
@@ -193,6 +193,8 @@ def _train(
         # An arm that stops within an epoch leaves planned samples unseen, and knows it.
         coverage="raise" if budget is None else "ignore",
     )
+    if isinstance(arm.policy, Subset):
+        trainer.reduction = "weighted_mean"
     if isinstance(arm.policy, BPAS):
         engine.attach(trainer.monitor())
     fixed = engine.policy.fixed_batch
@@ -333,6 +335,8 @@ def _histogram(engine: PruneEngine, bins: int = 60) -> dict[str, Any] | None:
     scores, weights = engine.scores().double().cpu(), engine.plan.weights.double().cpu()
     seen = torch.isfinite(scores)  # a dropped tail may have left a few without a score
     scores, weights = scores[seen], weights[seen]
+    if not bool((weights > 0).any()):
+        return None  # none of the kept has a score yet, after even first epochs
     shown = scores.clamp(min=1e-6)  # the axis is logarithmic
     low, high = float(shown.min().log10()), float(shown.max().log10())
     edges = torch.logspace(low, max(high, low + 1e-3), bins + 1, dtype=torch.float64)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from prune_engine.data.device_loader import Batch, DeviceLoader
-from prune_engine.engine import PruneEngine, ScoreName
+from prune_engine.engine import PruneEngine, Reduction, ScoreName
 from prune_engine.epoch.ranks import world
 from prune_engine.losses.reduce import cross_entropy
 from prune_engine.losses.scores import SCORES
@@ -103,6 +103,9 @@ class Trainer(ABC):
     """
 
     METRIC = ""  # what evaluate() returns, as the rows name it
+    # By the sum of weights where they differ by more than a policy's few bands: one heavy sample
+    # makes no longer a step of its batch.
+    reduction: Reduction = "mean"
 
     def __init__(
         self, data: ImageData | TextData, model: nn.Module, config: TrainConfig, seed: int
@@ -180,7 +183,10 @@ class Trainer(ABC):
         losses, score = self.losses(inputs, targets)
         if self.config.label_smoothing == 0:
             score = None  # the loss is the score
-        return engine.observe(losses, indices, score=score), losses.detach()
+        return (
+            engine.observe(losses, indices, score=score, reduction=self.reduction),
+            losses.detach(),
+        )
 
     @abstractmethod
     def evaluate(self) -> float:
@@ -248,7 +254,12 @@ class ImageTrainer(Trainer):
             return super().observe(engine, inputs, targets, indices)
         logits, labels = self._outputs(inputs, targets)
         loss = engine.cross_entropy_observe(
-            logits, labels, indices, label_smoothing=config.label_smoothing, score=config.score
+            logits,
+            labels,
+            indices,
+            label_smoothing=config.label_smoothing,
+            score=config.score,
+            reduction=self.reduction,
         )
         plain, _ = cross_entropy(logits.detach(), labels, label_smoothing=config.label_smoothing)
         return loss, plain

@@ -141,6 +141,15 @@ def test_what_is_not_finite_is_refused_with_its_index(method: str, number: float
             chosen(method, data._replace(**{name: bad}), k=K)
 
 
+def test_features_whose_squares_overflow_are_refused() -> None:
+    data = made(N)
+    large = data.features.float()
+    large[17, 2] = -1e19
+    with pytest.raises(ValueError, match=r"features must be at most .*, got 1e\+19 at sample 17"):
+        chosen("k_center", data._replace(features=large), k=K)
+    assert len(chosen("k_center", data._replace(features=large.double()), k=K)) == K
+
+
 def test_what_is_missing_is_named(method: str) -> None:
     data = made(N)
     for name in pe.coresets.TABLE[method].needs:

@@ -326,6 +326,11 @@ def test_what_cannot_be_served_is_refused_at_the_start(tmp_path, options, match)
         pruned(tmp_path, **options)
 
 
+def test_a_trial_of_a_search_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a Trainer for each trial"):
+        pruned(tmp_path).train(trial={"learning_rate": 1.0})
+
+
 def test_a_policy_is_asked_for(tmp_path):
     with pytest.raises(TypeError, match="prune must be a policy"):
         pruned(tmp_path, pe.PruneEngine(3, pe.KeepAll()))

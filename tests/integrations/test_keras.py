@@ -241,7 +241,7 @@ def test_a_stop_is_reported_and_no_error():
         ({"optimizer": keras.optimizers.SGD(0.1, use_ema=True)}, "use_ema"),
         ({"optimizer": keras.optimizers.SGD(gradient_accumulation_steps=4)}, "accumulate must be"),
     ],
-    ids=str,
+    ids=["losses", "jit", "ema", "accumulate"],
 )
 def test_what_cannot_be_served_is_refused_at_the_start(options, match):
     with pytest.raises(ValueError, match=match):

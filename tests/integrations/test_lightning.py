@@ -185,7 +185,8 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(whole, kind, accumulate
     # L1 ("default" and "evaluation": saved when all of the epoch is trained) and L3 ("inside").
     run, steps = whole(kind, accumulate)
     step = steps[[len(steps) // 5, len(steps) // 2][which]] if kind == "inside" else steps[which]
-    resumed = Run(tmp_path, schedule="cosine", accumulate=accumulate)
+    # With workers, who read ahead as soon as there is a loader.
+    resumed = Run(tmp_path, schedule="cosine", accumulate=accumulate, workers=2 - 2 * which)
     resumed.fit(f"{run.trainer.checkpoint_callback.dirpath}/step={step}.ckpt")
     assert resumed.module.net.trained == run.module.net.trained[step * accumulate :]
     assert figures(resumed.engine) == figures(run.engine)

@@ -45,7 +45,8 @@ def test_every_integration_has_a_section_with_code():
 
 
 @pytest.mark.parametrize("name", pe.integrations.EXTRAS)
-def test_examples_of_a_module_run(name):
+def test_examples_of_a_module_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     module = getattr(pe.integrations, name)
     report: list[str] = []
     cases = [case for case in doctest.DocTestFinder().find(module, name) if case.examples]
@@ -61,6 +62,7 @@ def test_public_names_are_documented(name):
     for public in module.__all__:
         thing = getattr(module, public)
         assert (inspect.getdoc(thing) or "").split("\n")[0].endswith("."), public
+        assert inspect.isclass(thing) or ">>>" in inspect.getdoc(thing), public
         members = vars(thing) if inspect.isclass(thing) else {}
         for member, value in members.items():
             if not member.startswith("_") and callable(value):

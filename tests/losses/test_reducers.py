@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -266,3 +268,95 @@ def test_a_mean_that_half_precision_cannot_say_is_recorded_all_the_same():
     engine.observe(losses, torch.arange(1), reducer=pe.losses.Tokens())
     assert_bitwise(engine.scores(), [1.00390625], "the score is not rounded to the losses' dtype")
     assert losses.mean().item() != 1.00390625, "control"
+
+
+# --- the tokens of a batch with the largest losses, or excess over a reference's -----------------
+
+
+def chosen_tokens(excess: list[list[float]], mask: list[list[bool]], keep: Fraction) -> set[Any]:
+    """Return the tokens that Rho-1 keeps, one at a time; those that tie with the last stay."""
+    tokens = [(i, t) for i, row in enumerate(mask) for t, counts in enumerate(row) if counts]
+    ascending = sorted(excess[i][t] for i, t in tokens)
+    edge = ascending[math.ceil((len(tokens) - 1) * (1 - keep))]
+    return {(i, t) for i, t in tokens if excess[i][t] >= edge}
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.6, 1.0])
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_the_largest_tokens_of_a_batch_are_trained_and_all_are_scored(keep, with_reference):
+    generator = torch.Generator().manual_seed(4)
+    losses = torch.rand(6, 9, generator=generator, requires_grad=True)
+    known = torch.rand(6, 9, generator=generator).half()
+    mask = torch.rand(6, 9, generator=generator) < 0.7
+    reference = known if with_reference else None
+    engine = pe.PruneEngine(6, pe.policies.Subset(range(6), [1.0, 2, 3, 4, 5, 6]), num_epochs=2)
+    indices = torch.tensor([3, 0, 5, 1, 2, 4])
+    loss = engine.observe(
+        losses, indices, reducer=pe.losses.TopTokens(keep, reference=reference, mask=mask)
+    )
+    loss.backward()
+    excess = losses.detach() - (known.float() if with_reference else 0)
+    kept = chosen_tokens(excess.tolist(), mask.tolist(), Fraction(str(keep)))
+    weights = (indices + 1).tolist()
+    want = sum(weights[i] * losses[i, t].item() for i, t in kept) / len(kept)
+    assert loss.item() == pytest.approx(want, rel=1e-6)
+    trained = {(i, t) for i, t in torch.nonzero(losses.grad).tolist()}
+    assert trained == kept
+    counts = mask.sum(1)
+    means = torch.where(mask, losses, 0).sum(1) / counts
+    torch.testing.assert_close(engine.scores()[indices], means.detach())
+    if with_reference and keep < 1:
+        other = chosen_tokens(losses.tolist(), mask.tolist(), Fraction(str(keep)))
+        assert other != kept, "control: the reference decides"
+
+
+def test_everything_kept_is_what_tokens_trains():
+    losses = torch.rand(3, 4, generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[1, 2:] = False
+    reduced = [
+        each.reduce(losses, 3, list)
+        for each in (pe.losses.TopTokens(1.0, mask=mask), pe.losses.Tokens(mask))
+    ]
+    assert torch.equal(reduced[0].losses, reduced[1].losses)
+    assert torch.equal(reduced[0].score, reduced[1].score)
+    assert reduced[0].denom == reduced[1].denom == 10
+
+
+def test_a_loss_that_is_no_number_is_trained_and_not_left_out():
+    losses = torch.tensor([[1.0, torch.nan, 3.0], [2.0, 0.5, 0.1]])
+    assert pe.losses.TopTokens(0.3).reduce(losses, 2, list).losses.isnan().tolist() == [True, False]
+
+
+def test_a_reference_is_stored_once_and_given_by_sample():
+    reference = pe.losses.ReferenceLosses(5, 4)
+    made = torch.rand(5, 4, generator=torch.Generator().manual_seed(3))
+    reference.store(torch.tensor([4, 1]), made[[4, 1]])
+    assert not reference.complete
+    with pytest.raises(ValueError, match="were stored"):
+        reference.of(torch.tensor([1, 0]))
+    reference.store(torch.tensor([0, 2, 3]), made[[0, 2, 3], :3])
+    assert reference.complete
+    assert torch.equal(reference.of(torch.tensor([4, 1])), made[[4, 1]].half())
+    assert torch.equal(reference.of(torch.tensor([3]), 2), made[[3], :2].half())
+    assert reference.losses.element_size() == 2
+    with pytest.raises(ValueError, match=r"losses must be \[1, at most 4\]"):
+        reference.store(torch.tensor([0]), torch.ones(1, 5))
+    with pytest.raises(TypeError, match="losses must be floating"):
+        reference.store(torch.tensor([0]), torch.ones(1, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"keep": 0.0}, ValueError, "keep must be in"),
+        ({"keep": 1.5}, ValueError, "keep must be in"),
+        ({"keep": "all"}, TypeError, "keep must be a number"),
+        ({"reference": [1.0]}, TypeError, "reference must be a tensor"),
+        ({"reference": torch.ones(2, 3)}, ValueError, "reference must be"),
+        ({"mask": torch.ones(2, 2)}, ValueError, "mask must be bool"),
+    ],
+)
+def test_tokens_that_do_not_fit_are_refused(arguments, error, match):
+    with pytest.raises(error, match=match):
+        pe.losses.TopTokens(**arguments).reduce(torch.ones(2, 2), 2, list)

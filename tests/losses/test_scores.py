@@ -153,3 +153,19 @@ def test_a_score_of_another_kind_is_read_without_failing():
 
 def test_unseen_stays_nan():
     assert torch.isnan(scores.forgetting_events(float32([math.nan]))).item()
+
+
+def test_a_mean_of_runs_is_exact_and_refuses_what_is_none() -> None:
+    runs = [torch.tensor([0.1, torch.inf]), torch.tensor([0.3, 1.0]), torch.tensor([0.3, 2.0])]
+    found = scores.mean(iter(runs))
+    assert found.dtype == torch.float64
+    assert found[0].item() == sum(run[0].double() for run in runs).item() / 3
+    assert found[1].item() == float("inf")
+    with pytest.raises(ValueError, match="runs must be at least one"):
+        scores.mean([])
+    with pytest.raises(ValueError, match=r"runs must be \(2,\) each, got \(3,\)"):
+        scores.mean([runs[0], torch.zeros(3)])
+    with pytest.raises(ValueError, match="got one in run 1"):
+        scores.mean([runs[0], torch.tensor([0.0, torch.nan])])
+    with pytest.raises(TypeError, match="runs must be floating"):
+        scores.mean([torch.tensor([1, 2])])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import runpy
@@ -169,6 +170,16 @@ def test_the_mean_threshold_is_a_straight_line(kernels: list[_sass.Kernel]) -> N
     for kernel in means:
         assert [body for _, _, body in kernel.loops() if len(body) > 1] == [], "it ends in itself"
         assert len(kernel.instructions) <= 500, kernel.arch
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "sm_120"])
+def test_the_committed_figures_are_of_this_code(kernels: list[_sass.Kernel], arch: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "bench"))
+        sass, floors = (importlib.import_module(name) for name in ("sass", "floors"))
+    found = sass.rates([kernel for kernel in kernels if kernel.arch == arch])
+    # Another compiler's may be a little other; a kernel that was changed is far off.
+    assert found == pytest.approx(dict(floors.instructions(arch)), rel=0.15)
 
 
 def test_a_branch_for_each_logit_is_caught(setup_module: dict[str, Any], tmp_path: Path) -> None:

@@ -670,3 +670,79 @@ def test_a_period_longer_than_the_run_is_said():
     with pytest.warns(UserWarning, match="period=10 is longer than the run of 4 epochs"):
         pe.PruneEngine(N, UCB(), num_epochs=4)
     pe.PruneEngine(N, UCB(), num_epochs=10)  # control: no warning, which would be an error
+
+
+# --- states that were edited, and scores that are divided ----------------------------------------
+
+
+def set_entry(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(memory: dict[str, Any]) -> None:
+        memory[name] = value
+
+    return edit
+
+
+def put(name: str, value: float) -> Callable[[dict[str, Any]], None]:
+    def edit(memory: dict[str, Any]) -> None:
+        memory[name] = memory[name].clone()
+        memory[name].flatten()[0] = value
+
+    return edit
+
+
+EDITS: list[tuple[pe.policies.Policy, Callable[[dict[str, Any]], None], str]] = [
+    (RePB(), put("marks", -1), "memory.marks"),
+    (RePB(), put("settled", 99 << 8), "memory.settled"),
+    (RePB(), put("missed", 200), "memory.missed: expected at most 2 epochs, got 200"),
+    (RePB(), set_entry("missed", torch.zeros(3, dtype=torch.uint8)), "memory.missed"),
+    (RePB(), set_entry("epoch", -1), "memory.epoch"),
+    (IES(), put("mastered", 2), "memory.mastered"),
+    (IES(), set_entry("before", torch.zeros(N, dtype=torch.float64)), "memory.before"),
+    (AlignPrune(window=3), set_entry("filled", 4), "memory.filled"),
+    (AlignPrune(window=3), set_entry("ring", torch.zeros(2, N)), "memory.ring"),
+    (ZeroVariance(), set_entry("chance_easy", 96), "memory.chance_easy"),
+    (ZeroVariance(), put("easy", 2), "memory.easy"),
+    (Reselect(lowest_third), put("chosen", 9), "memory.chosen"),
+    (Reselect(lowest_third), put("table", 0.5), "memory.table"),
+    (Reselect(lowest_third), set_entry("decided", 2), "memory.decided"),
+]
+
+
+@pytest.mark.parametrize(("policy", "edit", "words"), EDITS, ids=range(len(EDITS)))
+def test_an_edited_memory_is_refused_and_changes_nothing(policy, edit, words):
+    engine, other = made(policy), made(policy)
+    for each in (engine, other):
+        for _ in range(2):
+            serve(each)
+            each.end_epoch()
+    state = engine.state_dict()
+    before = other.state_dict()
+    edit(state["memory"])
+    with pytest.raises(pe.StateMismatchError, match=words):
+        other.load_state_dict(state)
+    assert through_disk(other.state_dict())["memory"].keys() == before["memory"].keys()
+    assert other.plan.kept.tolist() == engine.plan.kept.tolist()
+    other.load_state_dict(engine.state_dict())  # control: unedited it fits
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not CASES[name][0].divisible])
+def test_scores_that_must_be_whole_are_not_divided(name):
+    with pytest.raises(ValueError, match="where the scores are divided"):
+        made(CASES[name][0], shard_scores=True)
+
+
+@pytest.mark.parametrize("name", ["RePB", "IES", "AlignPrune", "OrderDP", "RS2", "KAKURENBO"])
+def test_a_data_set_that_grows_is_followed(name):
+    engine = made(CASES[name][0])
+    for _ in range(5):
+        serve(engine)
+        engine.end_epoch()
+    engine.resize(N + 7)
+    assert engine.plan.weights.shape == (N + 7,)
+    for _ in range(2):
+        serve(engine)
+        engine.end_epoch()
+    assert engine.plan.num_kept > 0
+    engine.resize(N - 5)
+    assert engine.plan.weights.shape == (N - 5,)
+    serve(engine)

@@ -264,3 +264,86 @@ def test_the_module_is_a_command() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "plan, N = 10" in done.stdout
+
+
+# --- a policy written on the command line -------------------------------------------------------
+
+OWN = """
+from dataclasses import dataclass
+
+from prune_engine.policies import Policy, TopRule
+
+raise_ = None
+
+
+@dataclass(frozen=True)
+class Mine(Policy):
+    keep: float = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.keep < 1:
+            raise ValueError(f"keep must be in (0, 1), got {self.keep}")
+
+    def rule(self, buffer, progress, memory=None):
+        return TopRule(int(self.keep * buffer.num_samples))
+
+
+class Bare(Policy):
+    def rule(self, buffer, progress, memory=None):
+        return TopRule(1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Write a module of policies into the current folder; return its name."""
+    name = f"policies_of_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_policy_of_any_module_is_trained_and_named_in_the_folder(
+    own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    spec = f"{own}:Mine(keep=0.25)"
+    arguments = [*TRAIN, "--policy", spec, "--seed", "7", "--no-pictures"]
+    assert main(arguments) == 0
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.endswith("Mine_keep_0.25")
+    assert "Mine_keep_0.25" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("{}:Mine(keep=2)", "keep must be in (0, 1), got 2"),
+        ("{}:Mine(kept=0.5)", "kept"),
+        ("{}:Mine(keep=open('x'))", "of literals"),
+        ("{}:Mine(**{{}})", "of literals"),
+        ("{}:Mine().keep", "expected name(parameter=value"),
+        ("{}:Mine(", "of literals"),
+        ("{}:Bare", "must be a frozen dataclass"),
+        ("{}:dataclass", "must be a Policy"),
+        ("{}:Nobody", "cannot be found"),
+        ("nowhere_at_all:Mine", "cannot be found"),
+        ("orderdp(keep=2)", "keep must be in (0, 1)"),
+        ("nobody(1)", "expected one of infobatch"),
+        ("nobody", "expected one of infobatch"),
+    ],
+)
+def test_a_policy_that_cannot_be_made_is_refused_at_once(
+    own: str, spec: str, words: str, capsys: pytest.CaptureFixture[str]
+):
+    before = list(sys.path)
+    assert main(["train", "--policy", spec.format(own)]) == 2
+    assert words in capsys.readouterr().err
+    assert not Path("runs").exists()
+    assert sys.path == before
+
+
+def test_a_policy_of_the_table_takes_its_parameters():
+    from prune_engine.recipes.policy_spec import read_policy
+
+    assert read_policy("orderdp(0.25, pool=0.75)") == pe.policies.OrderDP(0.25, 0.75)
+    assert read_policy("infobatch(rescale=False)") == pe.InfoBatch(rescale=False)

@@ -21,7 +21,7 @@ from prune_engine.recipes.trainer import TrainConfig
 pytestmark = pytest.mark.extra("sklearn")
 TINY = TrainConfig(model="mlp", epochs=3, batch_size=16, lr=0.05)
 SELECT = ["select", "--limit", "300", "--epochs", "3", "--batch-size", "16"]
-TRAIN = ["train", "--limit", "300", "--epochs", "4", "--batch-size", "16", "--no-pictures"]
+TRAIN = ["train", "--limit", "300", "--epochs", "4", "--batch-size", "16"]
 LABELS_FROM = 300
 
 
@@ -162,7 +162,7 @@ def test_a_subset_is_compared_at_equal_cost(tmp_path, capsys) -> None:
     served = {arm: summary[arm]["samples"] for arm in summary}
     assert served["subset"] == served["random_subset"] == served["full_cut"]
     assert served["random"] == pytest.approx(served["subset"], rel=0.1)
-    assert main(["report", str(tmp_path / "run"), "--no-pictures"]) == 0
+    assert main(["report", str(tmp_path / "run")]) == 0
 
 
 def test_the_arms_of_a_subset_take_turns(tmp_path) -> None:

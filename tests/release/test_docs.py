@@ -14,7 +14,7 @@ import pytest
 import prune_engine as pe
 
 # What is not a function or class: a string, a table; __main__ starts the command line.
-NOT_DOCUMENTED = {"__version__", "TABLE"}
+NOT_DOCUMENTED = {"__version__", "TABLE", "NUM_CLASSES"}  # no docstring can be theirs
 NOT_IMPORTED = {"prune_engine.__main__"}
 COMPILED = ("prune_engine._",)  # libraries: no docstrings of ours
 
