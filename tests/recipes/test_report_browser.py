@@ -19,7 +19,7 @@ DATA = os.environ.get("PE_DATA")  # the folder of the real data sets, where ther
 QUICK = ["--epochs", "3", "--seeds", "2", "--compare"]
 RUNS = {
     "fashion": ["--data", "fashion_mnist", "--limit", "3000", *QUICK],
-    "text": ["--data", "tinyshakespeare", "--limit", "300", *QUICK],
+    "text": ["--data", "tinyshakespeare", "--limit", "96", "--epochs", "3", "--seed", "0"],
     "digits": ["--data", "digits", "--limit", "600", *QUICK],
     "bpas": ["--data", "digits", "--policy", "bpas", "--target-savings", "0.3", *QUICK],
 }
