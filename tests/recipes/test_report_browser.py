@@ -19,7 +19,7 @@ DATA = os.environ.get("PE_DATA")  # the folder of the real data sets, where ther
 QUICK = ["--epochs", "3", "--seeds", "2", "--compare"]
 RUNS = {
     "fashion": ["--data", "fashion_mnist", "--limit", "3000", *QUICK],
-    "text": ["--data", "tinyshakespeare", "--limit", "300", *QUICK],
+    "text": ["--data", "tinyshakespeare", "--limit", "96", "--epochs", "3", "--seed", "0"],
     "digits": ["--data", "digits", "--limit", "600", *QUICK],
     "bpas": ["--data", "digits", "--policy", "bpas", "--target-savings", "0.3", *QUICK],
 }
@@ -130,6 +130,25 @@ def test_a_page_that_is_wrong_is_seen(tmp_path: Path, browser: Page) -> None:
     browser.open(path, 1280)
     with pytest.raises(AssertionError):
         check_slider(browser)
+
+
+@pytest.mark.full("starts a browser")
+@pytest.mark.extra("sklearn")
+def test_a_dark_screen_prints_on_white(tmp_path: Path, browser: Page) -> None:
+    path = pages.write_page([(tmp_path, make(tmp_path))], tmp_path / "report.html")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    found: list[str] = []
+    try:
+        for media in ("screen", "print"):
+            browser.open(path, 1280)
+            browser.call("Emulation.setEmulatedMedia", media=media, features=dark)
+            found.append(browser.value(ground))
+            shown = browser.value("getComputedStyle(document.querySelector('nav')).display")
+            assert (shown == "none") == (media == "print")
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="", features=[])
+    assert found[0] != found[1] == "rgb(255, 255, 255)"
 
 
 @pytest.mark.full("starts a browser")

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import prune_engine as pe
+
 ROOT = Path(__file__).resolve().parents[2]
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files with readelf")
 FORBIDDEN = re.compile(r"libpython|libc10|libtorch_|libcuda")
@@ -66,6 +68,7 @@ def test_metadata_says_what_is_needed_and_under_which_licence() -> None:
     required = [line for line in metadata.requires("prune_engine") or () if "extra ==" not in line]
     assert sorted(required) == ["jinja2", "numpy", "torch>=2.10"]
     extras = {"train", "test", "dev", "nvcc", "text", "parquet", "live"}
+    extras |= {name for name, package in pe.integrations.EXTRAS.items() if package} | {"trl"}
     assert set(about.get_all("Provides-Extra") or ()) == extras
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 WIDTH, HEIGHT = 480, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
@@ -67,13 +67,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Scale:
-    """A range of numbers laid over a range of pixels; ``log`` for powers of ten."""
+    """Numbers over a range of pixels; ``log`` for powers of ten, ``whole`` for counts."""
 
     low: float
     high: float
     first: float
     last: float
     log: bool = False
+    whole: bool = False
 
     def at(self, value: float) -> float:
         """Return the pixel of a number; what is outside the range is at its edge."""
@@ -88,15 +89,29 @@ class Scale:
         """Return the ends of a scale from zero and three between, with their pixels."""
         return [(self.at(self.high * k / 4), _number(self.high * k / 4)) for k in range(5)]
 
+    def _round_logs(self) -> list[float]:
+        """Return powers of ten, or where the range has too few, what lies between them."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        for factors in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+            found = [m * 10.0**p for p in powers for m in factors]
+            found = [value for value in found if self.low <= value <= self.high]
+            if len(found) > 2:
+                return found[:: -(-len(found) // 7)]
+        return [self.low, self.high]
+
     def ticks(self) -> list[tuple[float, str]]:
         """Return round numbers within the range, with their pixels."""
         if self.log:
-            powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
-            step = max(1, len(powers) // 5)
-            return [(self.at(10.0**p), _number(10.0**p)) for p in powers[::step]]
+            return [(self.at(value), _number(value)) for value in self._round_logs()]
         step = _step((self.high - self.low) / 5)
+        if self.whole:
+            step = max(1.0, step)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(self.at(k * step), _number(round(k * step, 10))) for k in range(first, last + 1)]
+
+
+def _is_whole(values: Sequence[float]) -> bool:
+    return all(float(value).is_integer() for value in values)
 
 
 def rounded_up(value: float, first: float, last: float) -> Scale:
@@ -138,6 +153,7 @@ def line_chart(
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     across = scale(xs, LEFT, WIDTH - RIGHT, zero=min(xs, default=0.0) == 0)
+    across = replace(across, whole=_is_whole(xs))
     up = (
         Scale(*window, HEIGHT - BOTTOM, TOP)
         if window is not None

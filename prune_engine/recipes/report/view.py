@@ -38,7 +38,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 SLOTS = {FULL: 0, FULL_CUT: 1, RANDOM: 2}
 POLICY_SLOT, OTHER_SLOTS = 3, (4, 5, 6, 7)
-MERGED = 8  # codes of a bin: an octave, for half of one is not half as wide on its axis
+STEPS_OF_BINS = ((80, 8), (32, 4), (0, 1))  # codes in use -> codes of a bin: few are shown finely
 MOST_FRAMES = 100  # of the slider
 PARTS = (
     ("model and data", "loading, forward, backward, optimiser"),
@@ -390,25 +390,29 @@ def _costs(run: files.Run) -> list[Cost]:
 
 
 def _frames(recording: Recording, score: str) -> Distribution | None:
-    """Return the distributions of the epochs that pruned, in bins of an octave."""
+    """Return the distributions of the epochs that pruned, by score."""
     found = [(epoch, table) for epoch, table in distributions(recording) if table[0].any()]
     if not any((table[0] != table[1]).any() for _, table in found):
         return None
-    step = -(-len(found) // MOST_FRAMES)
+    found = found[:: -(-len(found) // MOST_FRAMES)]
+    held: Any = sum(table.sum(0) for _, table in found)
+    used = np.flatnonzero(held[POSITIVE:])
+    extent = int(used[-1] - used[0]) if len(used) else 0
+    merged = next(codes for least, codes in STEPS_OF_BINS if extent >= least)
+    bounds = lower_bounds()[::merged].tolist()
+    edges = [bounds[0] / 2, *bounds, bounds[-1] * (1 + merged / 8)]
     total = len(recording.indices)
-    frames = [(epoch, 100 * _merged(table) / total) for epoch, table in found[::step]]
-    bounds = lower_bounds()[::MERGED].tolist()
-    edges = [bounds[0] / 2, *bounds, bounds[-1] * 2]
+    frames = [(epoch, 100 * _merged(table, merged) / total) for epoch, table in found]
     return _distribution(edges, frames, score)
 
 
-def _merged(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Merge codes into bins: zero and negative scores first, then octaves."""
+def _merged(table: NDArray[np.float64], codes: int) -> NDArray[np.float64]:
+    """Merge codes into bins: zero and negative scores first, then so many codes each."""
     low = table[:, 1:POSITIVE].sum(1, keepdims=True)
     high: Any = table[:, POSITIVE:]
-    pad = -high.shape[1] % MERGED
+    pad = -high.shape[1] % codes
     padded: Any = np.pad(high, ((0, 0), (0, pad)))
-    high = padded.reshape(len(table), -1, MERGED).sum(2)
+    high = padded.reshape(len(table), -1, codes).sum(2)
     return np.concatenate([low, high], axis=1)
 
 
@@ -426,6 +430,9 @@ def _distribution(
     used = np.flatnonzero(sum(table.sum(0) for _, table in frames))
     first, last = int(used[0]), int(used[-1]) + 1
     edges, frames = edges[first : last + 1], [(e, table[:, first:last]) for e, table in frames]
+    # Bins differ in width on an axis of logarithms; an area is a share whatever they are.
+    octaves = np.diff(np.log2(edges))
+    frames = [(epoch, table / octaves) for epoch, table in frames]
     across = charts.Scale(edges[0], edges[-1], charts.LEFT, charts.WIDTH - charts.RIGHT, log=True)
     ups = [
         charts.rounded_up(float(table.max()), charts.HEIGHT - charts.BOTTOM, charts.TOP)
@@ -438,7 +445,7 @@ def _distribution(
     for slot, label, shares in zip((0, 2, 3), labels, frames[shown][1], strict=True):
         paths.append((slot, _steps(edges, shares.tolist(), across, up), label))
     word = score.replace("_", " ")
-    x, y = f"{word} when last seen", "samples, % of the data set"
+    x, y = f"{word} when last seen", "samples, % of the data set per octave"
     title = f"{word.capitalize()} before and after pruning"
     about = f"{title}, epoch {frames[shown][0] + 1}. The slider chooses the epoch."
     chart = Chart("spread", title, about, x, y, across.ticks(), up.quarters(), paths)
