@@ -47,7 +47,7 @@ class HasWeights(HasProgress, Protocol):
 
     @property
     def plan(self) -> Any:
-        """Has ``largest_weight``."""
+        """Has ``weight_bound``."""
         ...
 
 
@@ -71,7 +71,7 @@ class RateWatch:
         self.peak = max(self.peak, largest)
         if self.told:
             return
-        weight = float(self.source.plan.largest_weight)
+        weight = float(self.source.plan.weight_bound)
         if weight * largest > self.peak * (1 + 1e-9):
             self.told = True
             warnings.warn(

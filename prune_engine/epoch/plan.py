@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import PLAN_BLOCK, weighed_classes
+from prune_engine.bands import DRAWS, PLAN_BLOCK, weighed_classes
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.lasting import lasting
 from prune_engine.ops.checks import check_vector
@@ -42,6 +42,7 @@ class EpochPlan:
             are kept.
         backend: which kernels.
         arrangement: lists and orders samples that stay together, in place of the keyed bijection.
+        weight_bound: no sample weighs more; known without a look at the device.
 
     Example:
         >>> plan = make_plan(ScoreBuffer(4), Rule.keep_all(torch.device("cpu")), seed=0, epoch=0)
@@ -57,6 +58,7 @@ class EpochPlan:
     threshold: Tensor
     backend: str
     arrangement: Arrangement | None = None
+    weight_bound: float = 1.0
 
     def __len__(self) -> int:
         """Return the number of kept samples."""
@@ -289,6 +291,7 @@ def make_plan(
         made.thresholds.to(buffer.device),
         buffer.backend,
         arrangement,
+        made.weight_bound,
     )
 
 
@@ -300,6 +303,7 @@ class _Decision(NamedTuple):
     num_kept: int
     table: Tensor
     thresholds: Tensor
+    weight_bound: float
 
 
 def _select(buffer: ScoreBuffer, rule: Selection, *, ahead: bool) -> _Decision:
@@ -308,7 +312,8 @@ def _select(buffer: ScoreBuffer, rule: Selection, *, ahead: bool) -> _Decision:
     block_offsets, num_kept = _count_selection(rule, buffer)
     chosen = rule.weight_class
     weight_class = chosen.clone() if ahead else buffer.weight_class.copy_(chosen)
-    return _Decision(weight_class, block_offsets, num_kept, table, rule.thresholds)
+    bound = max(rule.weight_table)
+    return _Decision(weight_class, block_offsets, num_kept, table, rule.thresholds, bound)
 
 
 def _draw_bands(
@@ -326,7 +331,8 @@ def _draw_bands(
     )
     table = weights_on(rule.weight_table, buffer.device)
     num_kept = int(block_offsets[-1].item())
-    return _Decision(weight_class, block_offsets, num_kept, table, rule.thresholds)
+    bound = max(rule.weight_table)
+    return _Decision(weight_class, block_offsets, num_kept, table, rule.thresholds, bound)
 
 
 def _draw_levels(
@@ -348,7 +354,12 @@ def _draw_levels(
     bits = levels.solution[:1].clamp(max=LARGEST_BITS).to(torch.int32)
     num_kept = int(block_offsets[-1].item())
     return _Decision(
-        weight_class, block_offsets, num_kept, levels.weight_table, bits.view(torch.float32)
+        weight_class,
+        block_offsets,
+        num_kept,
+        levels.weight_table,
+        bits.view(torch.float32),
+        DRAWS / rule.least,
     )
 
 
@@ -458,7 +469,10 @@ def restore_plan(
         kept = list_kept(classes, buffer.backend)
     else:
         kept = _list_arranged(arrangement, int(torch.count_nonzero(classes).item()))
-    return EpochPlan(epoch, seed, classes, table, kept, thresholds, buffer.backend, arrangement)
+    bound = float(table.max().item())
+    return EpochPlan(
+        epoch, seed, classes, table, kept, thresholds, buffer.backend, arrangement, bound
+    )
 
 
 def dump_plan(plan: EpochPlan) -> dict[str, Any]:
@@ -498,4 +512,7 @@ def restore_ahead(buffer: ScoreBuffer, state: Mapping[str, Any], *, seed: int) -
     """
     classes, table, thresholds = (state[name].to(buffer.device, copy=True) for name in PLAN_TENSORS)
     kept = list_kept(classes, buffer.backend)
-    return EpochPlan(int(state["epoch"]), seed, classes, table, kept, thresholds, buffer.backend)
+    bound = float(state["weight_table"].max())
+    return EpochPlan(
+        int(state["epoch"]), seed, classes, table, kept, thresholds, buffer.backend, None, bound
+    )

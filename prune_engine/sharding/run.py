@@ -168,7 +168,8 @@ class ShardedRun(EpochRun):
     def _restored_plan(self, thresholds: Tensor) -> EpochPlan:
         kept = list_kept(self.buffer.weight_class, self.buffer.backend)
         table = self.buffer.weight_table.clone()
-        return self._planned(kept, table, thresholds, self.epoch, self.cursor)
+        bound = float(table.max().item())
+        return self._planned(kept, table, thresholds, self.epoch, self.cursor, bound)
 
     @property
     def _own(self) -> ShardedBuffer:
@@ -193,13 +194,20 @@ class ShardedRun(EpochRun):
                 f"{type(rule).__name__} of {self.policy}"
             )
         own = super()._decide(rule, epoch, ahead)  # of the samples that this rank owns
-        return self._planned(own.kept, own.weight_table, own.threshold, epoch, 0)
+        bound = own.weight_bound
+        return self._planned(own.kept, own.weight_table, own.threshold, epoch, 0, bound)
 
     def _cells(self) -> Tensor:
         return ranks.gather(self.buffer.cells(), self.process_group).sum(dim=0)
 
     def _planned(
-        self, kept: Tensor, table: Tensor, thresholds: Tensor, epoch: int, start: int
+        self,
+        kept: Tensor,
+        table: Tensor,
+        thresholds: Tensor,
+        epoch: int,
+        start: int,
+        bound: float,
     ) -> EpochPlan:
         buffer, group = self._own, self.process_group
         self._ranks()
@@ -214,6 +222,7 @@ class ShardedRun(EpochRun):
             share.samples,
             thresholds.to(buffer.device),
             buffer.backend,
+            weight_bound=bound,
             share=share,
             samples_in_all=buffer.num_samples,
         )

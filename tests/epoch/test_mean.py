@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ def mean(losses: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).mean()
 
 
+@dataclass(frozen=True)
 class Watching(pe.UCB):
     """A policy whose memory sees each batch."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -174,6 +175,7 @@ def test_what_would_tear_a_batch_apart_is_refused():
 
 
 def test_an_arrangement_that_does_not_list_what_is_kept_is_refused():
+    @dataclass(frozen=True)
     class Liar(pe.RandomBatches):
         def rule(self, buffer, progress, memory=None):
             selection = super().rule(buffer, progress, memory)

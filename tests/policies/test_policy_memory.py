@@ -82,7 +82,12 @@ def test_a_selection_is_the_plan(n, dropped, backend, ahead):
     classes = torch.randint(1, 256, (n,), generator=generator, dtype=torch.uint8)
     classes[torch.rand(n, generator=generator) < dropped] = 0
     buffer = pe.epoch.ScoreBuffer(n, backend=backend)
-    plan = make_plan(buffer, pe.policies.Selection(classes, TABLE), seed=1, epoch=4, ahead=ahead)
+    chosen = pe.policies.Selection(classes, TABLE)
+    if n and not classes.any():  # no policy means an epoch without any sample
+        with pytest.raises(ValueError, match="weight_class must keep a sample"):
+            make_plan(buffer, chosen, seed=1, epoch=4, ahead=ahead)
+        return
+    plan = make_plan(buffer, chosen, seed=1, epoch=4, ahead=ahead)
     assert_bitwise(plan.kept, classes.nonzero()[:, 0].to(torch.int32), "kept")
     assert_bitwise(plan.weight_class, classes, "classes")
     assert_bitwise(plan.weights, torch.tensor(TABLE)[classes.long()], "weights")
