@@ -234,7 +234,7 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "shuffle": (lambda: shuffle(5000, inverse=False), 1),
     "shuffle-inverse": (lambda: shuffle(10**10, inverse=True), 1),
     "draw": (draw, 1),
-    "plan_top": (plan_top, 23),
+    "plan_top": (plan_top, 29),
     "audit": (audit, 1),
     "cells": (cells, 1),
     "solve_levels": (solve_levels, 1),

@@ -61,7 +61,7 @@ def test_draw_equals_the_reference():
 
 
 @pytest.mark.parametrize("count", [1, 5000])
-def test_the_largest_of_a_pool_equal_the_reference(count):
+def test_plan_top_equals_the_reference(count):
     old = records_of([float(i % 3) for i in range(count)]) * (torch.arange(count) % 7 != 0)
     at = {"seed": MAX_SEED - 7, "epoch": MAX_EPOCH - 1}
     for k in (0, count // 3, count // 2, count):

@@ -331,7 +331,9 @@ def _draw_bands(
     )
     table = weights_on(rule.weight_table, buffer.device)
     num_kept = int(block_offsets[-1].item())
-    bound = max(rule.weight_table)
+    # Before the first epoch nobody has a score, and whoever has none is kept with weight 1.
+    unseen = epoch == 0 and isinstance(rule, Rule) and rule.unseen_band < 0
+    bound = 1.0 if unseen else max(rule.weight_table)
     return _Decision(weight_class, block_offsets, num_kept, table, rule.thresholds, bound)
 
 
@@ -359,7 +361,7 @@ def _draw_levels(
         num_kept,
         levels.weight_table,
         bits.view(torch.float32),
-        DRAWS / rule.least,
+        DRAWS / rule.least if epoch else 1.0,  # nobody has a score before the first epoch
     )
 
 

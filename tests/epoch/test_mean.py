@@ -58,7 +58,7 @@ class Watching(pe.UCB):
         {},
         {"backend": "reference"},
         {"on_nonfinite": "raise"},
-        {"policy": Watching()},
+        {"policy": Watching(period=1)},
         {"mode": "flow"},
     ],
     ids=["plain", "reference", "raise", "watched", "flow"],

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -156,7 +157,8 @@ def test_what_comes_back_becomes_results_with_their_table(travel: Any, tmp_path:
     page = travel.take(sorted(tmp_path.glob("run-*")), results)
     assert page.name == "nvidia-h200-2030-01-02.md"
     text = page.read_text(encoding="utf-8")
-    assert "| plan | 34-36 | 29.7 | 35 |" in text and "as predicted" in text
+    assert re.search(r"\| plan \| 34-36 \| 29\.7 \| [\d.]+ \| [\d.]+ \| 35 \|", text)
+    assert "as predicted" in text
     assert [path.name for path in sorted(results.glob("*.json"))] == [
         f"nvidia-h200-2030-01-02-call-{number}.json" for number in (1, 2, 3)
     ]
