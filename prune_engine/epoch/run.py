@@ -586,10 +586,12 @@ class EpochRun:
         last = self._last_trained(serving)
         if last < 0:
             return
-        unit = max(1, self._last.size) * world
-        found = min(self.served, self._start + -(-(last + 1 - self._start) // unit) * unit)
+        # Up to what is recorded and no further: batches need not be of one size, and what is served
+        # again after a loss that was not finite is better than what is never served.
+        found = min(self.served, self._start + -(-(last + 1 - self._start) // world) * world)
+        behind = max(1, self._last.size) * world
         nonfinite = int(counters[1].item())
-        if found > cursor or (cursor >= found + unit and not nonfinite):
+        if found > cursor or (cursor >= found + behind and not nonfinite):
             self._move(found)
 
     def _last_trained(self, serving: Serving) -> int:

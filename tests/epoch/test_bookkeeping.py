@@ -225,6 +225,21 @@ def test_an_engine_saved_after_looks_at_copies_knows_where_it_was():
     assert list(resumed.sampler()) == [index for batch in drawn[4:] for index in batch]
 
 
+@pytest.mark.parametrize("last", [1, 7, 9])
+def test_a_smaller_batch_at_the_stop_loses_nothing(last):
+    whole, stopped = (pe.PruneEngine(200, pe.KeepAll(), num_epochs=1) for _ in range(2))
+    want = list(whole.sampler())
+    order = iter(list(stopped.sampler()))  # drawn ahead, as a loader does
+    for size in (10,) * 6 + (last,):
+        batch = [next(order) for _ in range(size)]
+        stopped.observe(torch.ones(size), torch.tensor(batch))
+    state = stopped.state_dict()
+    assert state["cursor"] == 60 + last
+    resumed = pe.PruneEngine(200, pe.KeepAll(), num_epochs=1)
+    resumed.load_state_dict(state)
+    assert list(resumed.sampler()) == want[60 + last :]
+
+
 def test_nonfinite_losses_at_the_stop_are_not_taken_for_a_skipped_step():
     engine, resumed = infobatch(), infobatch()
     for number, batch in enumerate(batches(engine.sampler(), SIZE)):
