@@ -91,8 +91,6 @@ def epoch_operators(kernels: Any, made: Scored) -> list[Operator]:
     return [
         Operator("threshold + plan + compact", whole, 9 * n + 4 * count),
         Operator("plan", lambda: plan(HALF), 9 * n),
-        Operator("cells, solve_levels, plan_levels", by_levels, 17 * n),
-        Operator("cells", lambda: kernels.cells(records), 8 * n),
         Operator("plan, fixed counts", lambda: plan(HALF_FIXED), 9 * n),
         Operator(
             "compact",
@@ -103,6 +101,8 @@ def epoch_operators(kernels: Any, made: Scored) -> list[Operator]:
         Operator("order, 256", lambda: kernels.order(kept, None, 0, 1, min(256, count), 0, 1)),
         Operator("audit", lambda: kernels.audit(records, made.weight_class, 0), 9 * n),
         Operator("mean_threshold", lambda: kernels.mean_threshold(made.score_sum)),
+        Operator("cells, solve_levels, plan_levels", by_levels, 17 * n),
+        Operator("cells", lambda: kernels.cells(records), 8 * n),
     ]
 
 

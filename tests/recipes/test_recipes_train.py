@@ -312,6 +312,7 @@ def test_a_target_that_cannot_be_met_is_refused(
 
 @pytest.mark.full("trains")
 @pytest.mark.extra("sklearn")
+@pytest.mark.filterwarnings("ignore:period=10 is longer than the run:UserWarning")
 def test_all_policies_are_compared_at_equal_savings(tmp_path: Path) -> None:
     chosen = options(tmp_path, policy="all", compare=True, seeds=(0, 1), target_savings=0.3)
     assert chosen.names(1) == [*chosen.names(0)[1:], "full"], "each is first in turn"
