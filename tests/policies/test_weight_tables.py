@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+import _levels
 import oracle
 import pytest
 import torch
@@ -16,6 +17,7 @@ from _ranks import Ranks
 from _runs import batches, losses_at, through_disk
 
 import prune_engine as pe
+from prune_engine.ops.weights import weights_on
 from prune_engine.policies import Band, Rule, Selection, weight_table
 
 N = 510
@@ -137,3 +139,11 @@ def test_bands_of_high_classes_are_planned_as_the_oracle_says(backend, fixed):
     want, _ = oracle.plan(old, [1.0, 2.0], fates, fixed=fixed, unseen_band=-1, seed=1, epoch=2)
     assert got.tolist() == want
     assert {255, 8, 128} <= set(want)
+
+
+@pytest.mark.parametrize(("epochs", "words"), _levels.written()["missed"].items())
+def test_the_written_weights_of_who_missed_epochs(epochs, words):
+    table = weights_on(pe.policies.RePB().weights(int(epochs)), torch.device("cpu"))
+    bits = [f"{word & 0xFFFFFFFF:08x}" for word in table.view(torch.int32).tolist()]
+    assert bits[: len(words)] == words
+    assert not table[int(epochs) + 1 :].any()
