@@ -16,7 +16,7 @@ from _ranks_of import on_ranks
 from _real import Digits, Net, credited, figures, flat, plain_run, weights
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, OneCycleLR
 from torch.utils.data import DataLoader
 
 import prune_engine as pe
@@ -356,7 +356,15 @@ def test_two_ranks(tmp_path):
 class Loop:
     """A loop with Fabric, in its own words."""
 
-    def __init__(self, fabric: Any, *, accumulate: int = 1, double: bool = False, **options: Any):
+    def __init__(
+        self,
+        fabric: Any,
+        *,
+        accumulate: int = 1,
+        double: bool = False,
+        constant: bool = False,
+        **options: Any,
+    ):
         self.fabric, self.accumulate = fabric, accumulate
         self.net = Net(double=double)
         optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1)
@@ -371,31 +379,47 @@ class Loop:
             num_epochs=EPOCHS,
             batch_size=size,
             accumulate=accumulate,
-            scheduler=CosineAnnealingLR(optimizer, steps),
+            scheduler=ConstantLR(optimizer, 1.0)
+            if constant
+            else CosineAnnealingLR(optimizer, steps),
             **options,
         )
         self.steps = 0
+        self.held_out = torch.utils.data.DataLoader(Digits(40, first=N), SIZE)
 
     @property
     def state(self) -> dict[str, Any]:
         parts = {"model": self.model, "optimizer": self.optimizer}
         return {**parts, "engine": self.engine, "scheduler": self.scheduler}
 
-    def train(self, path: Any = None, save_at: int | None = None) -> None:
-        for _ in self.engine.epochs():
-            for x, y, indices in self.loader:
-                self.steps += 1
-                last = self.steps % self.accumulate == 0
-                with self.fabric.no_backward_sync(self.model, enabled=not last):
-                    losses = F.cross_entropy(self.model(x), y, reduction="none")
-                    loss = self.engine.observe(losses, indices) / self.accumulate
-                    self.fabric.backward(loss)
-                if last:
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
-                    self.scheduler.step()
+    def step(self, x: Any, y: Any, indices: Any) -> None:
+        self.steps += 1
+        last = self.steps % self.accumulate == 0
+        with self.fabric.no_backward_sync(self.model, enabled=not last):
+            losses = F.cross_entropy(self.model(x), y, reduction="none")
+            loss = self.engine.observe(losses, indices) / self.accumulate
+            self.fabric.backward(loss)
+        if last:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.scheduler.step()
+
+    def validate(self) -> None:
+        with torch.no_grad():
+            for x, _ in self.held_out:
+                self.model(x)
+
+    def train(self, path: Any = None, save_at: int | str | None = None) -> None:
+        for epoch in self.engine.epochs():
+            for number, batch in enumerate(self.loader):
+                self.step(*batch)
+                if number == 3:
+                    self.validate()
                 if self.steps == save_at:
                     self.fabric.save(path, self.state)
+            self.validate()
+            if save_at == "validated" and epoch == 0:
+                self.fabric.save(path, self.state)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -415,6 +439,51 @@ def test_fabric_trains_and_resumes(tmp_path, accumulate, workers):
     assert resumed.net.trained == loop.net.trained[at:]
     assert figures(resumed.engine) == figures(loop.engine)
     assert torch.equal(weights(resumed.net), weights(loop.net))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fabric_keeps_the_plain_loops_sets(accumulate, workers):
+    fabric = L.Fabric(accelerator="cpu", devices=1)
+    loop = Loop(fabric, accumulate=accumulate, constant=True, num_workers=workers)
+    loop.train()
+    want, net = plain_run(Digits(N), INFOBATCH, accumulate=accumulate)
+    assert loop.net.trained == net.trained
+    assert figures(loop.engine) == figures(want)
+    assert torch.equal(weights(loop.net), weights(net))
+    if not workers:  # who has workers fetches in them
+        assert sorted(loop.dataset.fetched) == sorted(flat(net.trained))
+        assert len(loop.dataset.fetched) < 0.95 * EPOCHS * N
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("when", ["end", "validated"])
+def test_fabric_resumes_into_the_end_of_an_epoch(tmp_path, accumulate, when):
+    path, fabric = tmp_path / "state.ckpt", L.Fabric(accelerator="cpu", devices=1)
+    first = N // (SIZE * accumulate) * accumulate  # batches of the epoch
+    loop = Loop(fabric, accumulate=accumulate)
+    loop.train(path, first if when == "end" else when)
+    resumed = Loop(fabric, accumulate=accumulate)
+    fabric.load(path, resumed.state)
+    resumed.train()
+    assert resumed.net.trained == loop.net.trained[first:]
+    assert figures(resumed.engine) == figures(loop.engine)
+    assert torch.equal(weights(resumed.net), weights(loop.net))
+
+
+def test_fabric_reports_an_epoch_that_was_broken_off():
+    loop = Loop(L.Fabric(accelerator="cpu", devices=1))
+    while loop.engine.epoch < EPOCHS:
+        for number, batch in enumerate(loop.loader):
+            if number == 5:
+                break
+            loop.step(*batch)
+        report = loop.engine.end_epoch(partial=True)
+        assert (report.partial, report.observed) == (True, 5 * SIZE)
+    with pytest.raises(pe.CoverageError):  # the control: without a word it is an error
+        short = Loop(L.Fabric(accelerator="cpu", devices=1))
+        short.step(*next(iter(short.loader)))
+        short.engine.end_epoch()
 
 
 def fabric_work(rank: int, size: int, folder: str) -> None:
