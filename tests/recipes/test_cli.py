@@ -303,6 +303,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
+@pytest.mark.extra("sklearn")
 def test_a_policy_of_any_module_is_trained_and_named_in_the_folder(
     own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
