@@ -19,7 +19,7 @@ from prune_engine import ops
 from prune_engine.bands import check_fraction
 from prune_engine.data.dataset import IndexedDataset
 from prune_engine.data.device_loader import Augment, DeviceLoader
-from prune_engine.data.sampler import PruneSampler, Resume
+from prune_engine.data.sampler import PruneSampler, Resume, own_order
 from prune_engine.epoch import ranks, state
 from prune_engine.epoch.coverage import MODES
 from prune_engine.epoch.fit_policy import check_policy
@@ -711,12 +711,9 @@ class PruneEngine:
         Raises:
             TypeError: an option decides the order, which is the engine's.
         """
-        for name in ("sampler", "batch_sampler", "shuffle"):
-            if options.get(name) is not None:
-                raise TypeError(f"{name} must not be given: the engine decides the order")
+        own_order(options, self.seed)
         batch_size = plain(batch_size)
         state.check_count("batch_size", batch_size, needed=True)
-        options.setdefault("generator", torch.Generator().manual_seed(self.seed))
         sampler = self.sampler(
             align=align, batch_size=batch_size, accumulate=accumulate, resume=resume
         )

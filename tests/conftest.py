@@ -80,3 +80,15 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> _emulated.Emulated:
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
     return _emulated.compile_once(folder, _emulated.small_grids)
+
+
+@pytest.fixture(params=["ascending", "descending"])
+def ordered(
+    emulated: _emulated.Emulated, request: pytest.FixtureRequest
+) -> Iterator[_emulated.Emulated]:
+    """Run every test with the emulator's threads in both orders."""
+    if request.param == "ascending":
+        yield emulated
+    else:
+        with emulated.descending():
+            yield emulated

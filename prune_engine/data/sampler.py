@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import torch
 from torch.utils.data.distributed import DistributedSampler
 
 from prune_engine.data.prefetch import Reader, reader_for
@@ -18,6 +19,29 @@ from prune_engine.epoch.serving import Serving
 from prune_engine.epoch.state import check_choice, check_count
 from prune_engine.errors import PruneEngineError
 from prune_engine.plain import plain
+
+
+def own_order(options: dict[str, Any], seed: int) -> None:
+    """Make a loader's options those of an engine, which decides the order of its samples.
+
+    Args:
+        options: for ``DataLoader``; ``generator``, which seeds its workers, becomes one of the
+            engine's seed where none is given, and not the global one.
+        seed: the engine's.
+
+    Raises:
+        TypeError: an option decides the order.
+
+    Example:
+        >>> options = {"num_workers": 0}
+        >>> own_order(options, 3)
+        >>> options["generator"].initial_seed()
+        3
+    """
+    for name in ("sampler", "batch_sampler", "shuffle"):
+        if options.get(name) is not None:
+            raise TypeError(f"{name} must not be given: the engine decides the order")
+    options.setdefault("generator", torch.Generator().manual_seed(seed))
 
 
 def check_fixed(batch: int, align: int, size: int) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import AnyRule, Arrangement
 from prune_engine.plain import plain
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LATE = {"late": True}  # of a field of a policy: not described where it has its default
 
@@ -103,6 +106,23 @@ class PolicyMemory(ABC):
         >>> memory.state_problems({}), memory.arrangement()
         (['no count'], None)
     """
+
+    @classmethod
+    def of(cls, memory: object) -> Self:
+        """Return the run's memory as what this policy made it.
+
+        Args:
+            memory: what the run passed to ``rule``.
+
+        Returns:
+            The same object.
+
+        Raises:
+            TypeError: another, or none: the rule is not a function of scores alone.
+        """
+        if not isinstance(memory, cls):
+            raise TypeError(f"memory must be a {cls.__name__}, got {type(memory).__name__}")
+        return memory
 
     # Once per run -----------------------------------------------------------------------------
 

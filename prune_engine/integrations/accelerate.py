@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 import prune_engine as pe
+from prune_engine.data.sampler import own_order
 from prune_engine.epoch.state import check_count, sample_count
 from prune_engine.integrations.packages import need
 from prune_engine.policies import Policy
@@ -80,6 +80,7 @@ def prepare(
 
     Example:
         >>> from accelerate import Accelerator
+        >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> data, accelerator = TensorDataset(torch.arange(20.0)), Accelerator(cpu=True)
         >>> engine, loader, _ = prepare(accelerator, data, pe.KeepAll(), num_epochs=1, batch_size=8)
@@ -91,9 +92,6 @@ def prepare(
     """
     check_count("batch_size", batch_size, needed=True)
     _refuse(accelerator, dataset, policy, batch_size)
-    for name in ("sampler", "batch_sampler", "shuffle"):
-        if options.get(name) is not None:
-            raise TypeError(f"{name} must not be given: the engine decides the order")
     engine = pe.PruneEngine(
         dataset,
         policy,
@@ -102,13 +100,13 @@ def prepare(
         device=accelerator.device,
         **(engine_options or {}),
     )
+    own_order(options, engine.seed)
     processes: int = accelerator.num_processes
     sampler = engine.sampler(
         shard="none",  # Accelerate deals the batches of all ranks out
         batch_size=batch_size // processes if accelerator.split_batches else batch_size,
         accumulate=accelerator.gradient_accumulation_steps,
     )
-    options.setdefault("generator", torch.Generator().manual_seed(engine.seed))
     plain: DataLoader[Any] = DataLoader(
         engine.dataset(dataset), batch_size, sampler=sampler, **options
     )

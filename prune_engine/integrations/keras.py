@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 import prune_engine as pe
 from prune_engine.data.dataset import INDEX_KEY
+from prune_engine.data.sampler import own_order
 from prune_engine.integrations.packages import need
 
 _keras: Any = need("keras", "keras")
@@ -77,10 +78,7 @@ def loader(
         >>> sorted(inputs), torch.equal(inputs["sample_index"], y)
         (['inputs', 'sample_index'], True)
     """
-    for name in ("sampler", "batch_sampler", "shuffle"):
-        if options.get(name) is not None:
-            raise TypeError(f"{name} must not be given: the engine decides the order")
-    options.setdefault("generator", torch.Generator().manual_seed(engine.seed))
+    own_order(options, engine.seed)
     options["collate_fn"] = _Pairs(options.get("collate_fn", _default_collate))
     sampler = engine.sampler(batch_size=batch_size, accumulate=accumulate)
     return _Lazy(engine.dataset(dataset), batch_size, sampler=sampler, **options)

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 import prune_engine as pe
+from prune_engine.data.sampler import own_order
 from prune_engine.integrations.packages import need
 
 _stateful: Any = need("torchdata.stateful_dataloader", "torchdata")
@@ -42,16 +41,14 @@ def loader(
         TypeError: an option decides the order.
 
     Example:
+        >>> import torch
         >>> from torch.utils.data import TensorDataset
         >>> engine = pe.PruneEngine(10, pe.KeepAll(), num_epochs=1)
         >>> made = loader(engine, TensorDataset(torch.arange(10.0)), 4)
         >>> [len(indices) for _, indices in made]
         [4, 4]
     """
-    for name in ("sampler", "batch_sampler", "shuffle"):
-        if options.get(name) is not None:
-            raise TypeError(f"{name} must not be given: the engine decides the order")
-    options.setdefault("generator", torch.Generator().manual_seed(engine.seed))
+    own_order(options, engine.seed)
     sampler = engine.sampler(batch_size=batch_size, accumulate=accumulate)
     return _stateful.StatefulDataLoader(
         engine.dataset(dataset), batch_size, sampler=sampler, **options

@@ -266,14 +266,13 @@ class AlignPrune(ScoreRule):
         Raises:
             TypeError: the memory is not that of this policy.
         """
-        if not isinstance(memory, AlignMemory):
-            raise TypeError(f"memory must be an AlignMemory, got {type(memory).__name__}")
+        own = AlignMemory.of(memory)
         bands = InfoBatch(self.prune_ratio, self.delta)
-        if annealing(self.delta, progress) or memory.filled < self.window:
+        if annealing(self.delta, progress) or own.filled < self.window:
             return bands.decide(buffer, progress, None)
         aligned = ScoreBuffer(buffer.num_samples, device=buffer.device, backend=buffer.backend)
         numbers = torch.arange(buffer.num_samples, device=buffer.device)
-        aligned.observe(memory.alignment(), numbers)  # what is nan is not recorded, and stays
+        aligned.observe(own.alignment(), numbers)  # what is nan is not recorded, and stays
         rule = bands.decide(aligned, progress, None)
         seed, epoch, backend = progress.seed, progress.epoch, buffer.backend
         classes, _ = ops.plan(aligned.records, rule, seed=seed, epoch=epoch, backend=backend)

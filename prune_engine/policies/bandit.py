@@ -227,11 +227,10 @@ class Bandit(ScoreRule):
         Raises:
             TypeError: the memory is not that of this policy.
         """
-        if not isinstance(memory, BanditMemory):
-            raise TypeError(f"memory must be a BanditMemory, got {type(memory).__name__}")
-        if not memory.decided:
+        own = BanditMemory.of(memory)
+        if not own.decided:
             return Rule.keep_all(buffer.device)
-        return Selection(memory.chosen, weight_table())
+        return Selection(own.chosen, weight_table())
 
 
 @dataclass(frozen=True)

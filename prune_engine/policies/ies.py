@@ -160,9 +160,8 @@ class IES(ScoreRule):
         Raises:
             TypeError: the memory is not that of this policy.
         """
-        if not isinstance(memory, IESMemory):
-            raise TypeError(f"memory must be an IESMemory, got {type(memory).__name__}")
+        own = IESMemory.of(memory)
         if progress.epoch % self.again == 0:
             return Rule.keep_all(buffer.device)
-        kept: Tensor = memory.mastered == 0
+        kept: Tensor = own.mastered == 0
         return Selection((kept | ~kept.any()).to(torch.uint8), weight_table())

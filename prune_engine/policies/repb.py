@@ -174,14 +174,13 @@ class RePB(Policy):
             TypeError: the memory is not that of this policy.
             ValueError: the run has more than 255 epochs.
         """
-        if not isinstance(memory, RePBMemory):
-            raise TypeError(f"memory must be a RePBMemory, got {type(memory).__name__}")
+        own = RePBMemory.of(memory)
         if progress.total is not None and progress.total > MOST_EPOCHS:
             raise ValueError(
                 f"num_epochs must be at most {MOST_EPOCHS} for RePB, got {progress.total}"
             )
         if progress.epoch == 0:
             return Rule.keep_all(buffer.device)
-        doubtful = ~memory.said(progress.epoch - 1) | (memory.numbers == 1)
+        doubtful = ~own.said(progress.epoch - 1) | (own.numbers == 1)
         kept = drop_drawn(buffer, doubtful, self.rho, seed=progress.seed, epoch=progress.epoch)
-        return Selection(kept * (memory.missed + 1), self.weights(progress.epoch + 1))
+        return Selection(kept * (own.missed + 1), self.weights(progress.epoch + 1))

@@ -299,8 +299,7 @@ class Reselect(Policy):
         Raises:
             TypeError: the memory is not that of this policy.
         """
-        if not isinstance(memory, ReselectMemory):
-            raise TypeError(f"memory must be a ReselectMemory, got {type(memory).__name__}")
-        if not memory.decided:
+        own = ReselectMemory.of(memory)
+        if not own.decided:
             return Rule.keep_all(buffer.device)
-        return Selection(memory.chosen, tuple(host_floats(memory.table)))
+        return Selection(own.chosen, tuple(host_floats(own.table)))

@@ -184,13 +184,12 @@ class ZeroVariance(Policy):
         Raises:
             TypeError: the memory is not that of this policy.
         """
-        if not isinstance(memory, StreakMemory):
-            raise TypeError(f"memory must be a StreakMemory, got {type(memory).__name__}")
+        own = StreakMemory.of(memory)
         if progress.epoch == 0:
             return Rule.keep_all(buffer.device)
-        easy, hard = (torch.tensor(self.cuts(each)) for each in memory.chances)
+        easy, hard = (torch.tensor(self.cuts(each)) for each in own.chances)
         table = torch.cat([hard, easy]).to(buffer.device)
-        cut: Tensor = table[memory.streak.long() + (MOST + 1) * memory.easy.long()]
+        cut: Tensor = table[own.streak.long() + (MOST + 1) * own.easy.long()]
         numbers = torch.arange(buffer.num_samples, device=buffer.device)
         key = {"seed": progress.seed, "epoch": progress.epoch, "stream": STREAM}
         drawn = ops.draw(numbers, backend=buffer.backend, **key) >> 16

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 import prune_engine as pe
 
@@ -70,6 +70,22 @@ class Net(nn.Module):
         return self.layers(x[:, :PIXELS].to(self.dtype))
 
 
+class Order(Sampler[int]):
+    """Some rows in a given order, another one in each epoch."""
+
+    def __init__(self, orders: list[list[int]]) -> None:
+        self.orders, self.epoch = orders, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.orders[0])
+
+    def __iter__(self) -> Any:
+        return iter(self.orders[self.epoch])
+
+
 def flat(batches: Sequence[Sequence[int]]) -> list[int]:
     """Return all entries in their order."""
     return [each for batch in batches for each in batch]
@@ -123,6 +139,24 @@ def plain_run(
                 optimizer.step()
                 optimizer.zero_grad()
     return engine, net
+
+
+def equals_alone(
+    saved: tuple[list[str], list[list[list[int]]]], engine: pe.PruneEngine, net: Net
+) -> None:
+    """Fail unless two ranks trained, batch for batch in halves, what one process does.
+
+    Args:
+        saved: what a rank saw: the figures of its engine, and what each rank trained.
+        engine: of the training by one process.
+        net: its.
+    """
+    history, (first, second) = saved
+    assert history == figures(engine)
+    # The same gradient but for the order of its sum: the same samples, two halves a batch.
+    steps = [sorted([*a, *b]) for a, b in zip(first, second, strict=True)]
+    assert steps == [sorted(batch) for batch in net.trained]
+    assert len(flat(first)) == len(flat(second))
 
 
 def english(count: int, *, longest: int = 48) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _ranks_of import on_ranks
-from _real import Digits, Net, credited, figures, flat, plain_run, weights
+from _real import Digits, Net, credited, equals_alone, figures, flat, plain_run, weights
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import ProjectConfiguration
@@ -274,13 +274,8 @@ def test_two_ranks(tmp_path):
     for accumulate, split in ((1, False), (4, False), (1, True)):
         found = [torch.load(tmp_path / f"{rank}-{accumulate}-{split}") for rank in range(2)]
         assert found[0] == found[1]
-        history, (first, second) = found[0]
-        want, net = plain_run(Digits(N), INFOBATCH, accumulate=accumulate, double=True)
-        # The same gradient but for the order of its sum: the same samples, two halves a batch.
-        steps = [sorted([*a, *b]) for a, b in zip(first, second, strict=True)]
-        assert steps == [sorted(batch) for batch in net.trained]
-        assert history == figures(want)
-        assert len(flat(first)) == len(flat(second))
+        alone = plain_run(Digits(N), INFOBATCH, accumulate=accumulate, double=True)
+        equals_alone(found[0], *alone)
 
 
 def noted_tracker() -> Any:

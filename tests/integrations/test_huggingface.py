@@ -12,8 +12,7 @@ import pytest
 import torch
 from _gpt2 import Watched, gpt2
 from _ranks_of import on_ranks
-from _real import credited, english, figures, flat, padded, weights
-from torch.utils.data import Sampler
+from _real import Order, credited, english, figures, flat, padded, weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import prune_engine as pe
@@ -92,22 +91,6 @@ def test_losses_are_credited_to_their_samples_and_fewer_are_trained(tmp_path, wo
         again = pruned(tmp_path, gradient_accumulation_steps=accumulate)
         again.train()
         assert again.model.trained == model.trained
-
-
-class Order(Sampler[int]):
-    """Some rows in a given order, another one in each epoch."""
-
-    def __init__(self, orders: list[list[int]]) -> None:
-        self.orders, self.epoch = orders, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.orders[0])
-
-    def __iter__(self) -> Any:
-        return iter(self.orders[self.epoch])
 
 
 def stock(folder: Path, trained: list[list[int]], cut: int, **options: Any) -> Trainer:

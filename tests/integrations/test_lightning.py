@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from _ranks_of import on_ranks
-from _real import Digits, Net, credited, figures, flat, plain_run, weights
+from _real import Digits, Net, credited, equals_alone, figures, flat, plain_run, weights
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, OneCycleLR
@@ -343,11 +343,8 @@ def test_two_ranks(tmp_path):
     for accumulate in (1, 4):
         found = [torch.load(tmp_path / f"{rank}-{accumulate}") for rank in range(2)]
         assert found[0] == found[1]
-        history, (first, second) = found[0]
-        want, net = plain_run(Digits(N), INFOBATCH, accumulate=accumulate, double=True)
-        steps = [sorted([*a, *b]) for a, b in zip(first, second, strict=True)]
-        assert steps == [sorted(batch) for batch in net.trained]
-        assert history == figures(want)
+        alone = plain_run(Digits(N), INFOBATCH, accumulate=accumulate, double=True)
+        equals_alone(found[0], *alone)
 
 
 # Fabric ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from _ranks_of import on_ranks
-from _real import PIXELS, Digits, Net, credited, figures, flat, plain_run, weights
+from _real import PIXELS, Digits, Net, credited, equals_alone, figures, flat, plain_run, weights
 from PIL import Image
 from timm.data import FastCollateMixup, Mixup, create_loader
 from timm.loss import (
@@ -317,12 +317,9 @@ def ranks_work(rank: int, size: int, folder: str) -> None:
 
 def test_two_ranks(tmp_path):
     on_ranks(ranks_work, 2, str(tmp_path))
-    history, (first, second) = torch.load(tmp_path / "0")
     alone = Run(accumulate=4, double=True)
     alone.train()
-    assert history == figures(alone.engine)
-    steps = [sorted([*a, *b]) for a, b in zip(first, second, strict=True)]
-    assert steps == [sorted(batch) for batch in alone.net.trained]
+    equals_alone(torch.load(tmp_path / "0"), alone.engine, alone.net)
 
 
 def test_control_the_plain_digits_are_another_data_set():

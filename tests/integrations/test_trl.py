@@ -11,8 +11,7 @@ import pytest
 import torch
 from _gpt2 import gpt2
 from _ranks_of import on_ranks
-from _real import credited, english, figures, flat, weights
-from torch.utils.data import Sampler
+from _real import Order, credited, english, figures, flat, weights
 from transformers import GPT2LMHeadModel
 from trl import SFTConfig, SFTTrainer
 
@@ -114,20 +113,6 @@ def test_losses_are_credited_to_their_rows_and_fewer_are_trained(tmp_path, varia
     assert set(trainer.lr_scheduler.get_last_lr()) == {0.0}
     if variant == "packed":
         assert len(rows_of) != N, "N is known when the rows are packed"
-
-
-class Order(Sampler[int]):
-    def __init__(self, orders: list[list[int]]) -> None:
-        self.orders, self.epoch = orders, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.orders[0])
-
-    def __iter__(self) -> Any:
-        return iter(self.orders[self.epoch])
 
 
 @pytest.mark.parametrize("variant", ["plain", "completion", "packed", "accumulated"])

@@ -44,16 +44,6 @@ def test_the_grids_were_made_small():
     assert sum(_emulated.small_grids(text).count("Grid = 3;") for text in sources) == 13
 
 
-@pytest.fixture(params=["ascending", "descending"])
-def ordered(emulated, request):
-    """Run every test with the threads in both orders."""
-    if request.param == "ascending":
-        yield emulated
-    else:
-        with emulated.descending():
-            yield emulated
-
-
 def offset_view(tensor: torch.Tensor, skip: int) -> torch.Tensor:
     """Copy a tensor to where its first element is ``skip`` elements past an aligned address."""
     room = torch.empty(tensor.numel() + 32, dtype=tensor.dtype)

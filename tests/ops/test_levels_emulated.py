@@ -13,16 +13,6 @@ from _assertions import assert_bitwise
 from _cases import int64
 
 
-@pytest.fixture(params=["ascending", "descending"])
-def ordered(emulated, request):
-    """Run every test with the threads in both orders."""
-    if request.param == "ascending":
-        yield emulated
-    else:
-        with emulated.descending():
-            yield emulated
-
-
 def case_of(rng: random.Random, count: int, first: int = 0) -> _levels.Case:
     """Return a case of many kinds."""
     scores = _levels.random_scores(rng, count)

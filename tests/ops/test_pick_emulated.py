@@ -18,16 +18,6 @@ REFERENCE = backends.load("reference")
 SOURCE = "pick"
 
 
-@pytest.fixture(params=["ascending", "descending"])
-def ordered(emulated, request):
-    """Run every test with the threads in both orders."""
-    if request.param == "ascending":
-        yield emulated
-    else:
-        with emulated.descending():
-            yield emulated
-
-
 def check(emulated, case, label):
     """Fail unless the kernels choose as the reference does."""
     want = REFERENCE.pick(*case)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.errors import StateMismatchError
 from prune_engine.ops.rule import Selection
 from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches, KeptBatches
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 RANKS = MEMBERS - 1  # the order's epoch word of the random control's ranking
 
@@ -147,23 +144,6 @@ class BatchMemory(PolicyMemory):
         self.delta: Tensor | None = None  # what the report calls the threshold
         self.counts: list[int] = []  # batches kept in each epoch, the current one's last
         self._kept: KeptBatches | None = None  # of ``alive``, listed when first asked for
-
-    @classmethod
-    def of(cls, memory: object) -> Self:
-        """Return the run's memory as what a policy over batches made it.
-
-        Args:
-            memory: what the run passed to ``rule``.
-
-        Returns:
-            The same object.
-
-        Raises:
-            TypeError: another, or none: a rule over batches is not a function of scores alone.
-        """
-        if not isinstance(memory, cls):
-            raise TypeError(f"memory must be a {cls.__name__}, got {type(memory).__name__}")
-        return memory
 
     def begin_run(self, run: RunFacts) -> None:
         """Take note of the run, and decide its first epoch.
