@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import prune_engine as pe
 from prune_engine.losses import DivBS, EvolvedSampling, ImportanceSampling, SelectiveBackprop
@@ -239,10 +238,10 @@ def test_divbs_refuses_what_no_last_layer_gives(arguments, error, match):
 
 
 def test_divbs_does_not_make_the_host_wait():
-    with FakeTensorMode():
-        logits, features = torch.zeros(8, 4, device="cuda"), torch.zeros(8, 5, device="cuda")
-        targets = torch.zeros(8, dtype=torch.int64, device="cuda")
-        found = DivBS(k=3).values(logits, targets, features)
-        assert (found.shape, found.device.type) == ((8,), "cuda")
-        with pytest.raises(DataDependentOutputException):
-            found.sum().item()  # control: here a look at a number is seen
+    """Meta tensors have no numbers: whatever looks at one on the host fails."""
+    on = {"device": "meta"}
+    logits, features = torch.zeros(8, 4, **on), torch.zeros(8, 5, **on)
+    found = DivBS(k=3).values(logits, torch.zeros(8, dtype=torch.int64, **on), features)
+    assert (found.shape, found.device.type) == ((8,), "meta")
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(found.sum())  # control: here a look at a number is seen
