@@ -305,7 +305,7 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="goes on from there")
     add("--data-root", metavar="DIR", help="the folder that holds the data sets' folders")
-    add("--model", choices=models.IMAGE_MODELS, default="mlp")
+    add("--model", choices=design.MODELS, default="mlp")
     add("--regimes", nargs="+", metavar="NAME", help=f"of {', '.join(regimes.REGIMES)}")
     add(
         "--rules",

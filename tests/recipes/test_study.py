@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from prune_engine import cli
+from prune_engine.recipes import models
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.study import regimes, rules, run, tables
 from prune_engine.recipes.study.design import (
@@ -30,6 +31,7 @@ from prune_engine.recipes.study.design import (
     StudyOptions,
     Training,
 )
+from prune_engine.recipes.text import TextData
 
 SAVED = {"infobatch": 0.3, "repb": 0.1}
 
@@ -96,6 +98,20 @@ def test_peoples_labels_are_read_or_refused(tmp_path: Path) -> None:
     for column, count, words in (("aggre", 4, "no column 'aggre'"), ("worse", 5, "expected 5")):
         with pytest.raises(ValueError, match=words):
             regimes.human_labels(str(tmp_path), column, count)
+
+
+def test_every_position_of_a_text_is_a_sample_but_for_the_padded() -> None:
+    rows = torch.arange(1, 21, dtype=torch.uint8).repeat(3, 1)
+    rows[2, 15:] = 0
+    found = regimes.windows(TextData("tinyshakespeare", rows, rows[:1]))
+    assert found.num_samples == 8 + 8 + 3 and found.num_test == 8 and found.shape == (1, 1, 12)
+    assert found.train_images[0, 0, 0].tolist() == list(range(1, 13))
+    assert found.train_labels[:8].tolist() == list(range(13, 21))
+    model = models.build("char_mlp", found.shape, 256, seed=0)
+    codes = found.train_images[:2].float()
+    assert model(codes).shape == (2, 256) and not torch.equal(model(codes)[0], model(codes)[1])
+    with pytest.raises(ValueError, match="char_mlp is for windows of a text"):
+        models.build("char_mlp", (1, 8, 8), 10, seed=0)
 
 
 def scene(saving: float | None, epochs: int = 10) -> rules.Scene:
@@ -238,7 +254,7 @@ def test_rows_that_are_not_and_other_settings_are_refused(tmp_path: Path) -> Non
     [
         (["--regimes", "plain", "nowhere"], "regimes: expected of plain"),
         (["--regimes", "plain", "plain"], "regimes: expected different ones"),
-        (["--model", "cnn", "--regimes", "digits"], "of 8 x 8 pixels"),
+        (["--model", "cnn", "--regimes", "digits"], "digits is for mlp, got model 'cnn'"),
         (["--rules", "nobody"], "rules: expected one of orderdp"),
         (["--savings", "1.5"], "savings: expected numbers in"),
         (["--seeds", "0"], "seeds: expected at least 1"),

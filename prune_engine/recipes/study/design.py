@@ -13,15 +13,15 @@ from typing import Any
 from prune_engine.plain import store_plain
 from prune_engine.recipes import models
 from prune_engine.recipes.results import FULL, FULL_CUT
-from prune_engine.recipes.study.regimes import REGIMES
+from prune_engine.recipes.study.regimes import REGIMES, Regime
 from prune_engine.recipes.study.rules import RULES, rule_named
 
 RANDOM, RESCALED = "random", "random_rescaled"
 CONTROLS = (RANDOM, RESCALED)
 RATE, TEST = "rate", "test"
 RATE_SEEDS = (100, 101)  # of no training that is tested
-RATES = {"mlp": (0.0125, 0.025, 0.05, 0.1), "small_cnn": (0.025, 0.05, 0.1, 0.2)}
-TINY = "digits"
+RATES = {"mlp": (0.0125, 0.025, 0.05, 0.1)}
+MODELS = (*models.IMAGE_MODELS, models.CHARACTERS)
 
 Row = dict[str, Any]
 
@@ -33,7 +33,7 @@ class StudyOptions:
     Args:
         out: the folder of the study; what is there is continued.
         data_root: the folder of the data sets.
-        model: ``"mlp"`` or another of ``models.IMAGE_MODELS``.
+        model: a name of ``MODELS``.
         regimes: names of ``regimes.REGIMES``; none: all that the model takes.
         rules: names of ``rules.RULES``, or calls (see ``rules.worded``).
         savings: shares of a run's samples, in (0, 1).
@@ -62,12 +62,12 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         store_plain(self)
-        if self.model not in models.IMAGE_MODELS:
-            names = ", ".join(models.IMAGE_MODELS)
+        if self.model not in MODELS:
+            names = ", ".join(MODELS)
             raise ValueError(f"model: expected one of {names}, got {self.model!r}")
         if not self.regimes:
-            able = tuple(name for name in REGIMES if name != TINY or self.model == "mlp")
-            object.__setattr__(self, "regimes", able)
+            able = [name for name, each in REGIMES.items() if fits(each, self.model)]
+            object.__setattr__(self, "regimes", tuple(able))
         if not self.rates:
             object.__setattr__(self, "rates", RATES.get(self.model, (0.025, 0.05, 0.1, 0.2)))
         for name in ("regimes", "savings", "rates"):
@@ -78,8 +78,10 @@ class StudyOptions:
             if regime not in REGIMES:
                 names = ", ".join(REGIMES)
                 raise ValueError(f"regimes: expected of {names}, got {regime!r}")
-        if TINY in self.regimes and self.model != "mlp":
-            raise ValueError(f"regimes: {TINY} are of 8 x 8 pixels, for mlp, got {self.model!r}")
+            if not fits(REGIMES[regime], self.model):
+                raise ValueError(
+                    f"regimes: {regime} is for {REGIMES[regime].model}, got model {self.model!r}"
+                )
         for rule in self.rules:
             rule_named(rule)
         if len(set(self.rules)) != len(self.rules):
@@ -102,6 +104,13 @@ class StudyOptions:
         """What decides a row, beside the row's own words: one folder has one of each."""
         names = ("model", "images", "epochs", "batch_size")
         return {**{name: getattr(self, name) for name in names}, "rates": list(self.rates)}
+
+
+def fits(regime: Regime, model: str) -> bool:
+    """Say whether a model takes what a regime is made of."""
+    if model == models.CHARACTERS:
+        return regime.model == model
+    return regime.model in (None, model)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,14 @@ import torch
 from torch import Tensor
 
 from prune_engine.recipes.data import ImageData, load
+from prune_engine.recipes.models import CHARACTERS
+from prune_engine.recipes.text import PAD, TEXTS, TextData
 
 HUMAN_LABELS = Path("cifar10n") / "train-human-labels.npz"
 HELD_OUT, FEW_HELD_OUT = 2000, 240  # the latter of data sets below SMALL
 SMALL = 5000
 EASY, NOISE, IMBALANCE, COPIES = 0.85, 0.2, 100, 6
+WINDOW, TESTED = 12, 10_000  # characters that are seen, and windows of the test
 
 Change = Callable[[ImageData, int, torch.Generator], ImageData]
 
@@ -87,12 +90,13 @@ class Regime:
     """One way a training set can be.
 
     Args:
-        source: a name of ``data.IMAGE_SETS``.
+        source: a name of ``data.DATA_SETS``; of a text every position is a sample.
         summary: what it is, for the tables.
         change: makes the training set of the images that may be trained.
         share: of the images that a study asks for.
         epochs: for each that a study asks for.
         human: the column of human labels that takes the place of the true ones.
+        model: the only one that takes it; None: any.
     """
 
     source: str
@@ -101,6 +105,7 @@ class Regime:
     share: float = 1.0
     epochs: int = 1
     human: str | None = None
+    model: str | None = None
 
 
 FASHION, CIFAR = "fashion_mnist", "cifar10"
@@ -113,10 +118,14 @@ REGIMES = {
     "long_training": Regime(
         FASHION, "half of the images, three times the epochs", share=0.5, epochs=3
     ),
-    "digits": Regime("digits", "8 x 8 digits, three times the epochs", epochs=3),
+    "digits": Regime("digits", "8 x 8 digits, three times the epochs", epochs=3, model="mlp"),
     "cifar10": Regime(CIFAR, "CIFAR-10 as it is"),
     "cifar10n_aggre": Regime(CIFAR, "CIFAR-10, people's labels, 9% wrong", human="aggre"),
     "cifar10n_worse": Regime(CIFAR, "CIFAR-10, people's labels, 40% wrong", human="worse"),
+    **{
+        name: Regime(name, f"{name}: the next character of 12", share=2.5, model=CHARACTERS)
+        for name in TEXTS
+    },
 }
 
 
@@ -140,7 +149,8 @@ def prepare(name: str, root: str | None, count: int) -> tuple[ImageData, ImageDa
         raise ValueError(f"regimes: expected of {', '.join(REGIMES)}, got {name!r}")
     regime = REGIMES[name]
     data = load(regime.source, root)
-    assert isinstance(data, ImageData)
+    if isinstance(data, TextData):
+        data = windows(data)
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(data.num_samples, generator=generator)
     held = order[: HELD_OUT if data.num_samples > SMALL else FEW_HELD_OUT]
@@ -151,6 +161,28 @@ def prepare(name: str, root: str | None, count: int) -> tuple[ImageData, ImageDa
     wanted = min(round(regime.share * count), pool.num_samples)
     trained = replace(regime.change(pool, wanted, generator), name=name)
     return trained, replace(trained, test_images=images, test_labels=labels)
+
+
+def windows(data: TextData) -> ImageData:
+    """Return a text as samples of 12 characters and the one that follows.
+
+    Args:
+        data: its rows; windows with padding are left out.
+
+    Returns:
+        Images of one row, whose pixels are the characters' codes; the first 10,000 windows of a
+        fixed order of the test rows.
+    """
+    parts: list[Tensor] = []
+    for rows in (data.train_rows, data.test_rows):
+        found = rows.unfold(1, WINDOW + 1, 1).flatten(0, 1)
+        parts.append(found[(found != PAD).all(1)])
+    order = torch.randperm(len(parts[1]), generator=torch.Generator().manual_seed(0))
+    parts[1] = parts[1][order[:TESTED]]
+    (train, answers), (test, labels) = (
+        (part[:, None, None, :WINDOW].contiguous(), part[:, WINDOW].long()) for part in parts
+    )
+    return ImageData(data.name, train, answers, test, labels, 256, torch.zeros(1), torch.ones(1))
 
 
 def human_labels(root: str | None, column: str, count: int) -> Tensor:
