@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from prune_engine import backends, terminal_view
+from prune_engine.files import write_bytes
 from prune_engine.losses.scores import SCORES
 from prune_engine.recipes import (
     compare,
@@ -339,7 +340,7 @@ def _study(arguments: argparse.Namespace) -> int:
         pictures.require()
     found = study.run(options, _Progress())
     written = [options.out / "study.md"]
-    tables.write(written[0], found, f"Study: {options.model}")
+    write_bytes(written[0], tables.page(found, f"Study: {options.model}").encode())
     if drawn:
         written.append(options.out / "study.svg")
         figure.draw(written[-1], found)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from prune_engine.recipes.study.design import (
 )
 from prune_engine.recipes.text import TextData
 
+BENCH = Path(__file__).resolve().parents[2] / "bench"
 SAVED = {"infobatch": 0.3, "repb": 0.1}
 
 
@@ -247,6 +249,44 @@ def test_rows_that_are_not_and_other_settings_are_refused(tmp_path: Path) -> Non
     run.read(replace(given, seeds=5, rules=("hardest",)))  # more of the same study
     with pytest.raises(ValueError, match="a study with other settings"):
         run.read(replace(given, epochs=4))
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.delitem(sys.modules, "study", raising=False)
+    yield importlib.import_module("study")
+    sys.modules.pop("study")
+
+
+@pytest.mark.extra("scipy")
+def test_the_pages_of_the_studies_are_those_of_their_rows(pages: Any, capsys) -> None:
+    assert pages.main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.extra("scipy", "matplotlib")
+def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, capsys) -> None:
+    given = options(tmp_path / "studies" / "mlp")
+    given.out.mkdir(parents=True)
+    rows = [*finished(given).rows.values()]
+    (given.out / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    header = {"schema": 1, "settings": given.settings(), "asked": given.asked(), "pieces": []}
+    (given.out / run.HEADER).write_text(json.dumps(header))
+    assert run.reopen(given.out) == replace(given, minutes=0)
+    guide = tmp_path / "README.md"
+    guide.write_text(f"before\n{pages.BEGIN}\nold\n{pages.END}\nafter\n")
+    for name, value in (("STUDIES", tmp_path / "studies"), ("GUIDE", guide), ("ROOT", tmp_path)):
+        monkeypatch.setattr(pages, name, value)
+    assert pages.main(["--check"]) == 1 and "old" in guide.read_text()
+    assert pages.main([]) == 0 and pages.main(["--check"]) == 0
+    text = guide.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "`orderdp` +1.0" in text and "`budget`" not in text
+    (given.out / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    assert pages.main(["--check"]) == 1, "a row less is another page"
+    (given.out / run.HEADER).write_text("{}")
+    with pytest.raises(ValueError, match="not the header of a study"):
+        run.reopen(given.out)
 
 
 @pytest.mark.parametrize(

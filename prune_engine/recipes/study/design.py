@@ -105,6 +105,11 @@ class StudyOptions:
         names = ("model", "images", "epochs", "batch_size")
         return {**{name: getattr(self, name) for name in names}, "rates": list(self.rates)}
 
+    def asked(self) -> dict[str, Any]:
+        """What was asked of the study, which may grow from call to call."""
+        names = ("regimes", "rules", "savings")
+        return {**{name: list(getattr(self, name)) for name in names}, "seeds": self.seeds}
+
 
 def fits(regime: Regime, model: str) -> bool:
     """Say whether a model takes what a regime is made of."""

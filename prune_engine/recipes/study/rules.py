@@ -53,7 +53,7 @@ class Scene:
         """The numbers that a rule of words may name: saved and keep, late_saved and late_keep."""
         even, late = self.share(self.epochs), self.share(self.epochs - 1)
         kept = {"keep": 1 - even, "late_keep": 1 - late}
-        words = {"saved": even, "late_saved": late, **kept, "pool": max(0.5, 1.2 - even)}
+        words = {"saved": even, "late_saved": late, **kept, "pool": arms.pool_of(1 - even)}
         return {name: round(value, 9) for name, value in words.items()}
 
 

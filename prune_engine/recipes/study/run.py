@@ -163,6 +163,29 @@ def _rows(path: Path) -> Iterator[Row]:
 KEY = ("phase", "arm", "of", "saving", "seed", "rate")
 
 
+def reopen(folder: Path) -> StudyOptions:
+    """Return the options with which a study was called last, where no training is to start.
+
+    Args:
+        folder: of the study.
+
+    Returns:
+        The options, with ``minutes=0``.
+
+    Raises:
+        FileNotFoundError: there is no study.
+        ValueError: its header is not one.
+    """
+    header = files.read_json(folder / HEADER)
+    try:
+        words: dict[str, Any] = {**header["settings"], **header["asked"]}
+        for name in ("rates", "regimes", "rules", "savings"):
+            words[name] = tuple(words[name])
+        return StudyOptions(folder, **words, minutes=0)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / HEADER}: not the header of a study ({error!r})") from error
+
+
 def run(options: StudyOptions, say: Callable[[str], None]) -> list[Found]:
     """Run what a study lacks, and write each row as it comes.
 
@@ -195,8 +218,8 @@ def _open(options: StudyOptions) -> int:
     place = environment.describe()
     if not pieces or pieces[-1] != place:
         pieces.append(place)
-    whole = {"schema": SCHEMA, "settings": options.settings(), "pieces": pieces}
-    files.write_json(path, whole)
+    told = {"settings": options.settings(), "asked": options.asked()}
+    files.write_json(path, {"schema": SCHEMA, **told, "pieces": pieces})
     return len(pieces) - 1
 
 

@@ -7,11 +7,9 @@ import importlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prune_engine.files import write_bytes
 from prune_engine.recipes.results import FULL, FULL_CUT, lay_out, spread
 from prune_engine.recipes.study.design import CONTROLS, RESCALED, Found, Row
 from prune_engine.recipes.study.regimes import REGIMES
@@ -277,6 +275,37 @@ def _by_itself(found: Sequence[Found], made: Sequence[Difference]) -> str:
     return "### What saves what it saves\n\n" + lay_out(head, body, markdown=True)
 
 
+def guide(found: Sequence[Found]) -> str:
+    """Return, regime by regime, what beat a random subset for sure and what lost to it.
+
+    Args:
+        found: of a study.
+
+    Returns:
+        A table in Markdown: what full training has over the control, and the rules whose
+        difference stands after Holm's correction, the best first; of the others no word.
+    """
+    made = differences(found)
+    savings = found[0].options.savings
+    head = ["regime"]
+    for saving in savings:
+        at = f"at {100 * saving:.0f}%"
+        head += [f"all data {at}", f"better {at}", f"worse {at}"]
+    body: list[list[str]] = []
+    for each in found:
+        line = [REGIMES[each.regime].summary]
+        for saving in savings:
+            of = [one for one in made if (one.regime, one.saving) == (each.regime, saving)]
+            of.sort(key=lambda one: -one.mean)
+            full = [one for one in of if one.arm == FULL]
+            line.append(f"{full[0].mean:+.1f} ± {full[0].half:.1f}" if full else "-")
+            for sign in (1, -1):
+                sure = [one for one in of if one.sure and sign * one.mean > 0]
+                line.append(", ".join(f"`{one.arm}` {one.mean:+.1f}" for one in sure) or "none")
+        body.append(line)
+    return lay_out(head, body, markdown=True)
+
+
 def _time(found: Sequence[Found], made: Sequence[Difference]) -> str:
     options = found[0].options
     body: list[list[str]] = []
@@ -311,25 +340,26 @@ def summary(found: Sequence[Found]) -> str:
     return lay_out(["regime", "what it is", "trainings"], body, markdown=True)
 
 
-def write(path: Path, found: Sequence[Found], title: str) -> None:
-    """Write the page of a study.
+def page(found: Sequence[Found], title: str) -> str:
+    """Return the page of a study.
 
     Args:
-        path: of the page.
         found: of the study.
         title: its first line.
+
+    Returns:
+        Markdown: how it was made, its regimes, and its tables.
     """
     options = found[0].options
     rates = ", ".join(f"{rate:g}" for rate in options.rates)
     said = (
-        f"{options.model}, {options.images:,} images, {options.epochs} epochs, batch "
-        f"{options.batch_size}, SGD with Nesterov momentum 0.9, one-cycle schedule; accuracy after "
-        "the last epoch. Every arm has, in every regime and at every saving, the peak rate that "
-        f"was best of {rates} on images held out, with two other seeds. A cell is the difference "
-        "to the random control of equal samples, in points, with its 95% interval of Student's t, "
-        "paired by seed; bold where it stands after Holm's correction over all rules and regimes "
-        "of the page. The control is the one of two, with and without weights, that was better on "
-        "the images held out."
+        f"{options.model}, {options.images:,} samples (times a regime's share), {options.epochs} "
+        f"epochs, batch {options.batch_size}, SGD with Nesterov momentum 0.9, one-cycle schedule; "
+        "accuracy after the last epoch. Every arm has, in every regime and at every saving, the "
+        f"peak rate that was best of {rates} on samples held out, with two other seeds. A cell is "
+        "the difference to the random control of equal samples, in points, with its 95% interval "
+        "of Student's t, paired by seed; bold where it stands after Holm's correction over all "
+        "rules and regimes of the page. The control is the one of two, with and without weights, "
+        "that was better on the samples held out."
     )
-    text = f"# {title}\n\n{said}\n\n{summary(found)}\n\n{render(found)}\n"
-    write_bytes(path, text.encode())
+    return f"# {title}\n\n{said}\n\n{summary(found)}\n\n{render(found)}\n"
