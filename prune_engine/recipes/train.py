@@ -79,6 +79,7 @@ class Arm:
             schedule of exactly that length, in more epochs than the others where it takes them;
             None: run all epochs.
         overhead: seconds that were spent before and count as the first epoch's.
+        attach: gives the engine what the policy watches, before the first epoch.
         within: trains a part of each batch; None: all of it.
 
     Raises:
@@ -89,6 +90,7 @@ class Arm:
     policy: Policy
     samples: int | None = None
     overhead: float = 0.0
+    attach: Callable[[Trainer, PruneEngine], None] | None = None
     within: Within | None = None
 
     def __post_init__(self) -> None:
@@ -189,6 +191,7 @@ def train_arm(
     on_row: Callable[[ArmResult], None] | None = None,
     on_end: Callable[[Trainer, PruneEngine], None] | None = None,
     keep: Keep | None = None,
+    tests: str = "each",
 ) -> ArmResult:
     """Train one model on one arm.
 
@@ -204,6 +207,7 @@ def train_arm(
         on_row: called after every epoch with the result so far.
         on_end: called once with what was trained.
         keep: what is left on disk beside the rows.
+        tests: ``"each"`` epoch is tested, or the ``"last"`` one alone.
 
     Returns:
         One row per epoch, and the loss distribution.
@@ -213,7 +217,7 @@ def train_arm(
         StateMismatchError: what is to be continued is another training.
     """
     with ExitStack() as watching:
-        return _train(data, config, arm, seed, on_row, on_end, keep or Keep(), watching)
+        return _train(data, config, arm, seed, on_row, on_end, keep or Keep(), tests, watching)
 
 
 def _train(
@@ -224,6 +228,7 @@ def _train(
     on_row: Callable[[ArmResult], None] | None,
     on_end: Callable[[Trainer, PruneEngine], None] | None,
     keep: Keep,
+    tests: str,
     watching: ExitStack,
 ) -> ArmResult:
     """Train, with whoever looks on until the training is over or has failed."""
@@ -234,7 +239,7 @@ def _train(
         )
     trainer = make_trainer(data, config, seed)
     trainer.synchronize()
-    clock = time.perf_counter()
+    clock, processor = time.perf_counter(), time.process_time()
     whole = data.num_samples // config.batch_size * config.batch_size  # of an epoch that is full
     epochs = max(config.epochs, -(-(budget or 0) // whole))
     engine = PruneEngine(
@@ -251,6 +256,8 @@ def _train(
         trainer.reduction = "weighted_mean"
     if isinstance(arm.policy, BPAS):
         engine.attach(trainer.monitor())
+    if arm.attach is not None:
+        arm.attach(trainer, engine)
     fixed = engine.policy.fixed_batch
     # A full epoch of the policy: what it saves is counted from there.
     nominal = data.num_samples if fixed is None else engine.plan.num_kept
@@ -295,10 +302,13 @@ def _train(
         ending = time.perf_counter() - ending
         trainer.synchronize()
         seconds = time.perf_counter() - clock + (arm.overhead if epoch == 0 else 0.0)
+        processor = time.process_time() - processor
         bar.close()
         trained += served
+        over = trained == budget or report.ended_early
         clock = time.perf_counter()
-        tested = trainer.evaluate() if ranks.is_first() else float("nan")
+        wanted = tests == "each" or over or epoch + 1 == epochs
+        tested = trainer.evaluate() if wanted and ranks.is_first() else float("nan")
         eval_seconds = time.perf_counter() - clock
         if epoch + 1 == max(1, epochs // 2) and fixed is None:
             result = ArmResult(result.rows, _histogram(engine))
@@ -324,6 +334,7 @@ def _train(
                 "threshold": _finite(report.threshold),
                 "nonfinite": report.nonfinite,
                 "seconds": seconds,
+                "cpu_seconds": processor,
                 "eval_seconds": eval_seconds,
                 "engine_seconds": engine.engine_seconds - engine_before,
                 "end_seconds": ending,
@@ -336,9 +347,9 @@ def _train(
             on_row(result)
         if keep.checkpoint is not None:
             _save(engine, trainer, parts, result, keep.checkpoint)
-        if trained == budget or report.ended_early:
+        if over:
             break
-        clock = time.perf_counter()
+        clock, processor = time.perf_counter(), time.process_time()
     if keep.predictions is not None and ranks.is_first():
         _predict(trainer, keep.predictions)
     if on_end is not None:

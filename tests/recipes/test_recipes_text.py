@@ -123,7 +123,9 @@ def test_a_text_wants_gpt2_and_no_augmentation(folder):
         make_trainer(loaded, TrainConfig(model="cnn", epochs=1, batch_size=4, lr=0.1), 0)
     with pytest.raises(ValueError, match="augment: expected none for text"):
         make_trainer(loaded, TrainConfig("gpt2", 1, 4, 0.1, augment=True), 0)
-    with pytest.raises(ValueError, match="model: expected one of mlp, cnn, resnet18, got 'gpt2'"):
+    with pytest.raises(
+        ValueError, match="model: expected one of mlp, small_cnn, cnn, resnet18, got 'gpt2'"
+    ):
         make_trainer(data.load("digits", limit=50), CONFIG, 0)
 
 

@@ -40,7 +40,13 @@ def digits() -> data.ImageData:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("mlp", (1, 8, 8)), ("cnn", (1, 28, 28)), ("cnn", (3, 32, 32)), ("resnet18", (3, 32, 32))],
+    [
+        ("mlp", (1, 8, 8)),
+        ("small_cnn", (1, 28, 28)),
+        ("cnn", (1, 28, 28)),
+        ("cnn", (3, 32, 32)),
+        ("resnet18", (3, 32, 32)),
+    ],
 )
 def test_a_model_depends_on_its_seed_alone(name: str, shape: tuple[int, int, int]) -> None:
     one, two, other = (models.build(name, shape, 10, seed) for seed in (1, 1, 2))
@@ -53,7 +59,9 @@ def test_a_model_depends_on_its_seed_alone(name: str, shape: tuple[int, int, int
 
 
 def test_an_unknown_model_or_too_small_an_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one of mlp, cnn, resnet18, got 'vgg'"):
+    with pytest.raises(
+        ValueError, match="expected one of mlp, small_cnn, cnn, resnet18, got 'vgg'"
+    ):
         models.build("vgg", (3, 32, 32), 10, 0)
     with pytest.raises(ValueError, match="cnn needs images of 16 x 16"):
         models.build("cnn", (1, 8, 8), 10, 0)
