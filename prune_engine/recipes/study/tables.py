@@ -33,7 +33,7 @@ class Difference:
         p: of Student's t, two-sided; nan for one seed.
         saved: share of the samples that the arm saved.
         time: its processor seconds over those of full training.
-        diverged: trainings whose loss was not finite in the end.
+        diverged: trainings that ended without a finite loss, or no better than chance.
         sure: whether p stands after Holm's correction over all rules of the study.
     """
 
@@ -110,8 +110,8 @@ def holm(values: Sequence[float], level: float = LEVEL) -> list[bool]:
 def differences(found: Iterable[Found]) -> list[Difference]:
     """Return every arm against the better control of its saving.
 
-    The control of a saving is the one of the two that was better on the images held out, so that
-    no test image chooses it; both have their rows.
+    The control of a saving is the one of the two that is better on the test: the higher bar, which
+    can only count against a rule. Both have their rows.
 
     Args:
         found: of a study.
@@ -144,10 +144,10 @@ def _difference(
 ) -> list[Difference]:
     """An arm against the control of a stated saving, or a rule against its own."""
     if stated is None:
-        rows = found.tested(arm, None)
-        saved = fmean([row["saved"] for row in rows.values()]) if rows else 0.0
-        control = found.control(found.nearest(saved)) or RESCALED
-        others = found.tested(control, None, arm)
+        control = found.control(None, arm)
+        if control is None:
+            return []
+        rows, others = found.tested(arm, None), found.tested(control, None, arm)
     else:
         control = found.control(stated)
         if control is None or arm == control:
@@ -158,10 +158,7 @@ def _difference(
 
 def _own(found: Found, rule: str, arm: str) -> list[Difference]:
     """A control of a rule's own saving against the other one of it."""
-    rows = found.tested(rule, None)
-    if not rows:
-        return []
-    control = found.control(found.nearest(fmean(row["saved"] for row in rows.values())))
+    control = found.control(None, rule)
     if control is None or arm == control:
         return []
     own, others = found.tested(arm, None, rule), found.tested(control, None, rule)
@@ -197,9 +194,14 @@ def _compared(
             p,
             fmean(rows[seed]["saved"] for seed in seeds),
             spent / cost if cost else math.nan,
-            sum(rows[seed]["diverged"] for seed in seeds),
+            sum(_diverged(found.regime, rows[seed]) for seed in seeds),
         )
     ]
+
+
+def _diverged(regime: str, row: Row) -> bool:
+    """Say whether a training ended without a finite loss, or hardly better than chance."""
+    return row["diverged"] or row["accuracy"] < 1.5 / REGIMES[regime].classes
 
 
 def render(found: Sequence[Found]) -> str:
@@ -359,7 +361,8 @@ def page(found: Sequence[Found], title: str) -> str:
         f"peak rate that was best of {rates} on samples held out, with two other seeds. A cell is "
         "the difference to the random control of equal samples, in points, with its 95% interval "
         "of Student's t, paired by seed; bold where it stands after Holm's correction over all "
-        "rules and regimes of the page. The control is the one of two, with and without weights, "
-        "that was better on the samples held out."
+        "rules and regimes of the page. The control is the better of two, with and without "
+        "weights: the higher bar. A training has diverged where it ends without a finite loss, or "
+        "no better than chance."
     )
     return f"# {title}\n\n{said}\n\n{summary(found)}\n\n{render(found)}\n"
