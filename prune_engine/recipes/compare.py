@@ -19,7 +19,7 @@ from prune_engine.epoch.ranks import world
 from prune_engine.epoch.state import check_seed
 from prune_engine.plain import store_plain
 from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset, Subset
-from prune_engine.recipes import environment, files, owner, ranks
+from prune_engine.recipes import environment, files, in_batch, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
     POLICIES,
@@ -37,6 +37,7 @@ from prune_engine.recipes.results import (
     BUDGET,
     FULL,
     FULL_CUT,
+    FULL_FORWARDS,
     RANDOM,
     RANDOM_SUBSET,
     SCHEMA,
@@ -52,7 +53,7 @@ from prune_engine.recipes.trainer import TrainConfig, warm_up
 RECORDING, PREDICTIONS, CHECKPOINT = "scores.rec", "predictions.npy", "state.pt"
 OWN_FILES = ("metrics.jsonl", "losses.json", RECORDING, PREDICTIONS, CHECKPOINT)
 
-NAMES = (*POLICIES, "bpas", ALL)  # SUBSET comes with its file
+NAMES = (*POLICIES, "bpas", *in_batch.NAMES, ALL)  # SUBSET comes with its file
 
 DEFAULTS: dict[str, TrainConfig] = {
     "digits": TrainConfig(model="mlp", epochs=30, batch_size=32, lr=0.05),
@@ -80,9 +81,9 @@ class RunOptions:
         data: a name of ``data.DATA_SETS``.
         out: the run folder.
         train: shared by all arms.
-        policy: a name of ``arms.POLICIES``, a call such as ``"orderdp(keep=0.3)"`` or
-            ``"mymodule:MyPolicy(keep=0.3)"`` (``policy_spec``), or ``"all"``: every policy whose
-            saving can be set.
+        policy: a name of ``arms.POLICIES`` or ``in_batch.NAMES``, a call such as
+            ``"orderdp(keep=0.3)"`` or ``"mymodule:MyPolicy(keep=0.3)"`` (``policy_spec``), or
+            ``"all"``: every policy whose saving can be set.
         prune_ratio: share of the low samples that is dropped, in [0, 1); of all, for ``ucb``,
             ``epsilon_greedy`` and the random ones.
         delta: share of the epochs before annealing, in (0, 1].
@@ -127,7 +128,7 @@ class RunOptions:
         if self.subset is not None and self.target_savings is not None:
             raise ValueError("target_savings: expected without subset, whose size is its saving")
         if is_spec(self.policy):
-            read_policy(self.policy)  # before anything is loaded
+            self.arm()  # before anything is loaded
             if self.target_savings is not None:
                 raise ValueError(
                     "target_savings: expected with a policy's name alone, whose parameters it "
@@ -169,6 +170,9 @@ class RunOptions:
             return Arm(SUBSET, _trained_on(chosen), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
+        if in_batch.is_choice(self.policy):
+            saved = self.prune_ratio if self.target_savings is None else self.target_savings
+            return in_batch.read_arm(self.policy, float(1 - decimal_fraction(saved)))
         if is_spec(self.policy):
             return Arm(spec_name(self.policy), read_policy(self.policy))
         choice = Choice(self.prune_ratio, self.delta, self.sampling, self.target_savings)
@@ -223,10 +227,22 @@ class RunOptions:
         others = [arm.name for arm in self.others()]
         if not self.compare:
             return [policy, *others]
-        controls = [RANDOM, FULL_CUT] if self.policy != "random_rescale" else [FULL_CUT]
+        controls = self._controls()
         if seed_number % 2:
             return [policy, FULL, *reversed(controls), *others]
         return [FULL, policy, *controls, *others]
+
+    def _controls(self) -> list[str]:
+        """What the policy is compared with beside full training."""
+        within = self.arm().within
+        if not isinstance(within, in_batch.InBatch):
+            return [RANDOM, FULL_CUT] if self.policy != "random_rescale" else [FULL_CUT]
+        controls = [RANDOM] if within.control() != within else []
+        # All rows are passed backward where tokens are chosen: as many samples are all of them.
+        controls += [FULL_CUT] if within.rule in in_batch.SAMPLES else []
+        # Where only the trained are passed forward, as many forward passes are as many samples.
+        further = within.rule in (*in_batch.SAMPLES, *in_batch.REFERENCED)
+        return controls + ([FULL_FORWARDS] if further and within.control() != within else [])
 
     def _budget(self) -> Policy | None:
         """Return the policy that saves what the subset saves, where it can save that much."""
@@ -311,7 +327,7 @@ def run(
             raise ValueError(f"compare: expected images with subset, got {options.data}")
     # What cannot save the target says so before anything is trained. Except under "all", the
     # control and the shortened arm are made from what the policy has trained: not known yet.
-    made_later = () if options.policy == ALL else (RANDOM, FULL_CUT)
+    made_later = () if options.policy == ALL else (RANDOM, FULL_CUT, FULL_FORWARDS)
     for name in options.names(0):
         if name not in made_later:
             _arm(options, name, data, ArmResult())
@@ -365,7 +381,7 @@ def _essence(arguments: Any) -> dict[str, Any]:
 def _keep(options: RunOptions, name: str, seed: int, *, resume: bool) -> Keep:
     """What a training leaves in its folder."""
     folder = options.out / f"{name}-seed{seed}"
-    recorded = options.record and name not in (FULL, FULL_CUT, RANDOM)
+    recorded = options.record and name not in (FULL, FULL_CUT, FULL_FORWARDS, RANDOM)
     return Keep(
         folder / RECORDING if recorded else None,
         folder / PREDICTIONS if recorded else None,
@@ -422,8 +438,14 @@ def _arm(
         policy = options._budget()  # pyright: ignore[reportPrivateUsage]
         assert policy is not None
         return Arm(BUDGET, policy)
-    if name == FULL_CUT:
-        return Arm(FULL_CUT, KeepAll(), samples=tested.served)
+    if name in (FULL_CUT, FULL_FORWARDS):
+        batch = options.train.batch_size
+        count = tested.served if name == FULL_CUT else tested.forwards
+        # A part of a batch was trained of each: the nearest number of whole ones.
+        return Arm(name, KeepAll(), samples=max(1, round(count / batch)) * batch)
+    within = options.arm().within if name == RANDOM else None
+    if isinstance(within, in_batch.InBatch):
+        return Arm(RANDOM, KeepAll(), within=within.control())
     if name == RANDOM and options.policy == "bpas":
         kept = tuple(row["batches"] for row in tested.rows)
         if len(kept) < options.train.epochs:

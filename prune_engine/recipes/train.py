@@ -31,6 +31,43 @@ from prune_engine.recipes.trainer import TrainConfig, Trainer, make_trainer
 Row = dict[str, Any]
 
 
+class Chooser(Protocol):
+    """What trains a part of each batch in place of ``Trainer.observe``."""
+
+    def begin(self, data: ImageData | TextData, seed: int) -> tuple[int, int]:
+        """Make what is needed before the first batch; return what it passed backward and forward.
+
+        A training that is continued does not call it: what it made is in the state.
+        """
+        ...
+
+    def observe(
+        self, engine: PruneEngine, inputs: Tensor, targets: Tensor, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss to train on, and the plain losses of those that are trained."""
+        ...
+
+    def forwards(self, seen: int, trained: int) -> int:
+        """Say how many samples were passed forward where some of those seen were trained."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that it remembers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        ...
+
+
+class Within(Protocol):
+    """A choice within each batch, not begun yet: ``in_batch.InBatch``."""
+
+    def chooser(self, trainer: Trainer) -> Chooser:
+        """Return what chooses in one training."""
+        ...
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to spend the training.
@@ -39,9 +76,14 @@ class Arm:
         name: as in the table.
         policy: of the engine.
         samples: stop after this many samples (a multiple of the batch size), with a one-cycle
-            schedule of exactly that length; None: run all epochs.
+            schedule of exactly that length, in more epochs than the others where it takes them;
+            None: run all epochs.
         overhead: seconds that were spent before and count as the first epoch's.
         attach: gives the engine what the policy watches, before the first epoch.
+        within: trains a part of each batch; None: all of it.
+
+    Raises:
+        ValueError: a number of samples, which counts whole batches, with a choice within them.
     """
 
     name: str
@@ -49,6 +91,11 @@ class Arm:
     samples: int | None = None
     overhead: float = 0.0
     attach: Callable[[Trainer, PruneEngine], None] | None = None
+    within: Within | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.within is not None:
+            raise ValueError(f"samples: expected None with a choice within, got {self.samples}")
 
 
 @dataclass(frozen=True)
@@ -65,8 +112,13 @@ class ArmResult:
 
     @property
     def served(self) -> int:
-        """Samples trained."""
+        """Samples trained: passed backward."""
         return sum(row["served"] for row in self.rows)
+
+    @property
+    def forwards(self) -> int:
+        """Samples passed forward in training, those that only scored included."""
+        return sum(row.get("forwards", row["served"]) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -188,10 +240,12 @@ def _train(
     trainer = make_trainer(data, config, seed)
     trainer.synchronize()
     clock, processor = time.perf_counter(), time.process_time()
+    whole = data.num_samples // config.batch_size * config.batch_size  # of an epoch that is full
+    epochs = max(config.epochs, -(-(budget or 0) // whole))
     engine = PruneEngine(
         data.num_samples,
         arm.policy,
-        num_epochs=config.epochs,
+        num_epochs=epochs,
         seed=seed,
         device=trainer.device,
         backend=config.backend,
@@ -208,13 +262,18 @@ def _train(
     # A full epoch of the policy: what it saves is counted from there.
     nominal = data.num_samples if fixed is None else engine.plan.num_kept
     loader = trainer.loader(engine)
-    full_steps = config.epochs * (data.num_samples // config.batch_size)
-    schedule = _schedule(trainer, engine, full_steps, budget)
+    schedule = _schedule(trainer, engine, config.epochs * whole // config.batch_size, budget)
+    chooser = None if arm.within is None else arm.within.chooser(trainer)
+    parts = _parts(trainer, schedule, chooser)
     if keep.recording is not None:
         engine.record(keep.recording)
     result = ArmResult()
     if keep.checkpoint is not None and keep.checkpoint.is_file():
-        result = _restored(engine, trainer, schedule, keep.checkpoint)
+        result = _restored(engine, trainer, parts, keep.checkpoint)
+    begun = (0, 0)
+    if chooser is not None and not result.rows:
+        begun = chooser.begin(data, seed)
+    observe = trainer.observe if chooser is None else chooser.observe
     trained, size = result.served, world()[1]
     engine_before, recording_before = engine.engine_seconds, 0.0
     if not result.rows:
@@ -222,17 +281,18 @@ def _train(
     if keep.watch is not None:
         watching.enter_context(keep.watch(engine))
     over = trained == budget or engine.done
-    for epoch in range(engine.epoch, engine.epoch if over else config.epochs):
+    for epoch in range(engine.epoch, engine.epoch if over else epochs):
         bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
         planned = engine.plan.num_kept
-        served = 0
+        seen = served = 0
         total = torch.zeros((), dtype=torch.float64, device=trainer.device)
         for inputs, targets, indices in loader:
-            loss, losses = trainer.observe(engine, inputs, targets, indices.to(trainer.device))
+            loss, losses = observe(engine, inputs, targets, indices.to(trainer.device))
             trainer.step(loss)
             schedule.step()
             total += losses.sum()
-            served += len(indices) * size
+            seen += len(indices) * size
+            served += len(losses) * size
             bar.advance()
             if trained + served == budget:
                 break
@@ -247,24 +307,27 @@ def _train(
         trained += served
         over = trained == budget or report.ended_early
         clock = time.perf_counter()
-        wanted = tests == "each" or over or epoch + 1 == config.epochs
+        wanted = tests == "each" or over or epoch + 1 == epochs
         tested = trainer.evaluate() if wanted and ranks.is_first() else float("nan")
         eval_seconds = time.perf_counter() - clock
-        if epoch + 1 == max(1, config.epochs // 2) and fixed is None:
+        if epoch + 1 == max(1, epochs // 2) and fixed is None:
             result = ArmResult(result.rows, _histogram(engine))
+        forwards = served if chooser is None else chooser.forwards(seen, served)
+        planned -= seen - served  # those left out within their batches are not trained either
         result.rows.append(
             {
                 "schema": SCHEMA,
                 "arm": arm.name,
                 "seed": seed,
                 "epoch": epoch,
-                "num_epochs": config.epochs,
+                "num_epochs": epochs,
                 "num_samples": data.num_samples,
                 "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
                 trainer.METRIC: _finite(tested),
                 "lr": lr,
                 "planned": planned,
-                "served": served,
+                "served": begun[0] + served,
+                "forwards": begun[1] + forwards,
                 "saved": nominal - planned,
                 "nominal": nominal,
                 "batches": None if fixed is None else -(-planned // fixed),
@@ -278,11 +341,12 @@ def _train(
                 "recording_seconds": engine.recording_seconds - recording_before,
             }
         )
+        begun = (0, 0)  # the first epoch's
         engine_before, recording_before = engine.engine_seconds, engine.recording_seconds
         if on_row is not None:
             on_row(result)
         if keep.checkpoint is not None:
-            _save(engine, trainer, schedule, result, keep.checkpoint)
+            _save(engine, trainer, parts, result, keep.checkpoint)
         if over:
             break
         clock, processor = time.perf_counter(), time.process_time()
@@ -303,11 +367,11 @@ def _predict(trainer: Trainer, path: Path) -> None:
 
 
 def _save(
-    engine: PruneEngine, trainer: Trainer, schedule: Schedule, result: ArmResult, path: Path
+    engine: PruneEngine, trainer: Trainer, parts: dict[str, Any], result: ArmResult, path: Path
 ) -> None:
     """Save a training after an epoch, whole."""
     extra = {
-        **{name: part.state_dict() for name, part in _parts(trainer, schedule).items()},
+        **{name: part.state_dict() for name, part in parts.items()},
         "generator": trainer.generator.get_state(),
         "rows": result.rows,
         "histogram": result.histogram,
@@ -315,17 +379,20 @@ def _save(
     save_state(engine, path, extra=extra)
 
 
-def _restored(engine: PruneEngine, trainer: Trainer, schedule: Schedule, path: Path) -> ArmResult:
+def _restored(
+    engine: PruneEngine, trainer: Trainer, parts: dict[str, Any], path: Path
+) -> ArmResult:
     """Bring a training back to where it was saved."""
     extra = load_state(engine, path)
-    for name, part in _parts(trainer, schedule).items():
+    for name, part in parts.items():
         part.load_state_dict(extra[name])
     trainer.generator.set_state(extra["generator"])
     return ArmResult(extra["rows"], extra["histogram"])
 
 
-def _parts(trainer: Trainer, schedule: Schedule) -> dict[str, Any]:
-    return {"model": trainer.model, "optimizer": trainer.optimizer, "schedule": schedule}
+def _parts(trainer: Trainer, schedule: Schedule, chooser: Chooser | None) -> dict[str, Any]:
+    parts = {"model": trainer.model, "optimizer": trainer.optimizer, "schedule": schedule}
+    return parts if chooser is None else {**parts, "within": chooser}
 
 
 def _schedule(

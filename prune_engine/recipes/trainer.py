@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ from prune_engine.plain import store_plain
 from prune_engine.policies.batches.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.data import Gather, ImageData, Positions
-from prune_engine.recipes.text import ByteGPT2, TextData, token_losses
+from prune_engine.recipes.text import ByteGPT2, TextData, each_token
 
 
 @dataclass(frozen=True)
@@ -172,15 +174,29 @@ class Trainer(ABC):
         """Change what a batch holds at random; the task says how."""
         return batch
 
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Return a batch's inputs as they are trained: augmented, where the loader has not."""
+        return inputs
+
     @abstractmethod
     def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Run forward and return per-sample losses and their score."""
+        """Run forward on prepared inputs and return per-sample losses and their score."""
+
+    @contextmanager
+    def scoring(self) -> Generator[None, None, None]:
+        """Pass forward as in an evaluation: no gradient, and no statistic of a layer moves."""
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train()
 
     def observe(
         self, engine: PruneEngine, inputs: Tensor, targets: Tensor, indices: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Run forward and record the scores; return the loss to train on, and the plain losses."""
-        losses, score = self.losses(inputs, targets)
+        losses, score = self.losses(self.prepare(inputs), targets)
         if self.config.label_smoothing == 0:
             score = None  # the loss is the score
         return (
@@ -240,8 +256,15 @@ class ImageTrainer(Trainer):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             return self.averaged(pixels) if self.model.training else self.model(pixels)
 
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Crop and flip, where that is wanted and the loader of resident data has not done it."""
+        if not self.config.augment or self.config.resident:
+            return inputs
+        (images,) = self.augment((inputs,), self.generator)
+        return images
+
     def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment, run forward and return per-sample losses and their score."""
+        """Run forward and return per-sample losses and their score."""
         logits, labels = self._outputs(inputs, targets)
         return cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
@@ -252,7 +275,7 @@ class ImageTrainer(Trainer):
         config = self.config
         if config.score == "loss":
             return super().observe(engine, inputs, targets, indices)
-        logits, labels = self._outputs(inputs, targets)
+        logits, labels = self._outputs(self.prepare(inputs), targets)
         loss = engine.cross_entropy_observe(
             logits,
             labels,
@@ -265,10 +288,7 @@ class ImageTrainer(Trainer):
         return loss, plain
 
     def _outputs(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images = inputs
-        if self.config.augment and not self.config.resident:  # whose loader has done it
-            (images,) = self.augment((images,), self.generator)
-        return self.logits(images).float(), targets.to(self.device)
+        return self.logits(inputs).float(), targets.to(self.device)
 
     def evaluate(self) -> float:
         """Share of the test samples that are right, in [0, 1]; nan without one."""
@@ -311,11 +331,16 @@ class TextTrainer(Trainer):
         rows = self.data.train_rows
         return rows, torch.empty(len(rows), 0, dtype=torch.uint8)
 
-    def _sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def each_token(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Run forward and return each token's loss [B, T], and which are no padding."""
         rows = rows.to(self.device, torch.int64)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             logits = (self.averaged if self.model.training else self.model)(rows[:, :-1])
-        return token_losses(logits, rows)
+        return each_token(logits, rows)
+
+    def _sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        losses, counted = self.each_token(rows)
+        return losses.sum(1), counted.sum(1)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Run forward and return per-row losses, which are their own score."""
@@ -367,6 +392,6 @@ def warm_up(data: ImageData | TextData, config: TrainConfig, steps: int = 10) ->
     trainer = make_trainer(data, config, seed=0)
     inputs, targets = (tensor[: trainer.batch_size] for tensor in trainer.tensors())
     for _ in range(steps):
-        losses, _ = trainer.losses(inputs, targets)
+        losses, _ = trainer.losses(trainer.prepare(inputs), targets)
         trainer.step(losses.mean())
     trainer.synchronize()

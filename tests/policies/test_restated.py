@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import _levels
 import numpy as np
 import oracle
 import pytest
@@ -32,6 +33,7 @@ from prune_engine.policies import (
     OrderDP,
     PerSample,
     ProgressiveDropout,
+    Proportional,
     RePB,
     Reselect,
     SeTa,
@@ -89,6 +91,26 @@ class Largest(Restated):
         return weights
 
 
+class Inclusion(Restated):
+    """Proportional: kept in proportion to the score, at least floor * budget, for the inverse."""
+
+    def __init__(self, savings: float, floor: float, cap: float = math.inf, even: bool = False):
+        super().__init__()
+        self.savings, self.cap, self.even = Fraction(str(savings)), cap, even
+        self.target = round((1 - self.savings) * N)
+        self.least = round(65536 * (1 - self.savings) * Fraction(str(floor)))
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            cut = math.floor(65536 * self.savings + Fraction(1, 2)) if self.even else 0
+            weight = min(self.cap, 65536 / (65536 - cut))
+            return np.where(keep_draws(0) < cut, 0, weight).astype(np.float32)
+        scores = [None if math.isnan(x) else float(x) for x in self.score]
+        levels = _levels.solve(_levels.counts_of(scores), self.target, self.least)
+        weights = np.minimum(np.array(levels.weights), np.float32(self.cap))
+        return weights[_levels.plan(scores, levels, SEED, epoch)]
+
+
 class Chunks(Restated):
     """RS2: places t q to (t + 1) q - 1 of a shuffle, floor(N / q) epochs long."""
 
@@ -124,6 +146,19 @@ class PerBatch(Restated):
         kept = ~doubtful | (keep_draws(epoch) >= self.cut)
         weights = np.float32(epoch + 1) / (self.had + 1).astype(np.float32)
         return np.where(kept, weights, 0) if epoch else np.ones(N)
+
+
+class EvenPerBatch(PerBatch):
+    """The same with a random first epoch, which weighs nothing, and no weight above a cap."""
+
+    def __init__(self, rho: float, cap: float) -> None:
+        super().__init__(rho)
+        self.cap = np.float32(cap)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            return (keep_draws(0) >= math.floor(self.cut / 2 + 0.5)).astype(np.float32)
+        return np.minimum(super().plan(epoch), self.cap)
 
 
 class Window(Restated):
@@ -329,8 +364,23 @@ class Classes(Restated):
 CASES: dict[str, tuple[pe.policies.Policy, Callable[[], Restated], Callable[[], Restated]]] = {
     # The policy, its restatement, and one that is wrong.
     "OrderDP": (OrderDP(0.3, 0.5), lambda: Largest(0.3, 0.5), lambda: Largest(0.3, 0.6)),
+    "Proportional": (
+        Proportional(0.6, floor=0.25, delta=1.0),
+        lambda: Inclusion(0.6, 0.25),
+        lambda: Inclusion(0.6, 0.5),
+    ),
+    "even Proportional, capped": (
+        Proportional(0.6, floor=0.25, delta=1.0, first_epoch="even", weight_cap=2.3),
+        lambda: Inclusion(0.6, 0.25, 2.3, even=True),
+        lambda: Inclusion(0.6, 0.25, even=True),
+    ),
     "RS2": (RS2(0.3), lambda: Chunks(0.3), lambda: Chunks(0.4)),
     "RePB": (RePB(0.7), lambda: PerBatch(0.7), lambda: PerBatch(0.6)),
+    "even RePB, capped": (
+        RePB(0.7, first_epoch="even", weight_cap=2.5),
+        lambda: EvenPerBatch(0.7, 2.5),
+        lambda: EvenPerBatch(0.7, 3.5),
+    ),
     "SeTa": (
         SeTa(0.25, groups=5, window=2, delta=1.0),
         lambda: Window(0.25, 5, 2),
@@ -606,12 +656,20 @@ def test_alignment_without_a_reference_is_refused_before_the_first_batch():
 
 
 def test_warm_up_epochs_are_full():
-    engine = made(pe.Budget(0.4, delta=1.0, warmup=3))
-    counts = []
-    for _ in engine.epochs():
-        counts.append(engine.plan.num_kept)
-        serve(engine)
+    counts, none, rare = [], [], []
+    for policy, found in (
+        (pe.Budget(0.4, delta=1.0, warmup=3), counts),
+        (Proportional(0.6, delta=1.0, warmup=3), none),
+        (RePB(0.7, warmup=3), rare),
+    ):
+        engine = made(policy)
+        for _ in engine.epochs():
+            found.append(engine.plan.num_kept)
+            serve(engine)
     assert counts == [N] * 3 + [60] * 9
+    for found in (none, rare):
+        assert found[:3] == [N] * 3
+        assert max(found[3:]) < N
 
 
 def test_even_epochs_have_one_length():
@@ -648,7 +706,11 @@ def test_no_sample_weighs_more_than_the_cap():
     ],
 )
 def test_a_beginning_out_of_range_is_refused(field, value, error):
-    for make in (InfoBatch, pe.Budget, pe.InfoBatchQuantile, UCB, OrderDP, SeTa, KAKURENBO, IES):
+    made_of: list[Callable[..., pe.policies.Policy]] = [
+        kind for kind in pe.policies.TABLE.values() if issubclass(kind, pe.policies.ScoreRule)
+    ]
+    made_of += [AlignPrune, ZeroVariance, partial(RCAP, PerSample(LABELS))]
+    for make in made_of:
         with pytest.raises(error, match=rf"{field} must be .*got"):
             make(**{field: value})
     with pytest.raises(ValueError, match="warmup must be 0 where first_epoch is 'even'"):

@@ -21,7 +21,7 @@ from prune_engine.recipes.report.charts import Chart, Line
 from prune_engine.recipes.report.classes import ClassRow, class_rows
 from prune_engine.recipes.report.history import distributions, read_history
 from prune_engine.recipes.report.samples import Gallery, Source, galleries
-from prune_engine.recipes.results import ACCURACY, FULL, FULL_CUT, RANDOM, metric_of
+from prune_engine.recipes.results import ACCURACY, CUT, FULL, FULL_CUT, RANDOM, metric_of
 from prune_engine.recipes.text import TextData
 from prune_engine.recording import Recording
 from prune_engine.recording.codes import POSITIVE, lower_bounds
@@ -283,7 +283,7 @@ def _warnings(sentences: Sequence[str], run: files.Run) -> list[str]:
     short = [
         name
         for name, rows in run.rows.items()
-        if len(rows) < rows[0]["num_epochs"] and rows[0]["arm"] != FULL_CUT
+        if len(rows) < rows[0]["num_epochs"] and rows[0]["arm"] not in CUT
     ]
     if short:
         found.append(f"Fewer epochs than planned: {', '.join(short)}.")
@@ -314,7 +314,7 @@ def _charts(run: files.Run) -> list[Chart]:
             for label, slot, found in rows
         ]
 
-    pruning = [line for line in lines if line[2][0]["arm"] != FULL_CUT]
+    pruning = [line for line in lines if line[2][0]["arm"] not in CUT]
     found = [
         charts.line_chart(
             "kept",
