@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 IMAGE_MODELS = ("mlp", "cnn", "resnet18")
-MODELS = (*IMAGE_MODELS, "gpt2")  # the last one for text, in text.py
+TEXT_MODELS = ("bytes", "gpt2")  # of torch alone, in byte_model.py; of transformers, in text.py
+MODELS = (*IMAGE_MODELS, *TEXT_MODELS)
 
 
 def build(name: str, shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
