@@ -19,6 +19,7 @@ from prune_engine.recipes.pictures import below, window
 from prune_engine.recipes.report import charts
 from prune_engine.recipes.report.charts import Chart, Line
 from prune_engine.recipes.report.classes import ClassRow, class_rows
+from prune_engine.recipes.report.cost import Costs, costs
 from prune_engine.recipes.report.history import distributions, read_history
 from prune_engine.recipes.report.samples import Gallery, Source, galleries
 from prune_engine.recipes.results import ACCURACY, FULL, FULL_CUT, RANDOM, metric_of
@@ -40,13 +41,6 @@ SLOTS = {FULL: 0, FULL_CUT: 1, RANDOM: 2}
 POLICY_SLOT, OTHER_SLOTS = 3, (4, 5, 6, 7)
 STEPS_OF_BINS = ((80, 8), (32, 4), (0, 1))  # codes in use -> codes of a bin: few are shown finely
 MOST_FRAMES = 100  # of the slider
-PARTS = (
-    ("model and data", "loading, forward, backward, optimiser"),
-    ("engine: batches", "recording scores and weighing losses; at first, making the engine"),
-    ("engine: plans", "auditing an epoch and deciding the next"),
-    ("engine: recording", "kept bits and scores to disk"),
-    ("evaluation", "outside the wall time of the table"),
-)
 
 
 @dataclass(frozen=True)
@@ -63,15 +57,6 @@ class Distribution:
     chart: Chart
     frames: dict[str, Any]
     shown: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of an arm, mean over its trainings."""
-
-    arm: str
-    seconds: list[float]
-    shares: list[float]
 
 
 @dataclass(frozen=True)
@@ -92,7 +77,7 @@ class View:
         classes: of the data set.
         classes_left: how many of them are not shown.
         galleries: lists of samples.
-        costs: of the arms.
+        cost: what the seconds were spent on.
         left_out: what is missing, and why.
     """
 
@@ -104,7 +89,7 @@ class View:
     sentences: list[str]
     warnings: list[str]
     charts: list[Chart]
-    costs: list[Cost]
+    cost: Costs
     distribution: Distribution | None = None
     training: str = ""
     epochs: int = 0
@@ -151,7 +136,7 @@ def view(
         sentences=sentences,
         warnings=_warnings(sentences, run),
         charts=_charts(run),
-        costs=_costs(run),
+        cost=costs(_by_arm(run)),
     )
     recorded = [name for name in run.rows if (folder / name / compare.RECORDING).is_file()]
     if not recorded:
@@ -363,30 +348,10 @@ def _lines(run: files.Run) -> list[tuple[str, int, files.Rows]]:
     return found
 
 
-def _costs(run: files.Run) -> list[Cost]:
-    found: list[Cost] = []
-    for arm in run.report.arms:
-        trainings = [rows for rows in run.rows.values() if rows[0]["arm"] == arm]
-
-        def mean(name: str, of: Any = trainings) -> float:
-            return sum(row.get(name, 0.0) for rows in of for row in rows) / len(of)
-
-        engine, ends = mean("engine_seconds"), mean("end_seconds")
-        recording = mean("recording_seconds")
-        seconds = [
-            mean("seconds") - engine,
-            engine - ends,
-            ends - recording,
-            recording,
-            mean("eval_seconds"),
-        ]
-        seconds = [max(0.0, part) for part in seconds]
-        found.append(Cost(arm, seconds, seconds))
-    longest = max((sum(cost.seconds) for cost in found), default=0.0) or 1.0
-    return [
-        replace(cost, shares=[round(100 * part / longest, 2) for part in cost.seconds])
-        for cost in found
-    ]
+def _by_arm(run: files.Run) -> dict[str, list[files.Rows]]:
+    """Arm -> rows of its trainings."""
+    every = run.rows.values()
+    return {arm: [rows for rows in every if rows[0]["arm"] == arm] for arm in run.report.arms}
 
 
 def _frames(recording: Recording, score: str) -> Distribution | None:
