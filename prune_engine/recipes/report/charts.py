@@ -23,12 +23,31 @@ class Line:
         slot: of the colours.
         points: (x, y), by x.
         dot: mark the end.
+        faint: one of those whose mean is another line.
     """
 
     label: str
     slot: int
     points: Points
     dot: bool = False
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Path:
+    """A line as it is drawn.
+
+    Args:
+        slot: of the colours.
+        d: of SVG.
+        label: for the legend, or "".
+        faint: thin, behind what counts.
+    """
+
+    slot: int
+    d: str
+    label: str = ""
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +62,7 @@ class Chart:
         y: what runs up.
         x_ticks: (position, words).
         y_ticks: likewise.
-        paths: (slot, path, label).
+        paths: the lines, the faint ones first.
         dots: (slot, x, y).
         rows: the ends of the lines as a table: label, first, last.
     """
@@ -55,14 +74,14 @@ class Chart:
     y: str
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    paths: list[tuple[int, str, str]]
+    paths: list[Path]
     dots: list[tuple[int, float, float]] = field(default_factory=list[tuple[int, float, float]])
     rows: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
 
     @property
     def legend(self) -> list[tuple[int, str]]:
         """Slot and label of what has one, each once."""
-        return list(dict.fromkeys((slot, label) for slot, _, label in self.paths if label))
+        return list(dict.fromkeys((path.slot, path.label) for path in self.paths if path.label))
 
 
 @dataclass(frozen=True)
@@ -159,12 +178,12 @@ def line_chart(
         if window is not None
         else scale(ys, HEIGHT - BOTTOM, TOP, zero=zero)
     )
-    paths: list[tuple[int, str, str]] = []
+    paths: list[Path] = []
     dots: list[tuple[int, float, float]] = []
     rows: list[tuple[str, str, str]] = []
-    for line in lines:
+    for line in sorted(lines, key=lambda line: not line.faint):
         points = [(x, y) for x, y in line.points if up.low <= y <= up.high]
-        paths.append((line.slot, path(thinned(points), across, up), line.label))
+        paths.append(Path(line.slot, path(thinned(points), across, up), line.label, line.faint))
         if points and (line.dot or len(points) == 1):
             dots.append((line.slot, across.at(points[-1][0]), up.at(points[-1][1])))
         if line.label and points:
