@@ -221,6 +221,17 @@ def test_a_win_is_sure_after_holm_and_a_tie_is_not(tmp_path: Path) -> None:
     assert "| orderdp | **+1.0" in page and "| infobatch | +0.0" in page
 
 
+def test_a_choice_within_batches_is_held_to_the_uniform_one(tmp_path: Path) -> None:
+    given = options(tmp_path, rules=("uniform", "divbs", "orderdp"))
+    found = finished(given)
+    made = {(one.arm, one.saving): one for one in tables.differences([found])}
+    assert made["divbs", 0.4].control == "uniform" and made["uniform", 0.4].control == "random"
+    page = tables.render([found])
+    _, _, batches = page.partition("40% of each batch left out")
+    assert "| divbs |" in batches and "| orderdp |" not in batches.partition("### ")[0]
+    assert "| divbs |" not in page.partition("of each batch left out")[0]
+
+
 def test_holm_and_students_t_are_those_of_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     generator = np.random.default_rng(0)
