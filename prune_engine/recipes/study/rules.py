@@ -165,7 +165,6 @@ RULES: dict[str, StudyRule] = {
     "hardest": worded("orderdp(keep={keep}, pool=1.0)"),
     "hardest_late": worded("orderdp(keep={late_keep}, pool=1.0, first_epoch='full')"),
     "proportional": worded("proportional({late_saved}, floor=0.5, delta=1.0)"),
-    "proportional_even": worded("proportional({saved}, delta=1.0, first_epoch='even')"),
     "budget": _equal("budget"),
     "infobatch_quantile": _equal("infobatch_quantile"),
     "ucb": worded("ucb(keep={late_keep}, period=3)"),
