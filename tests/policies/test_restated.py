@@ -292,6 +292,54 @@ class Mean(Restated):
         return np.where(drawn, np.where(keep_draws(epoch) < 32768, 0, self.weight), 1)
 
 
+class Fixed(Mean):
+    """InfoBatch by fixed counts: of the low ones the larger half of the draws stays."""
+
+    def plan(self, epoch: int) -> np.ndarray:
+        weights = super().plan(epoch)
+        low = np.flatnonzero(weights != 1) if epoch else np.zeros(0, int)
+        kept = sorted(low, key=lambda i: (-keep_draws(epoch)[i], i))[: len(low) // 2]
+        weights[low] = 0
+        weights[kept] = 2
+        return weights
+
+
+class Lowest(Restated):
+    """Budget: of the lowest scores a stated number goes, and the others of them make up for it."""
+
+    def __init__(self, low: int, dropped: int) -> None:
+        super().__init__()
+        self.low, self.dropped = low, dropped
+
+    def plan(self, epoch: int) -> np.ndarray:
+        weights = np.ones(N)
+        if epoch == 0:
+            return weights
+        # Who is never seen is above all; of equal ones the larger index is the lower.
+        score = np.where(np.isnan(self.score), np.inf, self.score)
+        low = sorted(range(N), key=lambda i: (score[i], -i))[: self.low]
+        stay = sorted(low, key=lambda i: (-keep_draws(epoch)[i], i))[: self.low - self.dropped]
+        weights[low] = 0
+        weights[stay] = self.low / len(stay)
+        return weights
+
+
+class Chance(Restated):
+    """RandomSubset: by the draw alone, of each epoch or of the first."""
+
+    def __init__(self, ratio: float, *, weighs: bool, fixed: bool = False, static: bool = False):
+        super().__init__()
+        self.ratio, self.weighs, self.fixed, self.static = ratio, weighs, fixed, static
+
+    def plan(self, epoch: int) -> np.ndarray:
+        draws = keep_draws(0 if self.static else epoch)
+        count, cut = round((1 - self.ratio) * N), math.floor(self.ratio * 65536 + 0.5)
+        order = np.argsort(-draws, kind="stable")
+        kept = np.isin(np.arange(N), order[:count]) if self.fixed else draws >= cut
+        weight = N / count if self.fixed else 65536 / (65536 - cut)
+        return np.where(kept, weight if self.weighs else 1, 0)
+
+
 class Even(Mean):
     """The same with an even first epoch: a quarter at random, weighed, as if half were low."""
 
@@ -399,6 +447,36 @@ CASES: dict[str, tuple[pe.policies.Policy, Callable[[], Restated], Callable[[], 
         Restated,
     ),
     "AlignPrune": (AlignPrune(0.5, delta=1.0, window=4), lambda: Aligned(4), lambda: Aligned(5)),
+    "InfoBatch": (
+        InfoBatch(0.5, delta=1.0),
+        lambda: Mean("low", True),
+        lambda: Fixed("low", True),
+    ),
+    "fixed InfoBatch": (
+        InfoBatch(0.5, delta=1.0, sampling="fixed"),
+        lambda: Fixed("low", True),
+        lambda: Mean("low", True),
+    ),
+    "Budget": (
+        pe.Budget(0.4, delta=1.0),
+        lambda: Lowest(80, 40),
+        lambda: Lowest(90, 40),
+    ),
+    "RandomSubset": (
+        pe.RandomSubset(0.3, rescale=True),
+        lambda: Chance(0.3, weighs=True),
+        lambda: Chance(0.3, weighs=False),
+    ),
+    "fixed RandomSubset": (
+        pe.RandomSubset(0.6, rescale=True, sampling="fixed"),
+        lambda: Chance(0.6, weighs=True, fixed=True),
+        lambda: Chance(0.6, weighs=True),
+    ),
+    "static RandomSubset": (
+        pe.RandomSubset(0.4, static=True),
+        lambda: Chance(0.4, weighs=False, static=True),
+        lambda: Chance(0.4, weighs=False),
+    ),
     "high": (
         InfoBatch(0.5, delta=1.0, side="high"),
         lambda: Mean("high", True),
@@ -470,24 +548,45 @@ def test_two_ranks_keep_the_same_samples(name):
     assert any(len(kept) < N for kept, _ in first)
 
 
-@pytest.mark.parametrize("name", ["RePB", "AlignPrune", "IES", "RCAP"])
-@pytest.mark.parametrize("at", [0, 35])
+def lowest_third(epoch: int, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    chosen = scores.argsort()[: N // 3]
+    return chosen, torch.full((len(chosen),), 1.0 + epoch)
+
+
+STOPPED: dict[str, pe.policies.Policy] = {
+    # Those that are not in the table, whose conformance has this, and more of those that remember.
+    name: CASES[name][0]
+    for name in ("RePB", "even RePB, capped", "AlignPrune", "IES", "RCAP", "Proportional")
+}
+STOPPED |= {
+    "even Proportional, capped": CASES["even Proportional, capped"][0],
+    "Subset": Subset([5, 90, 7, 31, *range(40, 80)], [1.5, 0.25, 3.0, 1.0] * 11),
+    "Reselect": Reselect(lowest_third, every=4, start=2),
+}
+
+
+def later(engine: pe.PruneEngine) -> list[float]:
+    """Train what is left of an epoch; return the weights of the next."""
+    serve(engine, 5)
+    engine.end_epoch()
+    return engine.plan.weights.tolist()
+
+
+@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize("at", [0, 15])
 def test_a_run_resumed_in_the_middle_of_an_epoch_goes_on_as_before(name, at):
-    whole, stopped = made(CASES[name][0]), made(CASES[name][0])
+    whole, stopped, resumed = (made(STOPPED[name]) for _ in range(3))
     for engine in (whole, stopped):
         for _ in range(5):
             serve(engine)
             engine.end_epoch()
     for batch in list(batches(iter(list(stopped.sampler())[:at]), 5)):
         observe(stopped, batch)
-    resumed = made(CASES[name][0])
     resumed.load_state_dict(through_disk(stopped.state_dict()))
-    for engine in (whole, resumed):
-        for _ in range(4):
-            serve(engine, 5)
-            engine.end_epoch()
-    assert whole.plan.weights.tolist() == resumed.plan.weights.tolist()
-    fresh = made(CASES[name][0])
+    assert resumed.cursor == at
+    want, got = ([later(engine) for _ in range(4)] for engine in (whole, resumed))
+    assert got == want
+    fresh = made(STOPPED[name])
     for _ in range(9):
         serve(fresh, 7)
         fresh.end_epoch()
@@ -603,11 +702,6 @@ def test_a_subset_that_does_not_fit_is_refused_when_it_is_made(arguments, match)
 def test_a_subset_of_another_data_set_is_refused_at_the_first_plan():
     with pytest.raises(ValueError, match=r"indices must be integers in 0\.\.99, got 100"):
         made(Subset([100]))
-
-
-def lowest_third(epoch: int, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    chosen = scores.argsort(stable=True)[: N // 3]
-    return chosen, torch.full((N // 3,), 1.0 + epoch)
 
 
 def test_a_subset_is_chosen_anew_every_r_epochs_and_resumes():
