@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -177,8 +180,17 @@ def test_lists_and_classes_follow_the_recording(tmp_path: Path) -> None:
     assert sum(row.count for row in shown) == 100
 
 
+def stopped(folder: Path) -> str:
+    """The page of a run, with every clock at one second."""
+    for file in folder.glob("*/metrics.jsonl"):
+        found = files.read_rows(file)
+        clocks = {name: 1.0 for name in found[0] if name.endswith("seconds")}
+        files.write_rows(file, [{**row, **clocks} for row in found])
+    return written(folder, files.load_run(folder))
+
+
 @pytest.mark.extra("sklearn")
-def test_a_run_that_was_killed_and_resumed_gives_the_same_page(tmp_path: Path) -> None:
+def test_a_run_that_was_broken_off_and_resumed_gives_the_same_page(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -205,19 +217,49 @@ def test_a_run_that_was_killed_and_resumed_gives_the_same_page(tmp_path: Path) -
             other = compare.RunOptions(data="digits", out=parts, train=TINY, limit=301)
             compare.run(other, said.append, resume=True)
 
-    def stopped(folder: Path) -> str:
-        """The page, with every clock at one second."""
-        for file in folder.glob("*/metrics.jsonl"):
-            found = files.read_rows(file)
-            clocks = {name: 1.0 for name in found[0] if name.endswith("seconds")}
-            files.write_rows(file, [{**row, **clocks} for row in found])
-        return written(folder, files.load_run(folder))
-
     assert stopped(whole) == stopped(parts)
     file = parts / "infobatch-seed0" / "metrics.jsonl"
     changed = files.read_rows(file)
     files.write_rows(file, [{**row, "planned": row["planned"] - 1} for row in changed])
     assert stopped(parts) != stopped(whole), "control: the page shows a sample more or less"
+
+
+KILLED = Path(__file__).parents[1] / "_killed_program.py"
+STEPS = 4 * 18  # of full training: 300 samples in batches of 16
+
+
+def in_a_process(out: Path, when: str, count: int = 0) -> tuple[int, str]:
+    """Run or continue a small comparison in a process; return how it ended and what it said."""
+    words = ["train", "--data", "digits", "--limit", "300", "--epochs", "4", "--batch-size", "16"]
+    words += ["--seed", "0", "--compare", "--threads", "1", "--resume", "--out", str(out)]
+    command = [sys.executable, "-W", "ignore", str(KILLED), when, str(count), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.full("trains in processes")
+@pytest.mark.extra("sklearn")
+def test_a_process_that_was_killed_and_resumed_gives_the_same_page(tmp_path: Path) -> None:
+    whole, parts, other = (tmp_path / name / "run" for name in ("whole", "parts", "other"))
+    status, said = in_a_process(whole, "never")
+    assert status == 0, said
+    total = int(said.rsplit("steps ", 1)[1])
+    assert total > 3 * STEPS // 2
+    # In an epoch, as a state is to be moved into place, and in a block of the policy's recording.
+    for when, count in (("step", 30), ("replace", 6), ("record", 2)):
+        status, said = in_a_process(parts, when, count)
+        assert status == -signal.SIGKILL, (when, said)
+        assert not (parts / "summary.json").exists()
+    status, said = in_a_process(parts, "never")
+    assert status == 0, said
+    assert int(said.rsplit("steps ", 1)[1]) < total - STEPS, "what was saved is not trained again"
+    assert stopped(whole) == stopped(parts)
+    recorded = [(folder / "infobatch-seed0" / compare.RECORDING) for folder in (whole, parts)]
+    assert recorded[0].read_bytes() == recorded[1].read_bytes()
+    assert in_a_process(other, "step", 30)[0] == -signal.SIGKILL
+    status, said = in_a_process(other, "forget")
+    assert status == 0, said
+    assert stopped(whole) != stopped(other), "control: a resumption that forgets is seen"
 
 
 def test_runs_are_compared_in_one_table_and_one_page(

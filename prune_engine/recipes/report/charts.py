@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 WIDTH, HEIGHT = 480, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+ENDS = (1, 2, 3, 4, 6, 8, 10)  # of a scale that is drawn in quarters
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_POINTS = 240  # of a line; more are thinned out
 
 Points = Sequence[tuple[float, float]]
@@ -121,7 +123,7 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Return round numbers within the range, with their pixels."""
         if self.log:
-            return [(self.at(value), _number(value)) for value in self._round_logs()]
+            return [(self.at(value), _power(value)) for value in self._round_logs()]
         step = _step((self.high - self.low) / 5)
         if self.whole:
             step = max(1.0, step)
@@ -135,7 +137,7 @@ def _is_whole(values: Sequence[float]) -> bool:
 
 def rounded_up(value: float, first: float, last: float) -> Scale:
     """Return a scale from zero to a round number that is not below a value."""
-    return Scale(0.0, _step(value) if value > 0 else 1.0, first, last)
+    return Scale(0.0, _step(value, ENDS) if value > 0 else 1.0, first, last)
 
 
 def scale(values: Sequence[float], first: float, last: float, *, zero: bool = False) -> Scale:
@@ -225,10 +227,18 @@ def _drawn(part: Points) -> Points:
     return part if len(part) > 1 else [*part, (part[0][0] + 0.5, part[0][1])]
 
 
-def _step(rough: float) -> float:
-    """Return the next of 1, 2, 5 times a power of ten."""
+def _step(rough: float, factors: Sequence[float] = (1, 2, 5, 10)) -> float:
+    """Return the next of some factors times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    return next(m * power for m in factors if m * power >= rough * (1 - 1e-9))
+
+
+def _power(value: float) -> str:
+    """Write a number of an axis of logarithms, far from one as a power of ten."""
+    exponent = round(math.log10(value))
+    if 1e-3 < value < 1e4 or not math.isclose(value, 10.0**exponent):
+        return _number(value)
+    return "10" + str(exponent).translate(RAISED)
 
 
 def _number(value: float) -> str:

@@ -59,7 +59,8 @@ def tiles(report: Report) -> list[Tile]:
     full = report.summary()["arms"].get(FULL, {}).get(f"{report.metric}_mean")
     beside = full is not None and report.policy != FULL
     unit, digits = ("%", 2) if report.metric == ACCURACY else ("", 3)
-    found = [Tile(f"{100 * own['dsi']:.1f}%", "fewer samples", f"{own['samples']:,.0f} trained")]
+    saved = own["dsi"] if own["saved"] is None else own["saved"]  # without full training: by plan
+    found = [Tile(f"{100 * saved:.1f}%", "fewer samples", f"{own['samples']:,.0f} trained")]
     if own["wall_saved"] is not None:
         wall = f"{own['wall_seconds']:.2f} s a training"
         found.append(Tile(f"{100 * own['wall_saved']:.1f}%", "less wall time", wall))

@@ -445,8 +445,11 @@ def _distribution(
     first, last = int(used[0]), int(used[-1]) + 1
     edges, frames = edges[first : last + 1], [(e, table[:, first:last]) for e, table in frames]
     # Bins differ in width on an axis of logarithms; an area is a share whatever they are.
-    octaves = np.diff(np.log2(edges))
-    frames = [(epoch, table / octaves) for epoch, table in frames]
+    widths: NDArray[np.float64] = np.diff(np.log2(edges))
+    per = "doubling"
+    if max(float((table / widths).max()) for _, table in frames) > 100:  # they lie close
+        widths, per = widths * 10, "tenth of a doubling"
+    frames = [(epoch, table / widths) for epoch, table in frames]
     across = charts.Scale(edges[0], edges[-1], charts.LEFT, charts.WIDTH - charts.RIGHT, log=True)
     ups = [
         charts.rounded_up(float(table.max()), charts.HEIGHT - charts.BOTTOM, charts.TOP)
@@ -460,7 +463,7 @@ def _distribution(
         for slot, label, shares in zip((0, 2, 3), labels, frames[shown][1], strict=True)
     ]
     word = score.replace("_", " ")
-    x, y = f"{word} when last seen", "samples, % of the data set per octave"
+    x, y = f"{word} when last seen", f"samples, % of the data set per {per} of the {word}"
     title = f"{word.capitalize()} before and after pruning"
     about = f"{title}, epoch {frames[shown][0] + 1}. The slider chooses the epoch."
     chart = Chart("spread", title, about, x, y, across.ticks(), up.quarters(), paths)
