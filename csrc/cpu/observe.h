@@ -70,6 +70,12 @@ void prefetch_sample(const ScoreState& state, Index index) {
   __builtin_prefetch(state.weight_class + at, 0, 2);
 }
 
+// Of the batch's first samples, before anything else is done. Indices may be out of range here.
+template <typename Index>
+void prefetch_first(const ScoreState& state, const Index* indices, int64_t size) {
+  for (int64_t b = 0; b < std::min(kPrefetch, size); ++b) prefetch_sample(state, indices[b]);
+}
+
 template <typename Loss, typename Index, typename Score>
 void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreState& state,
                    bool advance, Loss* rescaled, float* batch_weights) {
@@ -78,7 +84,6 @@ void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreStat
   check_range(indices, batch.size, state.num_samples);
   int64_t added[kSumWords] = {};
   int64_t nonfinite = 0, saturated = 0;
-  for (int64_t b = 0; b < std::min(kPrefetch, batch.size); ++b) prefetch_sample(state, indices[b]);
   for (int64_t b = 0; b < batch.size; ++b) {
     if (b + kPrefetch < batch.size) prefetch_sample(state, indices[b + kPrefetch]);
     const auto index = static_cast<ptrdiff_t>(indices[b]);

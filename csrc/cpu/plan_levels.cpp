@@ -63,7 +63,7 @@ Tensor plan_levels_cpu(Tensor records,  // [N] int64
       const int64_t at = block * kPlanBlock;
       const int64_t size = block_size(at, num_samples);
       draw_block(first + at, static_cast<uint64_t>(seed), static_cast<uint32_t>(epoch),
-                 scratch.data());
+                 scratch[0].draw);
       key_block(all_records + at, size, scratch.data());
       offsets[block] = decide_levels(highest, fates, size, scratch.data(), out + at);
     }
