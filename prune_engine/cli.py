@@ -184,6 +184,11 @@ def _add_select(parser: argparse.ArgumentParser) -> None:
     add("--runs", type=int, default=1, metavar="R", help="models that a score is averaged over")
     add("--score", help="for stratified and hardest (default: el2n)")
     add("--beta", type=float, default=0.0, help="for stratified: share of the hardest left out")
+    add(
+        "--exact",
+        action="store_true",
+        help="for deepfool: move the images themselves (default: the last layer's closed form)",
+    )
     add("--features", type=Path, metavar="DIR", help="keep the features there, mapped, not held")
     group = parser.add_argument_group("the small model (defaults depend on --data)")
     more = group.add_argument
@@ -589,6 +594,7 @@ def _select(arguments: argparse.Namespace) -> int:
         data_root=arguments.data_root,
         limit=arguments.limit,
         folder=arguments.features,
+        exact=arguments.exact,
     )
     size = arguments.count if arguments.fraction is None else f"{arguments.fraction:g}"
     out: Path = arguments.out or Path(f"{arguments.data}-{arguments.method}-{size}.npy")

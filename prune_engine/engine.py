@@ -778,6 +778,25 @@ class PruneEngine:
         return self._run.engine_seconds
 
     @property
+    def part_seconds(self) -> dict[str, float]:
+        """``engine_seconds`` by what they were for.
+
+        ``observe``: recording scores and weighing losses; ``order``: drawing the order of samples;
+        ``audit``: meeting other ranks and finding out what an epoch saw; ``recording``: see
+        ``record``; ``plan``: a policy's memory, and deciding an epoch, the first one too.
+
+        Returns:
+            Seconds so far, which add up to ``engine_seconds``.
+
+        Example:
+            >>> from prune_engine import KeepAll
+            >>> list(PruneEngine(3, KeepAll()).part_seconds)
+            ['observe', 'order', 'audit', 'recording', 'plan']
+        """
+        parts, total = self._run.part_seconds, self._run.engine_seconds
+        return {"observe": max(0.0, total - sum(parts.values())), **parts}
+
+    @property
     def recording_seconds(self) -> float:
         """Of ``engine_seconds``, those spent recording since ``record`` was called last."""
         recorder = self._run.recorder

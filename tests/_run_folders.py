@@ -36,7 +36,10 @@ def rows(arm: str, seed: int, served: list[int], n: int, test: float | None) -> 
             "seconds": count / 1000,
             "eval_seconds": 0.1,
             "engine_seconds": 0.02,
-            "end_seconds": 0.01,
+            "observe_seconds": 0.01,
+            "order_seconds": 0.002,
+            "audit_seconds": 0.003,
+            "plan_seconds": 0.004,
             "recording_seconds": 0.001,
         }
         for epoch, count in enumerate(served)

@@ -136,7 +136,7 @@ Judged judge_blocks(const Contest& contest, EdgeRanks ranks, int64_t first, int6
   for (int64_t block = first; block < last; ++block) {
     const int64_t begin = block * kPlanBlock;
     const int32_t size = block_size(begin, contest.num_samples);
-    draw_block(begin, contest.seed, contest.epoch, scratch.data());
+    draw_block(begin, contest.seed, contest.epoch, scratch[0].draw);
     key_block(contest.records + begin, size, scratch.data());
     part.pool += rank_block(size, contest.cut, scratch.data());
     const uint32_t* rank = scratch[0].fate;

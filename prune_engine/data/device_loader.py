@@ -113,7 +113,7 @@ class DeviceLoader:
             while True:
                 began = self._engine.now()
                 indices = next(stream, None)
-                self._engine.add_seconds(began)
+                self._engine.add_seconds(began, "order")
                 if indices is None:
                     break
                 walk.serving.hand_out(iter(()), indices.shape[0])

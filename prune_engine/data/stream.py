@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sized
 from itertools import chain, repeat
 from operator import length_hint
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from prune_engine.data.prefetch import Pending, Reader
 from prune_engine.epoch.plan import CHUNK, EpochPlan, serve_count
@@ -82,8 +82,8 @@ class Feed(Protocol):
         """Return a clock for ``add_seconds``."""
         ...
 
-    def add_seconds(self, began: float) -> float:
-        """Count seconds since ``began`` as the engine's."""
+    def add_seconds(self, began: float, part: Literal["order"]) -> float:
+        """Count seconds since ``began`` as the engine's, spent on the order of samples."""
         ...
 
     def seek(self, cursor: int) -> None:
@@ -180,19 +180,19 @@ class Walk:
     def _lists(self, reader: Reader, plan: EpochPlan, positions: range) -> Iterator[list[int]]:
         began = self.engine.now()
         reader.begin(plan)
-        self.engine.add_seconds(began)
+        self.engine.add_seconds(began, "order")
         ahead: deque[Pending] = deque()
         for at in range(0, len(positions), CHUNK):
             began = self.engine.now()
             ahead.append(reader.start(plan, positions[at : at + CHUNK]))
             ready = ahead.popleft().ints() if len(ahead) > reader.ahead else None
-            self.engine.add_seconds(began)
+            self.engine.add_seconds(began, "order")
             if ready is not None:
                 yield ready
         while ahead:
             began = self.engine.now()
             ready = ahead.popleft().ints()
-            self.engine.add_seconds(began)
+            self.engine.add_seconds(began, "order")
             yield ready
 
     def state(self) -> dict[str, int]:

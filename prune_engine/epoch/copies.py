@@ -12,7 +12,7 @@ import torch
 from prune_engine.epoch import ranks
 from prune_engine.errors import PruneEngineError
 
-PLACE = ("engine_seconds", "_seconds_before")  # what no state has
+PLACE = ("engine_seconds", "part_seconds", "_seconds_before")  # what no state has
 
 
 def refuse_to_copy(what: str) -> PruneEngineError:

@@ -43,6 +43,9 @@ from prune_engine.ops.to_host import host_floats, host_ints
 # Why ranks meet: all of them for the same reason, which is told as a number.
 PURPOSES = ("end_epoch", "state_dict", "next_plan", "observe", "resize")
 SCAN = 1 << 20  # positions that are searched at a time for what was trained last
+# What the engine's seconds are counted for, beside the batches that are observed.
+PARTS = ("order", "audit", "recording", "plan")
+Part = Literal["order", "audit", "recording", "plan"]
 
 
 def _no_schedule() -> None:
@@ -106,6 +109,7 @@ class EpochRun:
         self.history = History()
         self.recorder: Recorder | None = None
         self.engine_seconds = 0.0
+        self.part_seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.epoch = 0
         self._steps = 0
         self._last = LastBatch()
@@ -130,7 +134,7 @@ class EpochRun:
         began = self.now()
         plan = self._decide(self._rule(0), 0)
         self._plan: EpochPlan | None = plan
-        self.add_seconds(began)
+        self.add_seconds(began, "plan")
 
     @property
     def plan(self) -> EpochPlan:
@@ -287,8 +291,7 @@ class EpochRun:
                 "was broken off"
             )
         began = self.now()
-        draft = self._report(self._meet("end_epoch"), partial=partial)
-        enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
+        draft = self._audited("end_epoch", partial=partial)
         upcoming = self.epoch + 1
         if self.ahead:
             self._remember(draft)
@@ -299,8 +302,18 @@ class EpochRun:
         self.add_seconds(began)
         report = self._enter(upcoming, draft)
         if self.mode == "flow":
+            began = self.now()
             self._plan_ahead()
+            self.add_seconds(began)
         return report
+
+    def _audited(self, purpose: str, *, partial: bool = False) -> EpochReport:
+        """Meet the other ranks and find out what the epoch that ends has seen."""
+        began = self.now()
+        draft = self._report(self._meet(purpose), partial=partial)
+        enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
+        self._spent("audit", began)
+        return draft
 
     def _plan_next(self, upcoming: int, draft: EpochReport) -> None:
         """Let the policy take in the epoch and decide the next; undo both where it cannot."""
@@ -308,10 +321,12 @@ class EpochRun:
         threshold = self.plan.threshold
         try:
             self._remember(draft)
+            began = self.now()
             rule = self._rule(upcoming)
             # The old list goes before the new one comes: 4 bytes per kept sample, not 8.
             self._plan = None
             self._plan = self._decide(rule, upcoming)
+            self._spent("plan", began)
         except Exception:
             if self.memory is not None and before is not None:
                 vars(self.memory).clear()
@@ -408,13 +423,20 @@ class EpochRun:
         """Return a clock for ``add_seconds``; 0 while being compiled, where no clock runs."""
         return 0.0 if torch.compiler.is_compiling() else time.perf_counter()
 
-    def add_seconds(self, began: float) -> float:
-        """Count host seconds since ``began`` as the engine's; returns them."""
+    def add_seconds(self, began: float, part: Part | None = None) -> float:
+        """Count host seconds since ``began`` as the engine's, and as a part's; returns them."""
         if torch.compiler.is_compiling():
             return 0.0  # reading the total would compile the step anew whenever it has changed
         seconds = self.now() - began
         self.engine_seconds += seconds
+        if part is not None:
+            self.part_seconds[part] += seconds
         return seconds
+
+    def _spent(self, part: Part, began: float) -> None:
+        """Say what for seconds went that the caller counts as the engine's."""
+        if not torch.compiler.is_compiling():
+            self.part_seconds[part] += self.now() - began
 
     @property
     def constant_length(self) -> bool:
@@ -554,8 +576,7 @@ class EpochRun:
         if not self.ahead and cursor >= self.horizon * served:
             self._plan_ahead(force=True)
         if cursor >= served and self.num_epochs is not None and self.epoch + 1 == self.num_epochs:
-            draft = self._report(self._meet("observe"))
-            enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
+            draft = self._audited("observe")
             self._remember(draft)
             self._enter(self.epoch + 1, draft)
 
@@ -570,7 +591,7 @@ class EpochRun:
             self._meet("next_plan")
             self._refresh_sum()
             self.ahead.append(self._decide(self._rule(upcoming), upcoming, ahead=True))
-            self.add_seconds(began)
+            self._spent("plan", began)  # the caller's seconds have these in them
 
     def _settle(self, counters: Tensor) -> None:
         """Correct the cursor by what is recorded, before it is saved.
@@ -676,9 +697,13 @@ class EpochRun:
     def _remember(self, draft: EpochReport) -> None:
         """Tell recorder and memory of the epoch that ends: merged, audited and found whole."""
         if self.recorder is not None:
+            began = self.now()
             self.recorder.record(self, draft)
+            self._spent("recording", began)
         if self.memory is not None:
+            began = self.now()
             self.memory.end_epoch(self.buffer, self.epoch)
+            self._spent("plan", began)
 
     def _threshold(self) -> float:
         threshold = self.plan.threshold
@@ -734,8 +759,7 @@ class EpochRun:
                 f"epoch {self.epoch} was trained to its end, and no other is decided: the batch is "
                 "of no epoch of this engine"
             )
-        draft = self._report(self._meet("observe"))
-        enforce_coverage(draft, self.coverage, ranks.world(self.process_group)[1])
+        draft = self._audited("observe")
         self._remember(draft)
         self._plan = self.ahead.pop(0)
         self._activate(self._plan)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 IMAGE_MODELS = ("mlp", "small_cnn", "cnn", "resnet18")
 CHARACTERS = "char_mlp"  # for windows of a text, each as an image of one row
-MODELS = (*IMAGE_MODELS, CHARACTERS, "gpt2")  # the last one for text, in text.py
+TEXT_MODELS = ("bytes", "gpt2")  # of torch alone, in byte_model.py; of transformers, in text.py
+MODELS = (*IMAGE_MODELS, CHARACTERS, *TEXT_MODELS)
 
 
 def build(name: str, shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:

@@ -14,6 +14,15 @@ FULL_FORWARDS = "full_forwards"  # full training with as many forward passes as 
 CUT = (FULL_CUT, FULL_FORWARDS)
 ACCURACY, PERPLEXITY = "accuracy", "perplexity"  # the larger the better, the smaller the better
 SUBSET, RANDOM_SUBSET, BUDGET = "subset", "random_subset", "budget"  # of a chosen file
+# What a policy is compared with, in words.
+WHAT = {
+    RANDOM: "the random control at equal savings",
+    FULL: "full training",
+    FULL_CUT: "full training cut to the same number of samples",
+    FULL_FORWARDS: "full training with as many forward passes",
+    RANDOM_SUBSET: "a random subset of the same size and classes",
+    BUDGET: "budget, which saves as much epoch by epoch",
+}
 ALL = "all"  # every policy at equal savings: none is the one that is compared
 
 # Student's t, two-sided 95%, by degrees of freedom: the smallest samples need the widest bounds.
@@ -186,6 +195,55 @@ def _known(value: float) -> float | None:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """A policy's test figure less another arm's, of the same seeds.
+
+    Args:
+        policy: its name.
+        other: the other arm's.
+        mean: of the gaps; nan where nothing was tested.
+        bound: half of the 95% interval of the mean; 0 of one seed.
+        n: seeds.
+        metric: ``"accuracy"`` or ``"perplexity"``.
+    """
+
+    policy: str
+    other: str
+    mean: float
+    bound: float
+    n: int
+    metric: str = ACCURACY
+
+    @property
+    def better(self) -> float:
+        """How much better the policy is, whichever way the metric goes."""
+        return self.mean if self.metric == ACCURACY else -self.mean
+
+    @property
+    def verdict(self) -> str:
+        """``"better"``, ``"worse"``, ``"open"``, or ``"alone"`` of one seed."""
+        if self.n == 1:
+            return "alone"
+        if self.better > self.bound:
+            return "better"
+        return "worse" if self.better < -self.bound else "open"
+
+    @property
+    def words(self) -> str:
+        """The mean with its sign."""
+        return f"{self.mean:+.{self._digits}f}"
+
+    @property
+    def interval(self) -> str:
+        """The bound."""
+        return f"{self.bound:.{self._digits}f}"
+
+    @property
+    def _digits(self) -> int:
+        return 2 if self.metric == ACCURACY else 3
+
+
+@dataclass(frozen=True)
 class Report:
     """All trainings of a run.
 
@@ -342,28 +400,9 @@ class Report:
         Returns:
             One sentence per comparison, then the cost of the engine.
         """
-        said: list[str] = []
-        if self.policy == ALL:
-            arms = [arm for arm in self.arms if arm not in (FULL, RANDOM)]
-            return [
-                self._verdict(RANDOM, "the random control at equal savings", arm) for arm in arms
-            ]
-        if self.policy not in self.arms:
+        said = [self._verdict(other, WHAT[other], policy) for policy, other in self._pairs()]
+        if self.policy == ALL or self.policy not in self.arms:
             return said
-        others = {
-            RANDOM: "the random control at equal savings",
-            FULL: "full training",
-            FULL_CUT: "full training cut to the same number of samples",
-            FULL_FORWARDS: "full training with as many forward passes",
-        }
-        if self.policy == SUBSET:
-            others[RANDOM_SUBSET] = "a random subset of the same size and classes"
-            others[BUDGET] = "budget, which saves as much epoch by epoch"
-        said += [
-            self._verdict(arm, what, self.policy)
-            for arm, what in others.items()
-            if arm in self.arms and arm != self.policy
-        ]
         numbers = self._arm(self.policy)
         if numbers["saved"] is not None and self.policy != FULL:
             ratio = numbers["wall_per_sample_saved"]
@@ -378,28 +417,44 @@ class Report:
         )
         return said
 
-    def _verdict(self, other: str, what: str, policy: str) -> str:
+    def _pairs(self) -> list[tuple[str, str]]:
+        """Which arm is compared with which: (policy, other)."""
+        if self.policy == ALL:
+            return [(arm, RANDOM) for arm in self.arms if arm not in (FULL, RANDOM)]
+        if self.policy not in self.arms:
+            return []
+        others = [RANDOM, FULL, FULL_CUT, FULL_FORWARDS]
+        others += [RANDOM_SUBSET, BUDGET] if self.policy == SUBSET else []
+        return [(self.policy, arm) for arm in others if arm in self.arms and arm != self.policy]
+
+    def gaps(self) -> list[Gap]:
+        """Return what each comparison came to, those of untested trainings left out."""
+        found = [self._gap(policy, other) for policy, other in self._pairs()]
+        return [gap for gap in found if gap is not None and not math.isnan(gap.mean)]
+
+    def _gap(self, policy: str, other: str) -> Gap | None:
+        """Return the gap, paired by seed; None without a seed of both."""
         base = {run.seed: run for run in self.of(other)}
         gaps = [run.shown - base[run.seed].shown for run in self.of(policy) if run.seed in base]
         if not gaps:
-            return f"{policy} was not compared with {what}."
+            return None
         mean, deviation = spread(gaps)
         n = len(gaps)
-        digits, unit = (2, "points") if self.metric == ACCURACY else (3, "in perplexity")
-        gap = f"{mean:+.{digits}f} {unit}"
-        if n == 1 and not math.isnan(mean):
-            return f"One seed says nothing about {what}: {policy} {gap}."
         bound = T95.get(n - 1, 2.262) * deviation / math.sqrt(n) if n > 1 else 0.0
-        better = mean if self.metric == ACCURACY else -mean
-        if math.isnan(better):
+        return Gap(policy, other, mean, bound, n, self.metric)
+
+    def _verdict(self, other: str, what: str, policy: str) -> str:
+        gap = self._gap(policy, other)
+        if gap is None:
+            return f"{policy} was not compared with {what}."
+        if math.isnan(gap.mean):
             return f"Nothing was tested, so {policy} was not compared with {what}."
-        if better > bound:
-            verb = "beat"
-        elif better < -bound:
-            verb = "lost to"
-        else:
-            verb = "neither beat nor lost to" if other == FULL else "did not beat"
+        words = f"{gap.words} {'points' if self.metric == ACCURACY else 'in perplexity'}"
+        if gap.n == 1:
+            return f"One seed says nothing about {what}: {policy} {words}."
+        undecided = "neither beat nor lost to" if other == FULL else "did not beat"
+        verb = {"better": "beat", "worse": "lost to", "open": undecided}[gap.verdict]
         return (
-            f"{policy} {verb} {what}: {gap}, paired over {n} seeds "
-            f"(95% interval ± {bound:.{digits}f})."
+            f"{policy} {verb} {what}: {words}, paired over {gap.n} seeds "
+            f"(95% interval ± {gap.interval})."
         )

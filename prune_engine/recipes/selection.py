@@ -16,7 +16,7 @@ from torch import Tensor
 from prune_engine import coresets, ops
 from prune_engine.bands import decimal_fraction
 from prune_engine.coresets.dynamics import DYNAMICS, DynamicsMemory, TrainingDynamics
-from prune_engine.coresets.method import Scored
+from prune_engine.coresets.method import Samples, Scored
 from prune_engine.data.subset import load_subset, save_subset
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.state import check_seed
@@ -29,6 +29,7 @@ from prune_engine.recipes.trainer import ImageTrainer, TrainConfig, Trainer
 
 METHODS = tuple(coresets.TABLE)
 RECORDED = ("forgetting", *DYNAMICS)  # of a training as it goes, not of its last model
+OWN = {"deepfool": coresets.DeepFool, "influence": coresets.Influence}  # scores of the methods
 OF_LOGITS = ("nll", "el2n", "grand", "margin", "least_confidence", "entropy")
 EPOCHS = 10  # of the small model, as in DeepCore's example
 
@@ -51,6 +52,8 @@ class SelectOptions:
         data_root: the folder of the files.
         limit: first training samples only.
         folder: for the features, mapped to files there.
+        exact: for ``deepfool``: how far the images themselves must move, among the ten likeliest
+            classes, in place of the last layer's closed form.
     """
 
     method: str
@@ -66,6 +69,7 @@ class SelectOptions:
     data_root: str | None = None
     limit: int | None = None
     folder: Path | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         store_plain(self)
@@ -86,6 +90,8 @@ class SelectOptions:
         if self.score not in (None, *OF_LOGITS, *RECORDED):
             known = ", ".join((*OF_LOGITS, *RECORDED))
             raise ValueError(f"score: expected one of {known}, got {self.score!r}")
+        if self.exact and self.method != "deepfool":
+            raise ValueError(f"exact: expected with deepfool only, got {self.method}")
         if self.beta and self.method != "stratified":
             raise ValueError(f"beta: expected with stratified only, got {self.method}")
 
@@ -99,7 +105,9 @@ class SelectOptions:
         """The score that is made of each model, where the method takes one."""
         if self.takes_any_score:
             return self.score or "el2n"
-        return self.method if self.method == "forgetting" or self.runs > 1 else None
+        if self.method == "forgetting" or self.runs > 1 or self.exact:
+            return self.method
+        return None
 
     def number(self, num_samples: int) -> int:
         """Return k."""
@@ -113,7 +121,7 @@ class Trained:
     """What is left of a small model: what it says of each sample, and what was recorded."""
 
     embedding: coresets.Embedding
-    recorded: Tensor | None
+    recorded: Tensor | None  # by the engine as it trained, or made of the inputs afterwards
 
 
 def choose(
@@ -163,6 +171,7 @@ def choose(
     about = {
         "method": options.method,
         "score": options.score_name,
+        "exact": options.exact,
         "balance": options.balance,
         "seed": options.seed,
         "runs": options.runs if method.needs else 0,
@@ -205,6 +214,10 @@ def score_of(name: str, run: Trained) -> Tensor:
     if run.recorded is not None:
         return run.recorded
     made = run.embedding
+    if name in OWN:
+        rank = torch.arange(len(made.logits))
+        samples = Samples(rank, made.features, made.logits, made.targets, head=made.head)
+        return OWN[name]().score(samples)
     if name == "grand":
         return scores.grand(made.logits, made.targets, made.features)
     if name in ("nll", "el2n"):
@@ -257,6 +270,10 @@ def one_model(
     elif name in DYNAMICS:
         assert isinstance(engine.memory, DynamicsMemory)
         recorded = engine.memory.scores(name).cpu()
+    elif options.exact:
+        say(f"{options.method}: moving {data.num_samples} images to the nearest boundary")
+        moved = [coresets.deepfool(trainer.model, x) for x, _, _ in _images(data, trainer)]
+        recorded = torch.cat(moved).cpu()
     return Trained(made, recorded)
 
 

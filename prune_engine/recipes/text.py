@@ -159,7 +159,8 @@ def make_gpt2(length: int, seed: int, vocab_size: int) -> Any:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise ImportError(
-            "model gpt2 needs transformers: pip install 'prune_engine[text]'"
+            "model gpt2 needs transformers: pip install 'prune_engine[text]'; "
+            "`prune-engine train --model bytes` needs nothing beside torch"
         ) from error
     # No dropout: it would draw from the global generator.
     config = transformers.GPT2Config(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -276,9 +276,8 @@ def _train(
         begun = chooser.begin(data, seed)
     observe = trainer.observe if chooser is None else chooser.observe
     trained, size = result.served, world()[1]
-    engine_before, recording_before = engine.engine_seconds, 0.0
-    if not result.rows:
-        engine_before = 0.0  # the first epoch also pays for the making of the engine
+    # The first epoch also pays for the making of the engine.
+    before = engine.part_seconds if result.rows else dict.fromkeys(engine.part_seconds, 0.0)
     if keep.watch is not None:
         watching.enter_context(keep.watch(engine))
     over = trained == budget or engine.done
@@ -300,9 +299,7 @@ def _train(
             if trained + served == budget:
                 break
         lr = float(schedule.get_last_lr()[0]) * share
-        ending = time.perf_counter()
         report = engine.end_epoch()
-        ending = time.perf_counter() - ending
         trainer.synchronize()
         seconds = time.perf_counter() - clock + (arm.overhead if epoch == 0 else 0.0)
         processor = time.process_time() - processor
@@ -340,13 +337,11 @@ def _train(
                 "seconds": seconds,
                 "cpu_seconds": processor,
                 "eval_seconds": eval_seconds,
-                "engine_seconds": engine.engine_seconds - engine_before,
-                "end_seconds": ending,
-                "recording_seconds": engine.recording_seconds - recording_before,
+                **_spent(engine, before),
             }
         )
         begun = (0, 0)  # the first epoch's
-        engine_before, recording_before = engine.engine_seconds, engine.recording_seconds
+        before = engine.part_seconds
         if on_row is not None:
             on_row(result)
         if keep.checkpoint is not None:
@@ -359,6 +354,15 @@ def _train(
     if on_end is not None:
         on_end(trainer, engine)
     return result
+
+
+def _spent(engine: PruneEngine, before: Mapping[str, float]) -> Row:
+    """Return the engine's seconds since then, in all and by what they were for."""
+    spent = {name: now - before[name] for name, now in engine.part_seconds.items()}
+    return {
+        "engine_seconds": sum(spent.values()),
+        **{f"{name}_seconds": seconds for name, seconds in spent.items()},
+    }
 
 
 def _predict(trainer: Trainer, path: Path) -> None:

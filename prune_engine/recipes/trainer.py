@@ -22,6 +22,7 @@ from prune_engine.losses.scores import SCORES
 from prune_engine.plain import store_plain
 from prune_engine.policies.batches.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks
+from prune_engine.recipes.byte_model import ByteTransformer
 from prune_engine.recipes.data import Gather, ImageData, Positions
 from prune_engine.recipes.optimizers import OPTIMIZERS, make_optimizer
 from prune_engine.recipes.text import ByteGPT2, TextData, each_token
@@ -329,7 +330,8 @@ class TextTrainer(Trainer):
                 raise ValueError(f"{name}: expected none for text, got {getattr(config, name)}")
         if config.score != "loss":
             raise ValueError(f"score: expected loss for text, got {config.score!r}")
-        super().__init__(data, ByteGPT2(data.length, seed), config, seed)
+        make = ByteGPT2 if config.model == "gpt2" else ByteTransformer
+        super().__init__(data, make(data.length, seed), config, seed)
         self.data = data
 
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -382,8 +384,9 @@ def make_trainer(data: ImageData | TextData, config: TrainConfig, seed: int) -> 
     """
     if isinstance(data, ImageData):
         return ImageTrainer(data, config, seed)
-    if config.model != "gpt2":
-        raise ValueError(f"model: expected gpt2 for text, got {config.model!r}")
+    if config.model not in models.TEXT_MODELS:
+        names = " or ".join(models.TEXT_MODELS)
+        raise ValueError(f"model: expected {names} for text, got {config.model!r}")
     return TextTrainer(data, config, seed)
 
 

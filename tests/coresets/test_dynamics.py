@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from _processes import start_ranks
 from torch import Tensor
 
 import prune_engine as pe
@@ -167,3 +169,19 @@ def test_what_does_not_fit_is_refused() -> None:
     for options in ({"window": 1}, {"first": 3}, {"decay": 0.0}, {"num_classes": -1}):
         with pytest.raises(ValueError, match=next(iter(options))):
             TrainingDynamics(**options)
+
+
+def refused_on(rank: int, size: int, store: str) -> None:
+    """One rank: a policy without such a memory is an engine's, this one is nobody's."""
+    dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
+    assert pe.PruneEngine(N, pe.KeepAll(), num_epochs=1).plan.num_kept == N
+    with pytest.raises(ValueError, match=f"recorded by one process, got {size} ranks"):
+        trained()
+    dist.barrier()
+
+
+@pytest.mark.full("starts processes")
+@pytest.mark.parametrize("size", [1, 2])
+def test_several_ranks_are_refused_where_one_is_not(tmp_path, size) -> None:
+    codes = start_ranks(refused_on, size, str(tmp_path / "store")).join()
+    assert codes == ([0, 0] if size == 2 else [1]), "control: one rank records, and nothing raises"

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -148,6 +151,47 @@ def test_reports_add_up():
     assert engine.history.nominal_trained == last.nominal_trained == 4 * 96
     assert engine.history.dsi == last.dsi == 1 - sum(sizes) / 384
     assert engine.engine_seconds >= sum(r.engine_seconds for r in engine.history)
+
+
+class Ticks:
+    """A clock by which whoever looks takes a second, and ``Slow`` a thousand."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1
+        return self.now
+
+
+TICKS = Ticks()
+
+
+@dataclass(frozen=True)
+class Slow(pe.InfoBatch):
+    """Takes its time to decide."""
+
+    def rule(self, *arguments: Any) -> Any:
+        TICKS.now += 1000
+        return super().rule(*arguments)
+
+
+@pytest.mark.parametrize("mode", ["epoch", "flow"])
+def test_seconds_are_told_by_what_they_were_for_and_once(tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("prune_engine.epoch.run.time", TICKS)
+    monkeypatch.setattr("prune_engine.engine.perf_counter", TICKS.perf_counter)
+    engine = pe.PruneEngine(N, Slow(0.5, delta=0.1), num_epochs=3, mode=mode)
+    engine.record(tmp_path / "scores.rec")
+    for _ in range(3):
+        serve(engine, 10, align=10)
+        if mode == "epoch":
+            engine.end_epoch()
+    parts = engine.part_seconds
+    assert set(parts) == {"observe", "order", "audit", "recording", "plan"}
+    assert all(0 < seconds < 200 for name, seconds in parts.items() if name != "plan")
+    decided = 3 if mode == "flow" else 4  # an end of an epoch plans the next, the last one too
+    assert 1000 * decided < parts["plan"] < 1000 * decided + 200
+    assert sum(parts.values()) == engine.engine_seconds, "what took place within another is in once"
+    assert copy.deepcopy(engine).part_seconds == parts
 
 
 def test_report_of_scores_is_exact():

@@ -144,6 +144,24 @@ def test_the_work_is_done_when_all_pruning_epochs_are():
     assert framework_epoch(engine) == [], "a loop without the flag trains nothing more"
 
 
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_a_state_of_the_end_is_loaded(broken_off):
+    """What trainers save last."""
+    engine = flowing(num_epochs=2)
+    for batch in drawn_ahead(engine.sampler(align=SIZE), 0):
+        observe(engine, batch)
+    for batch in islice(batches(engine.sampler(align=SIZE), SIZE), 3 if broken_off else None):
+        observe(engine, batch)
+    if broken_off:
+        engine.end_epoch(partial=True)
+    assert engine.done
+    again = flowing(num_epochs=2)
+    again.load_state_dict(through_disk(engine.state_dict()))
+    assert again.done and figures(again) == figures(engine)
+    assert_bitwise(again.scores(), engine.scores(), "scores")
+    assert list(again.sampler(align=SIZE)) == []
+
+
 def test_what_is_broken_off_is_reported():
     engine = flowing(num_epochs=5)
     framework_epoch(engine)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text as rows of bytes, and its perplexity in the table; a stand-in serves for GPT-2."""
+"""Text as rows of bytes, its own model, and its perplexity in the table; GPT-2 is a stand-in."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import prune_engine as pe
 from prune_engine.recipes import data, text
+from prune_engine.recipes.byte_model import ByteTransformer
 from prune_engine.recipes.compare import RunOptions, run
 from prune_engine.recipes.in_batch import InBatch
 from prune_engine.recipes.results import Report, RunResult
@@ -117,9 +118,9 @@ def test_a_file_that_does_not_fit_is_named(folder, name, file, content, error, m
 
 
 @pytest.mark.extra("sklearn")
-def test_a_text_wants_gpt2_and_no_augmentation(folder):
+def test_a_text_wants_a_model_of_text_and_no_augmentation(folder):
     loaded = data.load("gsm8k", folder)
-    with pytest.raises(ValueError, match="expected gpt2 for text, got 'cnn'"):
+    with pytest.raises(ValueError, match="expected bytes or gpt2 for text, got 'cnn'"):
         make_trainer(loaded, TrainConfig(model="cnn", epochs=1, batch_size=4, lr=0.1), 0)
     with pytest.raises(ValueError, match="augment: expected none for text"):
         make_trainer(loaded, TrainConfig("gpt2", 1, 4, 0.1, augment=True), 0)
@@ -129,10 +130,41 @@ def test_a_text_wants_gpt2_and_no_augmentation(folder):
         make_trainer(data.load("digits", limit=50), CONFIG, 0)
 
 
-def test_without_transformers_the_extra_is_named(folder, monkeypatch):
+def test_without_transformers_the_extra_and_the_other_model_are_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"prune_engine\[text\]"):
-        make_trainer(data.load("gsm8k", folder), CONFIG, 0)
+    loaded = data.load("gsm8k", folder)
+    with pytest.raises(ImportError, match=r"prune_engine\[text\].*--model bytes"):
+        make_trainer(loaded, CONFIG, 0)
+    assert isinstance(make_trainer(loaded, replace(CONFIG, model="bytes"), 0), TextTrainer)
+
+
+def test_the_byte_model_sees_no_later_byte_and_depends_on_its_seed_alone():
+    model, again = ByteTransformer(8, seed=3), ByteTransformer(8, seed=3)
+    tokens = torch.arange(65, 73).view(1, 8)
+    logits = model(tokens)
+    assert_bitwise(logits, again(tokens), "logits of one seed")
+    assert not torch.equal(logits, ByteTransformer(8, seed=4)(tokens)), "control: another seed"
+    for at in range(8):
+        changed = tokens.clone()
+        changed[0, at] = 10
+        differs = (model(changed) != logits).any(-1)[0].tolist()
+        assert differs == [False] * at + [True] * (8 - at)
+
+
+def test_the_byte_model_learns_where_a_byte_stands():
+    """Rows of one order: by places and what came before, the next byte is sure."""
+    model = ByteTransformer(16, seed=0)
+    rows = torch.arange(65, 82).repeat(4, 1) + torch.arange(4).view(4, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        sums, counts = text.token_losses(model(rows[:, :-1]), rows)
+        loss = sums.sum() / counts.sum()
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[0] > 5 and losses[-1] < 0.3
 
 
 def test_perplexity_of_a_model_that_knows_nothing_is_the_number_of_bytes(folder):
@@ -148,12 +180,13 @@ def test_perplexity_of_a_model_that_knows_nothing_is_the_number_of_bytes(folder)
     assert trainer.evaluate() == pytest.approx(256)
 
 
-def test_a_comparison_of_batch_pruning_on_text_ends_in_perplexities(folder, tmp_path):
+@pytest.mark.parametrize("model", [pytest.param("bytes", marks=pytest.mark.full("trains")), "gpt2"])
+def test_a_comparison_of_batch_pruning_on_text_ends_in_perplexities(folder, tmp_path, model):
     options = RunOptions(
         data="tinyshakespeare",
         data_root=str(folder),
         out=tmp_path / "run",
-        train=CONFIG,
+        train=replace(CONFIG, model=model),
         policy="bpas",
         target_savings=0.2,
         compare=True,

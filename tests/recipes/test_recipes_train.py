@@ -416,7 +416,7 @@ def test_the_defaults_cover_every_data_set() -> None:
     assert set(DEFAULTS) == set(data.DATA_SETS)
     for name, config in DEFAULTS.items():
         assert config.augment == name.startswith("cifar")
-        assert (config.model == "gpt2") == (name in text.TEXTS)
+        assert (config.model in models.TEXT_MODELS) == (name in text.TEXTS)
 
 
 @pytest.mark.full("trains")

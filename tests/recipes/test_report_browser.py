@@ -16,10 +16,21 @@ from prune_engine.cli import main
 from prune_engine.recipes.report import page as pages
 
 DATA = os.environ.get("PE_DATA")  # the folder of the real data sets, where there is one
-QUICK = ["--epochs", "3", "--seeds", "2", "--compare"]
+SHORT = ["--epochs", "3", "--compare"]
+QUICK = [*SHORT, "--seeds", "2"]
 RUNS = {
     "fashion": ["--data", "fashion_mnist", "--limit", "3000", *QUICK],
-    "text": ["--data", "tinyshakespeare", "--limit", "96", "--epochs", "3", "--seed", "0"],
+    "text": [
+        "--data",
+        "tinyshakespeare",
+        "--model",
+        "bytes",
+        "--limit",
+        "96",
+        "--seed",
+        "0",
+        *SHORT,
+    ],
     "digits": ["--data", "digits", "--limit", "600", *QUICK],
     "bpas": ["--data", "digits", "--policy", "bpas", "--target-savings", "0.3", *QUICK],
 }
@@ -81,13 +92,7 @@ def check_theme(browser: Page) -> None:
 @pytest.mark.filterwarnings("ignore:a sample that weighs")  # the demo's own settings, as they are
 @pytest.mark.full("trains, and starts a browser")
 @pytest.mark.extra("sklearn")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.extra("transformers")] if name == "text" else [])
-        for name in RUNS
-    ],
-)
+@pytest.mark.parametrize("name", RUNS)
 def test_the_page_of_a_real_run(tmp_path: Path, browser: Page, name: str) -> None:
     arguments = ["train", *RUNS[name], "--threads", "1", "--out", str(tmp_path)]
     if name in ("fashion", "text"):

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,11 @@ from _run_folders import make, rows
 from prune_engine.cli import main
 from prune_engine.recipes import compare, data, files
 from prune_engine.recipes.data import ImageData
-from prune_engine.recipes.report import charts, page, view
+from prune_engine.recipes.report import charts, cost, page, view
 from prune_engine.recipes.report.classes import class_rows
+from prune_engine.recipes.report.headline import bouts, tiles
 from prune_engine.recipes.report.history import read_history
+from prune_engine.recipes.results import Report, RunResult
 from prune_engine.recipes.trainer import TrainConfig
 from prune_engine.recording import Recording
 
@@ -175,8 +180,17 @@ def test_lists_and_classes_follow_the_recording(tmp_path: Path) -> None:
     assert sum(row.count for row in shown) == 100
 
 
+def stopped(folder: Path) -> str:
+    """The page of a run, with every clock at one second."""
+    for file in folder.glob("*/metrics.jsonl"):
+        found = files.read_rows(file)
+        clocks = {name: 1.0 for name in found[0] if name.endswith("seconds")}
+        files.write_rows(file, [{**row, **clocks} for row in found])
+    return written(folder, files.load_run(folder))
+
+
 @pytest.mark.extra("sklearn")
-def test_a_run_that_was_killed_and_resumed_gives_the_same_page(tmp_path: Path) -> None:
+def test_a_run_that_was_broken_off_and_resumed_gives_the_same_page(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -203,19 +217,49 @@ def test_a_run_that_was_killed_and_resumed_gives_the_same_page(tmp_path: Path) -
             other = compare.RunOptions(data="digits", out=parts, train=TINY, limit=301)
             compare.run(other, said.append, resume=True)
 
-    def stopped(folder: Path) -> str:
-        """The page, with every clock at one second."""
-        for file in folder.glob("*/metrics.jsonl"):
-            found = files.read_rows(file)
-            clocks = {name: 1.0 for name in found[0] if name.endswith("seconds")}
-            files.write_rows(file, [{**row, **clocks} for row in found])
-        return written(folder, files.load_run(folder))
-
     assert stopped(whole) == stopped(parts)
     file = parts / "infobatch-seed0" / "metrics.jsonl"
     changed = files.read_rows(file)
     files.write_rows(file, [{**row, "planned": row["planned"] - 1} for row in changed])
     assert stopped(parts) != stopped(whole), "control: the page shows a sample more or less"
+
+
+KILLED = Path(__file__).parents[1] / "_killed_program.py"
+STEPS = 4 * 18  # of full training: 300 samples in batches of 16
+
+
+def in_a_process(out: Path, when: str, count: int = 0) -> tuple[int, str]:
+    """Run or continue a small comparison in a process; return how it ended and what it said."""
+    words = ["train", "--data", "digits", "--limit", "300", "--epochs", "4", "--batch-size", "16"]
+    words += ["--seed", "0", "--compare", "--threads", "1", "--resume", "--out", str(out)]
+    command = [sys.executable, "-W", "ignore", str(KILLED), when, str(count), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.full("trains in processes")
+@pytest.mark.extra("sklearn")
+def test_a_process_that_was_killed_and_resumed_gives_the_same_page(tmp_path: Path) -> None:
+    whole, parts, other = (tmp_path / name / "run" for name in ("whole", "parts", "other"))
+    status, said = in_a_process(whole, "never")
+    assert status == 0, said
+    total = int(said.rsplit("steps ", 1)[1])
+    assert total > 3 * STEPS // 2
+    # In an epoch, as a state is to be moved into place, and in a block of the policy's recording.
+    for when, count in (("step", 30), ("replace", 6), ("record", 2)):
+        status, said = in_a_process(parts, when, count)
+        assert status == -signal.SIGKILL, (when, said)
+        assert not (parts / "summary.json").exists()
+    status, said = in_a_process(parts, "never")
+    assert status == 0, said
+    assert int(said.rsplit("steps ", 1)[1]) < total - STEPS, "what was saved is not trained again"
+    assert stopped(whole) == stopped(parts)
+    recorded = [(folder / "infobatch-seed0" / compare.RECORDING) for folder in (whole, parts)]
+    assert recorded[0].read_bytes() == recorded[1].read_bytes()
+    assert in_a_process(other, "step", 30)[0] == -signal.SIGKILL
+    status, said = in_a_process(other, "forget")
+    assert status == 0, said
+    assert stopped(whole) != stopped(other), "control: a resumption that forgets is seen"
 
 
 def test_runs_are_compared_in_one_table_and_one_page(
@@ -255,12 +299,80 @@ def test_a_loss_to_the_control_is_a_warning(tmp_path: Path) -> None:
     assert shown.warnings[0].startswith("infobatch lost to the random control")
 
 
+def trained(arms: dict[str, list[float]], planned: dict[str, list[int]]) -> dict[str, files.Rows]:
+    """Rows of each training: the test figure of each seed, what each arm kept by epoch."""
+    return {
+        f"{arm}-seed{seed}": rows(arm, seed, [n + 10 * seed for n in planned[arm]], 100, test)
+        for arm, tests in arms.items()
+        for seed, test in enumerate(tests)
+    }
+
+
+def test_an_arm_is_the_mean_of_its_trainings_with_these_behind_it(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    found = trained(
+        {"full": [0.9, 0.9], "infobatch": [0.8, 0.9]}, {"full": [80, 80], "infobatch": [60, 30]}
+    )
+    run = files.Run({**run.config, "runs": list(found)}, found, {})
+    kept = view.view(tmp_path / "none", run).charts[0]
+    assert [(path.label, path.faint) for path in kept.paths] == [
+        *[("", True)] * 4,
+        ("full", False),
+        ("infobatch", False),
+    ]
+    assert kept.rows == [("full", "85", "85"), ("infobatch", "65", "35")]
+    alone = files.Run(run.config, {name: found[name] for name in list(found)[::2]}, {})
+    kept = view.view(tmp_path / "none", alone).charts[0]
+    assert not any(path.faint for path in kept.paths), "one training is its own mean"
+    assert kept.rows == [("full", "80", "80"), ("infobatch", "60", "30")]
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("perplexity", -1)])
+def test_a_policy_stands_to_its_controls_as_the_sentences_say(metric: str, sign: int) -> None:
+    def arm(name: str, mean: float) -> list[RunResult]:
+        shown = [mean + 0.001 * seed * (-1) ** seed for seed in range(3)]
+        return [
+            RunResult(name, s, v, 9, 0.1, 1, 0.1, 0, 4, 4, 0, metric) for s, v in enumerate(shown)
+        ]
+
+    arms = [arm("infobatch", 0.5), arm("random", 0.4), arm("full", 0.6), arm("full_cut", 0.5)]
+    report = Report(tuple(run for each in arms for run in each), "infobatch")
+    found = {bout.name: bout for bout in bouts(report)}
+    verdicts = [found[name].verdict for name in ("random", "full", "full_cut")]
+    assert verdicts == (["better", "worse", "open"] if sign > 0 else ["worse", "better", "open"])
+    for name, said in zip(found, report.sentences(), strict=False):
+        bout = found[name]
+        assert bout.words.partition(" ")[0] in said
+        assert bout.low <= bout.at <= bout.low + bout.width
+        outside = not bout.low <= 50 <= bout.low + bout.width
+        assert outside == said.startswith(("infobatch beat ", "infobatch lost to "))
+        assert (bout.at > 50) == (bout.verdict == "better")
+        assert 0 <= bout.low <= bout.low + bout.width <= 100
+    (value,) = [tile.value for tile in tiles(report) if tile.label == f"test {metric}"]
+    assert value == ("50.03%" if sign > 0 else "0.500")
+
+
+def test_seconds_are_shown_by_part_also_of_rows_that_know_fewer() -> None:
+    row = rows("full", 0, [100], 100, 0.9)[0]
+    row |= {"seconds": 2.0, "engine_seconds": 0.2, "eval_seconds": 0.5}
+    parts = {"observe": 0.06, "order": 0.05, "audit": 0.04, "plan": 0.03, "recording": 0.02}
+    new = {**row, **{f"{name}_seconds": seconds for name, seconds in parts.items()}}
+    assert cost.spent(new) == pytest.approx({"model": 1.8, **parts, "eval": 0.5})
+    old = {name: row[name] for name in ("seconds", "engine_seconds", "eval_seconds")}
+    old |= {"end_seconds": 0.07, "recording_seconds": 0.02}
+    of_old = {"observe": 0.13, "order": 0, "audit": 0, "plan": 0.05, "recording": 0.02}
+    assert cost.spent(old) == pytest.approx({"model": 1.8, **of_old, "eval": 0.5})
+    shown = cost.costs({"full": [[new], [new]], "other": [[old]]})
+    assert shown.table[0] == "full 1.80 0.200 10 0.060 0.050 0.040 0.030 0.020 0.50".split()
+    assert [round(sum(bar.shares)) for chart in shown.charts for bar in chart.bars] == [100] * 4
+
+
 @pytest.mark.parametrize("values", [[], [1.0], [0.0, 0.0], [float("nan")] * 3, [1e-9, 1e9]])
 def test_a_chart_of_any_numbers_has_ticks_and_stays_inside(values: list[float]) -> None:
     lines = [charts.Line("x", 0, list(enumerate(values)))]
     chart = charts.line_chart("a", "t", ("x", "y"), lines)
     assert len(chart.y_ticks) >= 2
-    numbers = re.findall(r"[\d.]+", "".join(path for _, path, _ in chart.paths))
+    numbers = re.findall(r"[\d.]+", "".join(path.d for path in chart.paths))
     xs, ys = [float(x) for x in numbers[::2]], [float(y) for y in numbers[1::2]]
     assert all(charts.LEFT <= x <= charts.WIDTH - charts.RIGHT for x in xs)
     assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for y in ys)

@@ -14,6 +14,7 @@ from _assertions import num_threads
 
 import prune_engine as pe
 from prune_engine.cli import main
+from prune_engine.coresets.method import Scored
 from prune_engine.recipes import data, selection
 from prune_engine.recipes.selection import SelectOptions, alike_at_random, read_chosen
 from prune_engine.recipes.trainer import TrainConfig
@@ -90,6 +91,36 @@ def test_scores_are_averaged_over_models(tmp_path, digits) -> None:
     ]
     torch.testing.assert_close(both, (alone[0].double() + alone[1].double()) / 2)
     assert not torch.allclose(alone[0], alone[1])
+
+
+@pytest.mark.full("trains two models a method")
+@pytest.mark.parametrize(
+    "method", [name for name in selection.METHODS if issubclass(pe.coresets.TABLE[name], Scored)]
+)
+def test_every_score_is_averaged(tmp_path, method) -> None:
+    said = selection.choose(options(method, runs=2), tmp_path / "a.npy", lambda line: None)
+    assert (said["runs"], said["count"]) == (2, 90)
+
+
+def test_deepfool_moves_the_images_where_it_is_asked(tmp_path, capsys, digits) -> None:
+    exact = selection.evidence(options("deepfool", exact=True), digits, lambda line: None)
+    model = selection.one_model(options("deepfool"), digits, 0, lambda line: None).embedding
+    assert model.head is not None
+    closed = pe.coresets.boundary_distance(model.logits, model.head)
+    moved = exact["scores"]
+    assert moved.shape == closed.shape and bool((moved >= 0).all())
+    both = torch.stack((moved.argsort().argsort(), closed.argsort().argsort())).double()
+    related = float(torch.corrcoef(both)[0, 1])
+    assert 0.5 < related < 0.999, "they rank alike, and are not the same"
+    files = []
+    for words in ([], ["--exact"], ["--exact"]):
+        files.append(tmp_path / f"{len(files)}.npy")
+        command = [*SELECT, "--method", "deepfool", "--count", "40", *words]
+        assert main([*command, "--out", str(files[-1])]) == 0
+    plain, once, again = (file.read_bytes() for file in files)
+    assert once == again != plain
+    assert main([*SELECT, "--method", "el2n", "--count", "4", "--exact"]) == 2
+    assert "exact: expected with deepfool only" in capsys.readouterr().err
 
 
 def test_features_are_kept_and_not_made_again(tmp_path) -> None:

@@ -186,14 +186,14 @@ def test_a_study_trains_each_arm_at_the_rate_that_images_held_out_choose(tmp_pat
         assert (row["phase"] == RATE) == (row["seed"] in RATE_SEEDS)
         if row["phase"] == TEST:
             assert row["rate"] == (0.1 if row["arm"] == "full" else 0.2)
-    assert found.control(0.4) == "random", "the better of the two on images held out"
+    assert found.control(0.4) == "random", "the better of the two on the test"
     own = found.tested(RESCALED, None, "infobatch")
     assert set(own) == {0, 1, 2}
     # The test rows have no say in the rates: make them all as bad as can be.
     spoiled = Found("plain", (), given)
     for row in found.rows.values():
         spoiled.add({**row, "accuracy": 0.0} if row["phase"] == TEST else row)
-    assert spoiled.rate("orderdp", 0.4) == 0.2 and spoiled.control(0.4) == "random"
+    assert spoiled.rate("orderdp", 0.4) == 0.2 == found.rate("orderdp", 0.4)
 
 
 def test_a_rule_that_saves_little_is_compared_at_the_rate_of_full_training(tmp_path: Path) -> None:
@@ -212,8 +212,24 @@ def test_a_win_is_sure_after_holm_and_a_tie_is_not(tmp_path: Path) -> None:
     assert not made["budget", 0.7].sure and abs(made["budget", 0.7].mean) < 0.1
     assert made["full", 0.4].mean > 2 and not made["full", 0.4].sure, "full is no rule"
     assert made["infobatch", None].saved == 0.3 and made["orderdp", 0.7].time == pytest.approx(0.3)
+    broken = finished(options(tmp_path))
+    for row in [*broken.tested("random", 0.4).values()][:1]:
+        broken.add({**row, "accuracy": 0.1})
+    (low,) = [one for one in tables.differences([broken]) if one.arm == "random"][:1]
+    assert low.diverged == 1 and low.control == RESCALED, "a control that fell is not the bar"
     page = tables.render([finished(options(tmp_path))])
     assert "| orderdp | **+1.0" in page and "| infobatch | +0.0" in page
+
+
+def test_a_choice_within_batches_is_held_to_the_uniform_one(tmp_path: Path) -> None:
+    given = options(tmp_path, rules=("uniform", "divbs", "orderdp"))
+    found = finished(given)
+    made = {(one.arm, one.saving): one for one in tables.differences([found])}
+    assert made["divbs", 0.4].control == "uniform" and made["uniform", 0.4].control == "random"
+    page = tables.render([found])
+    _, _, batches = page.partition("40% of each batch left out")
+    assert "| divbs |" in batches and "| orderdp |" not in batches.partition("### ")[0]
+    assert "| divbs |" not in page.partition("of each batch left out")[0]
 
 
 def test_holm_and_students_t_are_those_of_scipy() -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 WIDTH, HEIGHT = 480, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+ENDS = (1, 2, 3, 4, 6, 8, 10)  # of a scale that is drawn in quarters
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_POINTS = 240  # of a line; more are thinned out
 
 Points = Sequence[tuple[float, float]]
@@ -23,12 +25,31 @@ class Line:
         slot: of the colours.
         points: (x, y), by x.
         dot: mark the end.
+        faint: one of those whose mean is another line.
     """
 
     label: str
     slot: int
     points: Points
     dot: bool = False
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Path:
+    """A line as it is drawn.
+
+    Args:
+        slot: of the colours.
+        d: of SVG.
+        label: for the legend, or "".
+        faint: thin, behind what counts.
+    """
+
+    slot: int
+    d: str
+    label: str = ""
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +64,7 @@ class Chart:
         y: what runs up.
         x_ticks: (position, words).
         y_ticks: likewise.
-        paths: (slot, path, label).
+        paths: the lines, the faint ones first.
         dots: (slot, x, y).
         rows: the ends of the lines as a table: label, first, last.
     """
@@ -55,14 +76,14 @@ class Chart:
     y: str
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    paths: list[tuple[int, str, str]]
+    paths: list[Path]
     dots: list[tuple[int, float, float]] = field(default_factory=list[tuple[int, float, float]])
     rows: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
 
     @property
     def legend(self) -> list[tuple[int, str]]:
         """Slot and label of what has one, each once."""
-        return list(dict.fromkeys((slot, label) for slot, _, label in self.paths if label))
+        return list(dict.fromkeys((path.slot, path.label) for path in self.paths if path.label))
 
 
 @dataclass(frozen=True)
@@ -102,7 +123,7 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """Return round numbers within the range, with their pixels."""
         if self.log:
-            return [(self.at(value), _number(value)) for value in self._round_logs()]
+            return [(self.at(value), _power(value)) for value in self._round_logs()]
         step = _step((self.high - self.low) / 5)
         if self.whole:
             step = max(1.0, step)
@@ -116,7 +137,7 @@ def _is_whole(values: Sequence[float]) -> bool:
 
 def rounded_up(value: float, first: float, last: float) -> Scale:
     """Return a scale from zero to a round number that is not below a value."""
-    return Scale(0.0, _step(value) if value > 0 else 1.0, first, last)
+    return Scale(0.0, _step(value, ENDS) if value > 0 else 1.0, first, last)
 
 
 def scale(values: Sequence[float], first: float, last: float, *, zero: bool = False) -> Scale:
@@ -159,12 +180,12 @@ def line_chart(
         if window is not None
         else scale(ys, HEIGHT - BOTTOM, TOP, zero=zero)
     )
-    paths: list[tuple[int, str, str]] = []
+    paths: list[Path] = []
     dots: list[tuple[int, float, float]] = []
     rows: list[tuple[str, str, str]] = []
-    for line in lines:
+    for line in sorted(lines, key=lambda line: not line.faint):
         points = [(x, y) for x, y in line.points if up.low <= y <= up.high]
-        paths.append((line.slot, path(thinned(points), across, up), line.label))
+        paths.append(Path(line.slot, path(thinned(points), across, up), line.label, line.faint))
         if points and (line.dot or len(points) == 1):
             dots.append((line.slot, across.at(points[-1][0]), up.at(points[-1][1])))
         if line.label and points:
@@ -206,10 +227,18 @@ def _drawn(part: Points) -> Points:
     return part if len(part) > 1 else [*part, (part[0][0] + 0.5, part[0][1])]
 
 
-def _step(rough: float) -> float:
-    """Return the next of 1, 2, 5 times a power of ten."""
+def _step(rough: float, factors: Sequence[float] = (1, 2, 5, 10)) -> float:
+    """Return the next of some factors times a power of ten."""
     power = 10.0 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    return next(m * power for m in factors if m * power >= rough * (1 - 1e-9))
+
+
+def _power(value: float) -> str:
+    """Write a number of an axis of logarithms, far from one as a power of ten."""
+    exponent = round(math.log10(value))
+    if 1e-3 < value < 1e4 or not math.isclose(value, 10.0**exponent):
+        return _number(value)
+    return "10" + str(exponent).translate(RAISED)
 
 
 def _number(value: float) -> str:

@@ -72,6 +72,4 @@ def render(views: Sequence[view.View], most: int = CARDS[0]) -> str:
         lstrip_blocks=True,
     )
     fewer = most if most < CARDS[0] else None
-    return environment.get_template("page.html").render(
-        views=views, charts=charts, parts=view.PARTS, fewer=fewer
-    )
+    return environment.get_template("page.html").render(views=views, charts=charts, fewer=fewer)

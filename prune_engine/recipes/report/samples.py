@@ -201,7 +201,7 @@ def _card(at: int, note: str, scores: _Scores, history: SampleHistory, source: S
         text=text,
         label=_name(source.labels, at, source.names),
         prediction=_name(source.predictions, at, source.names),
-        score="never scored" if last != last else f"{last:.3g}",
+        score="never scored" if last != last else f"score {last:.3g}",
         kept=int(history.kept[at]),
         path=path,
         note=note,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -19,9 +19,21 @@ from prune_engine.recipes.pictures import below, window
 from prune_engine.recipes.report import charts
 from prune_engine.recipes.report.charts import Chart, Line
 from prune_engine.recipes.report.classes import ClassRow, class_rows
+from prune_engine.recipes.report.cost import Costs, costs
+from prune_engine.recipes.report.headline import Bout, Tile, bouts, tiles
 from prune_engine.recipes.report.history import distributions, read_history
 from prune_engine.recipes.report.samples import Gallery, Source, galleries
-from prune_engine.recipes.results import ACCURACY, CUT, FULL, FULL_CUT, RANDOM, metric_of
+from prune_engine.recipes.results import (
+    ACCURACY,
+    ALL,
+    CUT,
+    FULL,
+    FULL_CUT,
+    RANDOM,
+    WHAT,
+    Report,
+    metric_of,
+)
 from prune_engine.recipes.text import TextData
 from prune_engine.recording import Recording
 from prune_engine.recording.codes import POSITIVE, lower_bounds
@@ -40,13 +52,6 @@ SLOTS = {FULL: 0, FULL_CUT: 1, RANDOM: 2}
 POLICY_SLOT, OTHER_SLOTS = 3, (4, 5, 6, 7)
 STEPS_OF_BINS = ((80, 8), (32, 4), (0, 1))  # codes in use -> codes of a bin: few are shown finely
 MOST_FRAMES = 100  # of the slider
-PARTS = (
-    ("model and data", "loading, forward, backward, optimiser"),
-    ("engine: batches", "recording scores and weighing losses; at first, making the engine"),
-    ("engine: plans", "auditing an epoch and deciding the next"),
-    ("engine: recording", "kept bits and scores to disk"),
-    ("evaluation", "outside the wall time of the table"),
-)
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,6 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Seconds of an arm, mean over its trainings."""
-
-    arm: str
-    seconds: list[float]
-    shares: list[float]
-
-
-@dataclass(frozen=True)
 class View:
     """One run, ready for a template.
 
@@ -86,13 +82,16 @@ class View:
         table: its rows.
         sentences: what the numbers allow to be said.
         warnings: what a reader should know before believing them.
+        tiles: what is to be known first.
+        bouts: the policy against its controls.
+        against: above these.
         charts: kept, threshold, accuracy against samples and wall time.
         distribution: of scores, where a policy pruned by them.
         training: whose samples are shown, or "".
         classes: of the data set.
         classes_left: how many of them are not shown.
         galleries: lists of samples.
-        costs: of the arms.
+        cost: what the seconds were spent on.
         left_out: what is missing, and why.
     """
 
@@ -103,8 +102,11 @@ class View:
     table: list[list[str]]
     sentences: list[str]
     warnings: list[str]
+    tiles: list[Tile]
+    bouts: list[Bout]
+    against: str
     charts: list[Chart]
-    costs: list[Cost]
+    cost: Costs
     distribution: Distribution | None = None
     training: str = ""
     epochs: int = 0
@@ -150,8 +152,11 @@ def view(
         table=report.cells(),
         sentences=sentences,
         warnings=_warnings(sentences, run),
+        tiles=tiles(report),
+        bouts=bouts(report),
+        against=_against(report),
         charts=_charts(run),
-        costs=_costs(run),
+        cost=costs(_by_arm(run)),
     )
     recorded = [name for name in run.rows if (folder / name / compare.RECORDING).is_file()]
     if not recorded:
@@ -236,6 +241,13 @@ def _predictions(folder: Path, recording: Recording) -> NDArray[np.int64] | None
     return found[recording.indices].astype(np.int64)
 
 
+def _against(report: Report) -> str:
+    """Return what stands above the comparisons."""
+    who = f"Against {WHAT[RANDOM]}" if report.policy == ALL else f"{report.policy} against"
+    unit = "points" if report.metric == ACCURACY else report.metric
+    return f"{who}: {unit}, mean and 95% interval"
+
+
 def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     arguments: Mapping[str, Any] = config["arguments"]
     train: Mapping[str, Any] = arguments["train"]
@@ -299,37 +311,20 @@ def _charts(run: files.Run) -> list[Chart]:
     def kept(rows: files.Rows) -> list[float]:
         return [100 * row["planned"] / row.get("nominal", row["num_samples"]) for row in rows]
 
-    def epochs(rows: files.Rows) -> list[float]:
-        return [row["epoch"] + 1 for row in rows]
-
     def tested(rows: files.Rows) -> list[float]:
         return [percent * metric_of(row)[1] for row in rows]
 
-    def thresholds(rows: files.Rows) -> list[float]:
-        return [math.nan if row["threshold"] is None else row["threshold"] for row in rows]
-
-    def drawn(x: Any, y: Any, rows: Any = lines, dot: bool = False) -> list[Line]:
-        return [
-            Line(label, slot, list(zip(x(found), y(found), strict=True)), dot)
-            for label, slot, found in rows
-        ]
-
-    pruning = [line for line in lines if line[2][0]["arm"] not in CUT]
+    pruning = [line for line in lines if line[0] not in CUT]
     found = [
         charts.line_chart(
             "kept",
             "Kept by epoch",
             ("epoch", "kept, % of the data set"),
-            drawn(epochs, kept, pruning),
-        )
+            _drawn(pruning, _epochs, kept),
+        ),
+        *_threshold(run),
     ]
-    scored = [line for line in pruning if any(math.isfinite(t) for t in thresholds(line[2]))]
-    if scored:
-        said = ("epoch", "what lies below it may be dropped")
-        found.append(
-            charts.line_chart("threshold", "Threshold", said, drawn(epochs, thresholds, scored))
-        )
-    ends = [tested(rows)[-1] for _, _, rows in lines]
+    ends = [tested(rows)[-1] for rows in run.rows.values()]
     if not all(math.isfinite(end) for end in ends):
         return found
     shown = window(ends) if metric == ACCURACY else below(ends)
@@ -342,51 +337,70 @@ def _charts(run: files.Run) -> list[Chart]:
             return list(accumulate(float(row[of]) for row in rows))
 
         said = f"Test {metric} {title}"
-        chart = drawn(spent, tested, dot=True)
+        chart = _drawn(lines, spent, tested, dot=True)
         found.append(charts.line_chart(name, said, (x, axis), chart, window=shown))
     return found
 
 
-def _lines(run: files.Run) -> list[tuple[str, int, files.Rows]]:
-    """(label of the first seed of an arm, slot, rows) of every training."""
+def _threshold(run: files.Run) -> list[Chart]:
+    """Return a chart of the thresholds, where an arm has any."""
+
+    def thresholds(rows: files.Rows) -> list[float]:
+        return [math.nan if row["threshold"] is None else row["threshold"] for row in rows]
+
+    def has_any(trainings: list[files.Rows]) -> bool:
+        return any(math.isfinite(t) for rows in trainings for t in thresholds(rows))
+
+    scored = [line for line in _lines(run) if line[0] != FULL_CUT and has_any(line[2])]
+    said = ("epoch", "what lies below it may be dropped")
+    lines = _drawn(scored, _epochs, thresholds)
+    return [charts.line_chart("threshold", "Threshold", said, lines)] if scored else []
+
+
+def _epochs(rows: files.Rows) -> list[float]:
+    return [row["epoch"] + 1 for row in rows]
+
+
+def _drawn(
+    arms: Sequence[tuple[str, int, list[files.Rows]]],
+    x: Callable[[files.Rows], list[float]],
+    y: Callable[[files.Rows], list[float]],
+    *,
+    dot: bool = False,
+) -> list[Line]:
+    """Draw each arm as the mean of its trainings, with these behind it."""
+    found: list[Line] = []
+    for label, slot, trainings in arms:
+        points = [list(zip(x(rows), y(rows), strict=True)) for rows in trainings]
+        found.append(Line(label, slot, _mean_of(points), dot))
+        if len(points) > 1:
+            found += [Line("", slot, each, faint=True) for each in points]
+    return found
+
+
+def _mean_of(points: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Return the mean of some lines, as far as all of them go."""
+    count = len(points)
+    return [
+        (sum(x for x, _ in each) / count, sum(y for _, y in each) / count)
+        for each in zip(*points, strict=False)
+    ]
+
+
+def _lines(run: files.Run) -> list[tuple[str, int, list[files.Rows]]]:
+    """(arm, slot, rows of its trainings) of every arm."""
     policy = run.config["policy_arm"]
     others = [rows[0]["arm"] for rows in run.rows.values()]
     others = [arm for arm in dict.fromkeys(others) if arm not in SLOTS and arm != policy]
     slots = {**SLOTS, policy: SLOTS.get(policy, POLICY_SLOT)}
     slots |= {arm: OTHER_SLOTS[at % len(OTHER_SLOTS)] for at, arm in enumerate(others)}
-    seen: set[str] = set()
-    found: list[tuple[str, int, files.Rows]] = []
-    for rows in run.rows.values():
-        arm: str = rows[0]["arm"]
-        found.append(("" if arm in seen else arm, slots[arm], rows))
-        seen.add(arm)
-    return found
+    return [(arm, slots[arm], trainings) for arm, trainings in _by_arm(run).items()]
 
 
-def _costs(run: files.Run) -> list[Cost]:
-    found: list[Cost] = []
-    for arm in run.report.arms:
-        trainings = [rows for rows in run.rows.values() if rows[0]["arm"] == arm]
-
-        def mean(name: str, of: Any = trainings) -> float:
-            return sum(row.get(name, 0.0) for rows in of for row in rows) / len(of)
-
-        engine, ends = mean("engine_seconds"), mean("end_seconds")
-        recording = mean("recording_seconds")
-        seconds = [
-            mean("seconds") - engine,
-            engine - ends,
-            ends - recording,
-            recording,
-            mean("eval_seconds"),
-        ]
-        seconds = [max(0.0, part) for part in seconds]
-        found.append(Cost(arm, seconds, seconds))
-    longest = max((sum(cost.seconds) for cost in found), default=0.0) or 1.0
-    return [
-        replace(cost, shares=[round(100 * part / longest, 2) for part in cost.seconds])
-        for cost in found
-    ]
+def _by_arm(run: files.Run) -> dict[str, list[files.Rows]]:
+    """Arm -> rows of its trainings."""
+    every = run.rows.values()
+    return {arm: [rows for rows in every if rows[0]["arm"] == arm] for arm in run.report.arms}
 
 
 def _frames(recording: Recording, score: str) -> Distribution | None:
@@ -431,8 +445,11 @@ def _distribution(
     first, last = int(used[0]), int(used[-1]) + 1
     edges, frames = edges[first : last + 1], [(e, table[:, first:last]) for e, table in frames]
     # Bins differ in width on an axis of logarithms; an area is a share whatever they are.
-    octaves = np.diff(np.log2(edges))
-    frames = [(epoch, table / octaves) for epoch, table in frames]
+    widths: NDArray[np.float64] = np.diff(np.log2(edges))
+    per = "doubling"
+    if max(float((table / widths).max()) for _, table in frames) > 100:  # they lie close
+        widths, per = widths * 10, "tenth of a doubling"
+    frames = [(epoch, table / widths) for epoch, table in frames]
     across = charts.Scale(edges[0], edges[-1], charts.LEFT, charts.WIDTH - charts.RIGHT, log=True)
     ups = [
         charts.rounded_up(float(table.max()), charts.HEIGHT - charts.BOTTOM, charts.TOP)
@@ -441,11 +458,12 @@ def _distribution(
     shown = len(frames) // 2
     up = ups[shown]
     labels = ("before pruning", "kept", "kept, weighted")
-    paths: list[tuple[int, str, str]] = []
-    for slot, label, shares in zip((0, 2, 3), labels, frames[shown][1], strict=True):
-        paths.append((slot, _steps(edges, shares.tolist(), across, up), label))
+    paths = [
+        charts.Path(slot, _steps(edges, shares.tolist(), across, up), label)
+        for slot, label, shares in zip((0, 2, 3), labels, frames[shown][1], strict=True)
+    ]
     word = score.replace("_", " ")
-    x, y = f"{word} when last seen", "samples, % of the data set per octave"
+    x, y = f"{word} when last seen", f"samples, % of the data set per {per} of the {word}"
     title = f"{word.capitalize()} before and after pruning"
     about = f"{title}, epoch {frames[shown][0] + 1}. The slider chooses the epoch."
     chart = Chart("spread", title, about, x, y, across.ticks(), up.quarters(), paths)

@@ -203,15 +203,23 @@ class Found:
         found = self.held_out(arm, saving)
         return None if found is None else max(sorted(found), key=lambda rate: found[rate])
 
-    def control(self, saving: float) -> str | None:
-        """The better of the two controls on the images held out, before any test; or None."""
+    def control(self, saving: float | None, of: str | None = None) -> str | None:
+        """The better of the two controls on the test: the higher bar, which favours no rule.
+
+        Args:
+            saving: as stated; None: that of a rule.
+            of: the rule.
+
+        Returns:
+            The one with weights where both are alike; None while one is missing.
+        """
         best: dict[str, float] = {}
-        for arm in CONTROLS:
-            found = self.held_out(arm, saving)
-            if found is None:
+        for arm in reversed(CONTROLS):
+            rows = self.tested(arm, saving, of)
+            if not rows:
                 return None
-            best[arm] = max(found.values())
-        return max(CONTROLS, key=lambda arm: best[arm])
+            best[arm] = fmean(row["accuracy"] for row in rows.values())
+        return max(best, key=lambda arm: best[arm])
 
     def nearest(self, saved: float) -> float:
         """The stated saving that is nearest to what a rule saves by itself."""

@@ -97,6 +97,7 @@ class Regime:
         epochs: for each that a study asks for.
         human: the column of human labels that takes the place of the true ones.
         model: the only one that takes it; None: any.
+        classes: of its labels, for what is no better than chance.
     """
 
     source: str
@@ -106,6 +107,7 @@ class Regime:
     epochs: int = 1
     human: str | None = None
     model: str | None = None
+    classes: int = 10
 
 
 FASHION, CIFAR = "fashion_mnist", "cifar10"
@@ -123,7 +125,9 @@ REGIMES = {
     "cifar10n_aggre": Regime(CIFAR, "CIFAR-10, people's labels, 9% wrong", human="aggre"),
     "cifar10n_worse": Regime(CIFAR, "CIFAR-10, people's labels, 40% wrong", human="worse"),
     **{
-        name: Regime(name, f"{name}: the next character of 12", share=2.5, model=CHARACTERS)
+        name: Regime(
+            name, f"{name}: the next character of 12", share=2.5, model=CHARACTERS, classes=256
+        )
         for name in TEXTS
     },
 }

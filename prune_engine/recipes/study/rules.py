@@ -12,12 +12,21 @@ import torch.nn.functional as F
 from prune_engine.bands import decimal_fraction
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.per_sample import PerSample
-from prune_engine.policies import RCAP, AlignPrune, CleanReference, Policy, RandomSubset
+from prune_engine.policies import (
+    RCAP,
+    AlignPrune,
+    CleanReference,
+    KeepAll,
+    Policy,
+    RandomSubset,
+)
 from prune_engine.recipes import arms
 from prune_engine.recipes.data import ImageData
+from prune_engine.recipes.in_batch import SAMPLES, InBatch
 from prune_engine.recipes.policy_spec import is_spec, read_policy
 from prune_engine.recipes.trainer import ImageTrainer, Trainer
 
+REFERENCE_EPOCHS = 3  # of each of the two models that RHO-LOSS is told by
 CLEAN = 120  # images of a clean reference: one in a hundred of what a regime trains
 
 
@@ -65,11 +74,13 @@ class StudyRule:
         make: the policy for a scene.
         settable: whether it saves what it is told; otherwise it has controls of its own.
         attach: gives the engine what the policy watches.
+        within: what chooses within each batch instead, where all of an epoch is looked at.
     """
 
     make: Callable[[Scene], Policy]
     settable: bool = True
     attach: Callable[[Scene, Trainer, PruneEngine], None] | None = None
+    within: Callable[[Scene], InBatch] | None = None
 
 
 def worded(text: str) -> StudyRule:
@@ -105,6 +116,15 @@ def worded(text: str) -> StudyRule:
     return StudyRule(make, settable)
 
 
+def _within(name: str) -> StudyRule:
+    """A choice within each batch of as many as a rule over epochs keeps."""
+
+    def within(scene: Scene) -> InBatch:
+        return InBatch(name, keep=1 - scene.share(scene.epochs), reference_epochs=REFERENCE_EPOCHS)
+
+    return StudyRule(lambda scene: KeepAll(), within=within)
+
+
 def _equal(name: str) -> StudyRule:
     """A policy of the table of ``arms`` that anneals as published."""
 
@@ -138,7 +158,8 @@ def _clean_reference(scene: Scene, trainer: Trainer, engine: PruneEngine) -> Non
     engine.attach(CleanReference(loss, [(images, labels)]))
 
 
-# Late rules keep the whole first epoch, even ones do not.
+# Late rules keep the whole first epoch, even ones do not. The last six pass every batch forward
+# and choose within it; `uniform` is their control.
 RULES: dict[str, StudyRule] = {
     "orderdp": worded("orderdp(keep={keep}, pool={pool})"),
     "hardest": worded("orderdp(keep={keep}, pool=1.0)"),
@@ -157,6 +178,7 @@ RULES: dict[str, StudyRule] = {
     "ies": worded("ies()"),
     "progressive_dropout": worded("progressive_dropout()"),
     "align_prune": StudyRule(_align, settable=False, attach=_clean_reference),
+    **{name: _within(name) for name in SAMPLES},
 }
 
 

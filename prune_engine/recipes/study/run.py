@@ -80,6 +80,7 @@ def execute(training: Training, options: StudyOptions) -> Row:
         "accuracy": round(float(last["test_accuracy"]), 6),
         "diverged": last["train_loss"] is None,
         "samples": result.served,
+        "forwards": sum(row["forwards"] for row in result.rows),
         "saved": round(1 - result.served / (full * options.batch_size), 5),
         "seconds": round(sum(row["seconds"] for row in result.rows), 3),
         "cpu_seconds": round(sum(row["cpu_seconds"] for row in result.rows), 3),
@@ -102,11 +103,14 @@ def _arm(training: Training, scene: Scene, batch: int) -> Arm:
     if name in CONTROLS:
         return Arm(name, _control(training, scene, batch))
     rule = rule_named(name)
-    attach = rule.attach
+    attach, within = rule.attach, None if rule.within is None else rule.within(scene)
     if attach is None:
-        return Arm(name, rule.make(scene))
+        return Arm(name, rule.make(scene), within=within)
     return Arm(
-        name, rule.make(scene), attach=lambda trainer, engine: attach(scene, trainer, engine)
+        name,
+        rule.make(scene),
+        attach=lambda trainer, engine: attach(scene, trainer, engine),
+        within=within,
     )
 
 

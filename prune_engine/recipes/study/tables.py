@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from prune_engine.recipes.in_batch import UNIFORM
 from prune_engine.recipes.results import FULL, FULL_CUT, lay_out, spread
 from prune_engine.recipes.study.design import CONTROLS, RESCALED, Found, Row
 from prune_engine.recipes.study.regimes import REGIMES
-from prune_engine.recipes.study.rules import rule_named
+from prune_engine.recipes.study.rules import RULES, rule_named
 
 LEVEL = 0.05
 
@@ -33,7 +34,7 @@ class Difference:
         p: of Student's t, two-sided; nan for one seed.
         saved: share of the samples that the arm saved.
         time: its processor seconds over those of full training.
-        diverged: trainings whose loss was not finite in the end.
+        diverged: trainings that ended without a finite loss, or no better than chance.
         sure: whether p stands after Holm's correction over all rules of the study.
     """
 
@@ -110,8 +111,9 @@ def holm(values: Sequence[float], level: float = LEVEL) -> list[bool]:
 def differences(found: Iterable[Found]) -> list[Difference]:
     """Return every arm against the better control of its saving.
 
-    The control of a saving is the one of the two that was better on the images held out, so that
-    no test image chooses it; both have their rows.
+    The control of a saving is the one of the two that is better on the test: the higher bar, which
+    can only count against a rule. Both have their rows. That of a choice within each batch is the
+    uniform one, which takes as many steps.
 
     Args:
         found: of a study.
@@ -136,7 +138,13 @@ def differences(found: Iterable[Found]) -> list[Difference]:
 
 def _counts(one: Difference) -> bool:
     """Say whether a difference is one of the study's tests: of a rule, and of more than a seed."""
-    return one.arm not in (FULL, FULL_CUT, *CONTROLS) and ":" not in one.arm and one.n > 1
+    references = (FULL, FULL_CUT, UNIFORM, *CONTROLS)
+    return one.arm not in references and ":" not in one.arm and one.n > 1
+
+
+def _within(arm: str) -> bool:
+    """Say whether an arm is a choice within each batch."""
+    return arm in RULES and RULES[arm].within is not None
 
 
 def _difference(
@@ -144,12 +152,12 @@ def _difference(
 ) -> list[Difference]:
     """An arm against the control of a stated saving, or a rule against its own."""
     if stated is None:
-        rows = found.tested(arm, None)
-        saved = fmean([row["saved"] for row in rows.values()]) if rows else 0.0
-        control = found.control(found.nearest(saved)) or RESCALED
-        others = found.tested(control, None, arm)
+        control = found.control(None, arm)
+        if control is None:
+            return []
+        rows, others = found.tested(arm, None), found.tested(control, None, arm)
     else:
-        control = found.control(stated)
+        control = UNIFORM if _within(arm) and arm != UNIFORM else found.control(stated)
         if control is None or arm == control:
             return []
         rows, others = found.tested(arm, saving), found.tested(control, stated)
@@ -158,10 +166,7 @@ def _difference(
 
 def _own(found: Found, rule: str, arm: str) -> list[Difference]:
     """A control of a rule's own saving against the other one of it."""
-    rows = found.tested(rule, None)
-    if not rows:
-        return []
-    control = found.control(found.nearest(fmean(row["saved"] for row in rows.values())))
+    control = found.control(None, rule)
     if control is None or arm == control:
         return []
     own, others = found.tested(arm, None, rule), found.tested(control, None, rule)
@@ -197,9 +202,14 @@ def _compared(
             p,
             fmean(rows[seed]["saved"] for seed in seeds),
             spent / cost if cost else math.nan,
-            sum(rows[seed]["diverged"] for seed in seeds),
+            sum(_diverged(found.regime, rows[seed]) for seed in seeds),
         )
     ]
+
+
+def _diverged(regime: str, row: Row) -> bool:
+    """Say whether a training ended without a finite loss, or hardly better than chance."""
+    return row["diverged"] or row["accuracy"] < 1.5 / REGIMES[regime].classes
 
 
 def render(found: Sequence[Found]) -> str:
@@ -209,21 +219,26 @@ def render(found: Sequence[Found]) -> str:
         found: of a study, regime by regime.
 
     Returns:
-        One table for each stated saving, one for rules that save what they save, and one of time.
+        Two tables for each stated saving, of epochs and of batches, one for rules that save what
+        they save, and one of time.
     """
     made = differences(found)
-    parts = [_stated(found, made, saving) for saving in found[0].options.savings]
+    savings = found[0].options.savings
+    parts = [_stated(found, made, saving) for saving in savings]
+    parts += [_within_batches(found, made, saving) for saving in savings]
     parts += [_by_itself(found, made), _time(found, made)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _cell(one: Difference | None) -> str:
+def _cell(one: Difference | None, seeds: int = 0) -> str:
+    """Return the words of a difference, with its seeds where they are fewer than others'."""
     if one is None:
         return "-"
     half = "" if math.isnan(one.half) else f" ± {one.half:.2f}"
     text = f"{one.mean:+.2f}{half}"
     text = f"**{text}**" if one.sure else text
-    return text + (f" ({one.diverged} diverged)" if one.diverged else "")
+    text += f" ({one.diverged} diverged)" if one.diverged else ""
+    return text + (f", n = {one.n}" if one.n < seeds else "")
 
 
 def _rows(
@@ -231,7 +246,14 @@ def _rows(
 ) -> list[list[str]]:
     lookup = {(one.regime, one.arm): one for one in made if one.saving == saving}
     regimes = [each.regime for each in found]
-    lines = [[arm, *(_cell(lookup.get((regime, arm))) for regime in regimes)] for arm in arms]
+    most = {
+        regime: max((one.n for one in made if one.regime == regime), default=0)
+        for regime in regimes
+    }
+    lines = [
+        [arm, *(_cell(lookup.get((regime, arm)), most[regime]) for regime in regimes)]
+        for arm in arms
+    ]
     return [line for line in lines if set(line[1:]) != {"-"}]
 
 
@@ -247,12 +269,26 @@ def _stated(found: Sequence[Found], made: Sequence[Difference], saving: float) -
         base.append(f"{mean:.2f}, {words}" if rows else "-")
         seeds.append(str(len(rows)))
     arms = [FULL, FULL_CUT, *CONTROLS]
-    arms += [rule for rule in options.rules if rule_named(rule).settable]
+    arms += [rule for rule in options.rules if rule_named(rule).settable and not _within(rule)]
     body = [base, *_rows(found, made, saving, arms), seeds]
     if not any(cell not in ("-", "0") for line in body for cell in line[1:]):
         return ""
     head = [f"{100 * saving:.0f}% saved", *(each.regime for each in found)]
     return f"### {100 * saving:.0f}% of the samples saved\n\n" + lay_out(head, body, markdown=True)
+
+
+def _within_batches(found: Sequence[Found], made: Sequence[Difference], saving: float) -> str:
+    """The choices within batches, against the uniform one; that one against random epochs."""
+    rules = [rule for rule in found[0].options.rules if _within(rule)]
+    body = _rows(found, made, saving, rules)
+    if not body:
+        return ""
+    head = [f"{100 * saving:.0f}% within each batch", *(each.regime for each in found)]
+    return (
+        f"### {100 * saving:.0f}% of each batch left out\n\n`{UNIFORM}` is against the control "
+        f"above, the others against `{UNIFORM}`. All take the steps of full training, and all but "
+        "it pass every sample forward once more.\n\n" + lay_out(head, body, markdown=True)
+    )
 
 
 def _by_itself(found: Sequence[Found], made: Sequence[Difference]) -> str:
@@ -262,7 +298,7 @@ def _by_itself(found: Sequence[Found], made: Sequence[Difference]) -> str:
     for rule in own:
         lookup = {one.regime: one for one in made if one.arm == rule and one.saving is None}
         cells = [
-            f"{_cell(lookup[each.regime])} at {100 * lookup[each.regime].saved:.0f}%"
+            f"{_cell(lookup[each.regime], options.seeds)} at {100 * lookup[each.regime].saved:.0f}%"
             if each.regime in lookup
             else "-"
             for each in found
@@ -296,6 +332,7 @@ def guide(found: Sequence[Found]) -> str:
         line = [REGIMES[each.regime].summary]
         for saving in savings:
             of = [one for one in made if (one.regime, one.saving) == (each.regime, saving)]
+            of = [one for one in of if not _within(one.arm)]
             of.sort(key=lambda one: -one.mean)
             full = [one for one in of if one.arm == FULL]
             line.append(f"{full[0].mean:+.1f} ± {full[0].half:.1f}" if full else "-")
@@ -359,7 +396,8 @@ def page(found: Sequence[Found], title: str) -> str:
         f"peak rate that was best of {rates} on samples held out, with two other seeds. A cell is "
         "the difference to the random control of equal samples, in points, with its 95% interval "
         "of Student's t, paired by seed; bold where it stands after Holm's correction over all "
-        "rules and regimes of the page. The control is the one of two, with and without weights, "
-        "that was better on the samples held out."
+        "rules and regimes of the page. The control is the better of two, with and without "
+        "weights: the higher bar. A training has diverged where it ends without a finite loss, or "
+        "no better than chance."
     )
     return f"# {title}\n\n{said}\n\n{summary(found)}\n\n{render(found)}\n"

@@ -36,4 +36,5 @@ button.addEventListener("click", () => {
   root.classList.toggle("light", !dark);
   told();
 });
+system.addEventListener("change", told);
 told();
