@@ -176,3 +176,19 @@ def test_every_seed_draws_the_same_on_every_backend(seed):
     other = make_plan(buffer, rule, seed=seed + 1, epoch=seed + 1)
     assert 0 < first.num_kept < 500
     assert other.kept.tolist() != first.kept.tolist(), "control: another seed draws others"
+
+
+def test_divided_scores_have_the_beginning_and_the_cap_too():
+    policy = Proportional(0.6, floor=0.1, delta=1.0, first_epoch="even", weight_cap=3.0)
+    plain, divided = engine_of(policy), engine_of(policy, shard_scores=True)
+    uncapped = engine_of(Proportional(0.6, floor=0.1, delta=1.0, first_epoch="even"))
+    heaviest = 0.0
+    for _ in range(4):
+        assert divided.plan.kept.tolist() == plain.plan.kept.tolist()
+        assert_bitwise(divided.plan.weights, plain.plan.weights, "weights")
+        assert float(plain.plan.weights.max()) <= 3.0
+        assert plain.plan.weight_bound <= 3.0
+        heaviest = max(heaviest, float(uncapped.plan.weights.max()))
+        for engine in (plain, divided, uncapped):
+            epochs(engine, 1)
+    assert heaviest > 3.0, "control: without a cap one weighs more"
