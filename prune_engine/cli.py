@@ -220,7 +220,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--policy",
         metavar="POLICY",
         help=f"one of {', '.join(compare.NAMES)}; or a call, 'orderdp(keep=0.3)' or "
-        "'mymodule:MyPolicy(keep=0.3)'; default: infobatch",
+        f"'mymodule:MyPolicy(keep=0.3)'; default: {compare.DEFAULT_POLICY}",
     )
     add("--subset", type=Path, metavar="FILE", help="train on what `select` wrote, all epochs")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
@@ -415,7 +415,7 @@ def _train(arguments: argparse.Namespace) -> int:
     subset: Path | None = arguments.subset
     if subset is not None and arguments.policy is not None:
         raise ValueError(f"--subset goes with no --policy, got {arguments.policy}")
-    policy: str = "subset" if subset is not None else arguments.policy or "infobatch"
+    policy: str = "subset" if subset is not None else arguments.policy or compare.DEFAULT_POLICY
     out: Path = arguments.out or Path("runs") / f"{arguments.data}-{spec_name(policy)}"
     options = compare.RunOptions(
         data=arguments.data,

@@ -18,7 +18,16 @@ from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.ranks import world
 from prune_engine.epoch.state import check_seed
 from prune_engine.plain import store_plain
-from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset, Subset
+from prune_engine.policies import (
+    BPAS,
+    RS2,
+    KeepAll,
+    Policy,
+    RandomBatches,
+    RandomSubset,
+    ScoreRule,
+    Subset,
+)
 from prune_engine.recipes import environment, files, in_batch, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
@@ -53,6 +62,9 @@ from prune_engine.recipes.trainer import TrainConfig, warm_up
 RECORDING, PREDICTIONS, CHECKPOINT = "scores.rec", "predictions.npy", "state.pt"
 OWN_FILES = ("metrics.jsonl", "losses.json", RECORDING, PREDICTIONS, CHECKPOINT)
 
+# What the studies are for: never worse than a random subset for sure, and better where easy samples
+# are many. It needs no change of the learning rate.
+DEFAULT_POLICY = "orderdp"
 NAMES = (*POLICIES, "bpas", *in_batch.NAMES, ALL)  # SUBSET comes with its file
 
 DEFAULTS: dict[str, TrainConfig] = {
@@ -106,7 +118,7 @@ class RunOptions:
     data: str
     out: Path
     train: TrainConfig
-    policy: str = "infobatch"
+    policy: str = DEFAULT_POLICY
     prune_ratio: float = 0.5
     delta: float = 0.875
     sampling: str = "bernoulli"
@@ -294,6 +306,39 @@ def control_ratio(
     return max(0.0, 1.0 - kept / num_samples)
 
 
+def random_like(
+    policy: Policy, train: TrainConfig, data: ImageData | TextData, samples: int
+) -> RandomSubset:
+    """Return the control of a policy: as many samples at random, in the same epochs.
+
+    It weighs what it keeps for what it drops where the policy does, since weights multiply the
+    learning rate: with them where the policy has none, it would be another schedule.
+
+    Args:
+        policy: under test.
+        train: of the run.
+        data: of the run.
+        samples: what the policy trained in all.
+
+    Returns:
+        A fresh random subset in every epoch before annealing, or in all where the policy has none.
+    """
+    delta = float(getattr(policy, "delta", 1.0))
+    ratio = control_ratio(data.num_samples, train.batch_size, train.epochs, delta, samples)
+    return RandomSubset(ratio, rescale=_weighs(policy), delta=delta)
+
+
+def _weighs(policy: Policy) -> bool:
+    """Say whether a policy weighs what it keeps; one from outside is taken to do so."""
+    if isinstance(policy, ScoreRule):
+        return policy.weighs()
+    if isinstance(policy, RandomSubset):
+        return policy.rescale
+    if isinstance(policy, Subset):
+        return policy.weights is not None
+    return not isinstance(policy, RS2)
+
+
 def run(
     options: RunOptions,
     say: Callable[[str], None],
@@ -458,12 +503,7 @@ def _arm(
         )
         return Arm(RANDOM, batches)
     if name == RANDOM:
-        train = options.train
-        ratio = control_ratio(
-            data.num_samples, train.batch_size, train.epochs, options.delta, tested.served
-        )
-        policy = RandomSubset(ratio, rescale=True, delta=options.delta)
-        return Arm(RANDOM, policy)
+        return Arm(RANDOM, random_like(options.arm().policy, options.train, data, tested.served))
     arms = {arm.name: arm for arm in (options.arm(), *options.others())}
     return arms[name]
 
