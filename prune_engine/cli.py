@@ -27,6 +27,7 @@ from prune_engine.recipes import (
     inspection,
     language,
     models,
+    optimizers,
     owner,
     pictures,
     ranks,
@@ -258,8 +259,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     more("--model", choices=models.MODELS)
     more("--epochs", type=int)
     more("--batch-size", type=int)
-    more("--optimizer", choices=("sgd", "adamw"))
+    more("--optimizer", choices=optimizers.OPTIMIZERS)
     more("--lr", type=float, help="peak of the one-cycle schedule")
+    more(
+        "--scale-lr",
+        action=argparse.BooleanOptionalAction,
+        help="divide the rate by the largest weight of each epoch's plan",
+    )
     more("--weight-decay", type=float)
     more("--label-smoothing", type=float, help="of the loss that is trained on; a score has none")
     more("--score", choices=SCORES, help="what is recorded of an image (default: loss)")
@@ -378,6 +384,7 @@ TRAIN_FIELDS = (
     "batch_size",
     "optimizer",
     "lr",
+    "scale_lr",
     "weight_decay",
     "label_smoothing",
     "score",
@@ -437,6 +444,7 @@ def _train(arguments: argparse.Namespace) -> int:
         record=arguments.record,
     )
     _check_device(config.device, config.backend)
+    optimizers.require(config.optimizer)
     if arguments.live:
         terminal_view.require()
     if arguments.pictures:

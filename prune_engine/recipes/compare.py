@@ -524,6 +524,7 @@ def _writer(
     options: RunOptions, arm: Arm, seed: int, say: Callable[[str], None]
 ) -> Callable[[ArmResult], None]:
     folder = options.out / f"{arm.name}-seed{seed}"
+    peak = options.train.lr
 
     def on_row(result: ArmResult) -> None:
         _write(folder, result)
@@ -535,9 +536,22 @@ def _writer(
             f"{arm.name:<14} seed {seed}  epoch {row['epoch'] + 1:>3}/{row['num_epochs']}  "
             f"loss {loss}  test {tested}  "
             f"trained {row['served']}/{row['num_samples']}  {row['seconds']:.2f} s"
+            f"{_warned(arm.name, result, peak)}"
         )
 
     return on_row
+
+
+def _warned(name: str, result: ArmResult, peak: float) -> str:
+    """Return what to say, once, of weights that take samples beyond the schedule's peak."""
+    rates = [row.get("effective_lr", 0.0) for row in result.rows]
+    above = [rate > peak * (1 + 1e-6) for rate in rates]
+    if not above[-1] or any(above[:-1]):
+        return ""
+    return (
+        f"\n{name}: weights train samples at up to {rates[-1]:.3g}, above the schedule's peak of "
+        f"{peak:g}: where it diverges, try --scale-lr or a lower --lr"
+    )
 
 
 def _config(options: RunOptions, data: ImageData | TextData, planned: list[str]) -> dict[str, Any]:

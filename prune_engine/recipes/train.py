@@ -27,6 +27,7 @@ from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.results import SCHEMA
 from prune_engine.recipes.text import TextData
 from prune_engine.recipes.trainer import TrainConfig, Trainer, make_trainer
+from prune_engine.schedule import ProgressOf, VirtualScheduler
 
 Row = dict[str, Any]
 
@@ -282,12 +283,14 @@ def _train(
     over = trained == budget or engine.done
     for epoch in range(engine.epoch, engine.epoch if over else epochs):
         bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
-        planned = engine.plan.num_kept
-        seen = served = 0
+        planned, weight = engine.plan.num_kept, engine.plan.largest_weight
+        share = 1 / weight if config.scale_lr and weight > 1 else 1.0
+        seen, served, steepest = 0, 0, 0.0
         total = torch.zeros((), dtype=torch.float64, device=trainer.device)
         for inputs, targets, indices in loader:
             loss, losses = observe(engine, inputs, targets, indices.to(trainer.device))
-            trainer.step(loss)
+            steepest = max(steepest, float(schedule.get_last_lr()[0]) * share * weight)
+            trainer.step(loss, share)
             schedule.step()
             total += losses.sum()
             seen += len(indices) * size
@@ -295,7 +298,7 @@ def _train(
             bar.advance()
             if trained + served == budget:
                 break
-        lr = float(schedule.get_last_lr()[0])
+        lr = float(schedule.get_last_lr()[0]) * share
         report = engine.end_epoch()
         trainer.synchronize()
         seconds = time.perf_counter() - clock + (arm.overhead if epoch == 0 else 0.0)
@@ -322,6 +325,7 @@ def _train(
                 "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
                 trainer.METRIC: _finite(tested),
                 "lr": lr,
+                "effective_lr": steepest,
                 "planned": planned,
                 "served": begun[0] + served,
                 "forwards": begun[1] + forwards,
@@ -407,7 +411,10 @@ def _schedule(
     one_cycle = OneCycleLR(trainer.optimizer, max_lr=config.lr, total_steps=max(2, steps))
     # Pruned epochs take fewer steps: the wrapper walks the whole nominal curve all the same. A
     # budget has the very number of its steps, so the plain schedule is exact.
-    return engine.wrap_scheduler(one_cycle, max(2, steps)) if budget is None else one_cycle
+    # As engine.wrap_scheduler, but that the rows tell what it would warn of.
+    if budget is not None:
+        return one_cycle
+    return VirtualScheduler(one_cycle, max(2, steps), ProgressOf(engine))
 
 
 def _histogram(engine: PruneEngine, bins: int = 60) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from prune_engine.policies.batches.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.byte_model import ByteTransformer
 from prune_engine.recipes.data import Gather, ImageData, Positions
+from prune_engine.recipes.optimizers import OPTIMIZERS, make_optimizer
 from prune_engine.recipes.text import ByteGPT2, TextData, each_token
 
 
@@ -36,7 +37,8 @@ class TrainConfig:
         epochs: of the full schedule.
         batch_size: over all ranks; at most the number of training samples.
         lr: the peak of the one-cycle schedule.
-        optimizer: ``"sgd"`` (Nesterov momentum 0.9) or ``"adamw"``.
+        optimizer: ``"sgd"`` (Nesterov momentum 0.9), ``"adamw"``, or ``"lars"`` or ``"lamb"`` of
+            pytorch-optimizer.
         weight_decay: of all parameters.
         label_smoothing: in [0, 1); a loss that is the score stays unsmoothed.
         score: what is recorded of an image, a name of ``scores.SCORES``.
@@ -50,6 +52,9 @@ class TrainConfig:
         fuse: B-PAS's statistics are computed by the activations themselves.
         resident: keep the data on the device and make the batches there, without a ``DataLoader``.
         progress: draw a bar on stderr.
+        scale_lr: divide the learning rate of each epoch by the largest weight of its plan, so that
+            no sample is trained at more than the schedule's rate; weights of a choice within
+            batches are not looked at.
     """
 
     model: str
@@ -69,14 +74,16 @@ class TrainConfig:
     fuse: bool = False
     resident: bool = False
     progress: bool = False
+    scale_lr: bool = False
 
     def __post_init__(self) -> None:
         store_plain(self)
         if self.model not in models.MODELS:
             names = ", ".join(models.MODELS)
             raise ValueError(f"model: expected one of {names}, got {self.model!r}")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer: expected sgd or adamw, got {self.optimizer!r}")
+        if self.optimizer not in OPTIMIZERS:
+            names = ", ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer: expected one of {names}, got {self.optimizer!r}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -125,19 +132,12 @@ class Trainer(ABC):
         self.generator = torch.Generator().manual_seed(seed + (world()[0] << 32))
         self.model = model.to(self.device)
         self.averaged = ranks.averaged(self.model)
-        self.optimizer: torch.optim.Optimizer
-        if config.optimizer == "sgd":
-            self.optimizer = torch.optim.SGD(
-                self.model.parameters(),
-                lr=config.lr,
-                momentum=0.9,
-                nesterov=True,
-                weight_decay=config.weight_decay,
-            )
-        else:
-            self.optimizer = torch.optim.AdamW(
-                self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-            )
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            self.model.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+        )
 
     def monitor(self) -> ActivationMonitor:
         """Watch the layers that the configuration names."""
@@ -213,11 +213,17 @@ class Trainer(ABC):
         """The label predicted for each training sample, int64 [N]; None where there are none."""
         return None
 
-    def step(self, loss: Tensor) -> None:
-        """Backward and one optimiser step."""
+    def step(self, loss: Tensor, share: float = 1.0) -> None:
+        """Backward and one optimiser step, at a share of the schedule's rate."""
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * share
         self.optimizer.step()
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next is honest."""

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from _assertions import num_threads
+from _processes import start_ranks
 from torch import Tensor
 
 import prune_engine as pe
@@ -292,3 +294,41 @@ def test_a_choice_that_does_not_fit_is_refused(digits: data.ImageData) -> None:
         train_arm(digits, replace(TINY, batch_size=100), read_arm("rho_loss", 0.5), 0)
     with pytest.raises(ValueError, match="rule must be one of"):
         InBatch("best")
+
+
+RANKED = ("divbs", "rho_loss", "importance_sampling")
+
+
+def train_on_a_rank(rank: int, size: int, folder: str) -> None:
+    """Train some choices on one rank; leave the weights and the rows."""
+    store = dist.FileStore(f"{folder}/store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    loaded, found = data.load("digits", limit=LIMIT), {}
+    for rule in RANKED:
+        ended: list[Tensor] = []
+
+        def keep(trainer: Any, engine: pe.PruneEngine, to: list[Tensor] = ended) -> None:
+            to.append(torch.cat([each.detach().flatten() for each in trainer.model.parameters()]))
+
+        result = train_arm(loaded, TINY, read_arm(rule, K / 16), 0, on_end=keep)
+        counts = [(row["served"], row["forwards"]) for row in result.rows]
+        found[rule] = {"weights": ended[0], "counts": counts}
+    torch.save(found, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+
+
+@pytest.mark.full("trains on two processes")
+@pytest.mark.distributed
+def test_ranks_choose_of_their_own_batches_and_train_one_model(
+    digits: data.ImageData, tmp_path: Path
+) -> None:
+    assert start_ranks(train_on_a_rank, 2, str(tmp_path)).join() == [0, 0]
+    first, second = (torch.load(tmp_path / f"rank{q}.pt", weights_only=True) for q in range(2))
+    for rule in RANKED:
+        assert torch.equal(first[rule]["weights"], second[rule]["weights"])
+        assert first[rule]["counts"] == second[rule]["counts"]
+        # Two of each rank's eight: as many in all as one process chooses of sixteen.
+        assert first[rule]["counts"][-1] == (40, 40 + 160)
+    # Each rank scores all of the data by both models, which one process does once.
+    assert first["rho_loss"]["counts"][0] == (2 * 80 + 40, 2 * 80 + 2 * 160 + 40 + 160)
+    assert not torch.equal(first["divbs"]["weights"], first["rho_loss"]["weights"]), "control"

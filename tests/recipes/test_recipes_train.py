@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
@@ -15,9 +17,10 @@ import torch.nn.functional as F
 from _assertions import assert_bitwise, num_threads
 
 import prune_engine as pe
+from prune_engine.cli import main
 from prune_engine.losses.reduce import cross_entropy
 from prune_engine.policies import TABLE
-from prune_engine.recipes import arms, data, files, models, text
+from prune_engine.recipes import arms, data, files, models, optimizers, text
 from prune_engine.recipes.compare import DEFAULTS, RunOptions, control_ratio, random_like, run
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
 from prune_engine.recipes.trainer import TrainConfig, make_trainer
@@ -82,6 +85,21 @@ def test_an_unknown_model_or_too_small_an_image_is_refused() -> None:
 def test_a_configuration_out_of_range_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         replace(TINY, **{field: value})
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_without_pytorch_optimizer_the_extra_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    words = f"optimizer {name} needs pytorch-optimizer: pip install 'prune_engine[optimizers]'"
+    with pytest.raises(ImportError, match=re.escape(words)):
+        optimizers.make_optimizer(name, [], lr=1.0, weight_decay=0.0)
+    arguments = ["train", "--optimizer", name, "--out", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    optimizers.require("adamw")  # control: torch's own needs nothing
 
 
 def test_resident_data_have_no_workers() -> None:
@@ -171,6 +189,53 @@ def test_another_score_decides_and_the_loss_is_trained(digits: data.ImageData, s
     )
     bound = 2**0.5 if score == "el2n" else 3.0  # at most sqrt(2), and one event an epoch
     assert largest <= bound + 1e-3
+
+
+def test_the_rate_is_divided_by_the_largest_weight_of_each_epoch(
+    digits: data.ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def spy(optimizer: torch.optim.SGD, closure: None = None) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    heavy = Arm("random", pe.RandomSubset(0.75, rescale=True, delta=0.6))  # 4, 4, 4 and 1, 1
+    plain = train_arm(digits, TINY, heavy, 0)
+    as_scheduled, rates = rates, []
+    scaled = train_arm(digits, replace(TINY, scale_lr=True), heavy, 0)
+    early = sum(row["served"] for row in plain.rows[:3]) // TINY.batch_size
+    assert rates[:early] == [rate / 4 for rate in as_scheduled[:early]]
+    assert rates[early:] == as_scheduled[early:], "unweighted epochs have the schedule's"
+    assert max(row["effective_lr"] for row in plain.rows) > 3 * TINY.lr, "control"
+    assert [row["effective_lr"] for row in scaled.rows] == [
+        pytest.approx(row["effective_lr"] / 4 if row["epoch"] < 3 else row["effective_lr"])
+        for row in plain.rows
+    ]
+    assert max(row["effective_lr"] for row in scaled.rows) <= TINY.lr
+    full = Arm("full", pe.KeepAll())
+    assert losses_of(train_arm(digits, replace(TINY, scale_lr=True), full, 0)) == losses_of(
+        train_arm(digits, TINY, full, 0)
+    )
+
+
+@pytest.mark.extra("sklearn")
+def test_a_rate_above_the_peak_is_said_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    run(options(tmp_path), said.append)
+    found = [line for line in said if "above the schedule's peak of 0.05" in line]
+    assert len(found) == 1
+    assert len(said) == 5, "a line for each epoch"
+    assert "infobatch: weights train samples at up to 0.1," in found[0]
+    scaled, quiet = (
+        replace(options(tmp_path / "b"), train=replace(TINY, scale_lr=True)),
+        list[str](),
+    )
+    run(scaled, quiet.append)
+    assert len(quiet) == 5
+    assert not any("above" in line for line in quiet), "control: scaled, none is"
 
 
 def test_arms_differ_in_their_policy_alone(digits: data.ImageData) -> None:
