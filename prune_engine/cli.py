@@ -217,7 +217,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help=f"one of {', '.join(compare.NAMES)}; or a call, 'orderdp(keep=0.3)' or "
         "'mymodule:MyPolicy(keep=0.3)'; default: infobatch",
     )
-    add("--subset", type=Path, metavar="FILE", help="train on what `select` wrote, all epochs")
+    add(
+        "--subset",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="train on what `select` wrote, all epochs: one file for all seeds, or one for each",
+    )
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
     add(
@@ -358,10 +364,10 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
     count = arguments.seeds or (3 if arguments.compare else 1)
     seeds = (arguments.seed,) if arguments.seed is not None else tuple(range(count))
-    subset: Path | None = arguments.subset
-    if subset is not None and arguments.policy is not None:
+    subset: tuple[Path, ...] = tuple(arguments.subset or ())
+    if subset and arguments.policy is not None:
         raise ValueError(f"--subset goes with no --policy, got {arguments.policy}")
-    policy: str = "subset" if subset is not None else arguments.policy or "infobatch"
+    policy: str = "subset" if subset else arguments.policy or "infobatch"
     out: Path = arguments.out or Path("runs") / f"{arguments.data}-{spec_name(policy)}"
     options = compare.RunOptions(
         data=arguments.data,

@@ -97,8 +97,9 @@ class RunOptions:
             beside it, without controls.
         noise_floor: of ``bpas``.
         shuffle_batches: of ``bpas``.
-        subset: what ``prune-engine select`` wrote: the policy is then ``"subset"``, and what it is
-            compared with is also a random subset of its size and classes, and ``budget``.
+        subset: what ``prune-engine select`` wrote, one file for all seeds or one for each: the
+            policy is then ``"subset"``, and what it is compared with is also a random subset of its
+            size and classes, and ``budget``.
         record: keep scores and kept bits of the arms under test, sample by sample.
     """
 
@@ -117,15 +118,20 @@ class RunOptions:
     delta_ranges: tuple[tuple[float, float], ...] = ()
     noise_floor: float | None = None
     shuffle_batches: bool = False
-    subset: Path | None = None
+    subset: tuple[Path, ...] = ()
     record: bool = True
 
     def __post_init__(self) -> None:
         store_plain(self)
-        if (self.policy == SUBSET) != (self.subset is not None):
+        if (self.policy == SUBSET) != bool(self.subset):
             raise ValueError(f"subset: expected with no other policy, got {self.policy!r}")
-        if self.subset is not None and self.target_savings is not None:
+        if self.subset and self.target_savings is not None:
             raise ValueError("target_savings: expected without subset, whose size is its saving")
+        if len(self.subset) not in (0, 1, len(self.seeds)):
+            raise ValueError(
+                f"subset: expected one file, or one for each of {len(self.seeds)} seeds, got "
+                f"{len(self.subset)}"
+            )
         if is_spec(self.policy):
             read_policy(self.policy)  # before anything is loaded
             if self.target_savings is not None:
@@ -162,10 +168,14 @@ class RunOptions:
         """What the arms of ``"all"`` save."""
         return TARGET_SAVINGS if self.target_savings is None else self.target_savings
 
-    def arm(self) -> Arm:
-        """The policy under test, as an arm."""
-        if self.subset is not None:
-            chosen, seconds = read_chosen(self.subset)
+    def subset_of(self, seed: int) -> Path:
+        """The file that a seed trains on."""
+        return self.subset[self.seeds.index(seed) if len(self.subset) > 1 else 0]
+
+    def arm(self, seed: int | None = None) -> Arm:
+        """The policy under test, as an arm; of a subset, of a seed's or the first one's."""
+        if self.subset:
+            chosen, seconds = read_chosen(self.subset_of(self.seeds[0] if seed is None else seed))
             return Arm(SUBSET, _trained_on(chosen), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
@@ -230,8 +240,7 @@ class RunOptions:
 
     def _budget(self) -> Policy | None:
         """Return the policy that saves what the subset saves, where it can save that much."""
-        assert self.subset is not None
-        note = files.read_json(self.subset.with_name(self.subset.name + ".json"))
+        note = files.read_json(self.subset[0].with_name(self.subset[0].name + ".json"))
         try:
             saved = 1 - note["count"] / note["num_samples"]
             return equal(BUDGET, saved, self.delta, self.train.epochs)
@@ -305,8 +314,11 @@ def run(
         FileNotFoundError: a data file is missing.
     """
     data = load(options.data, options.data_root, limit=options.limit)
-    if options.subset is not None:
-        read_chosen(options.subset, data.num_samples)  # of another data set: it says so
+    if options.subset:
+        # Of another data set: it says so.
+        sizes = {len(read_chosen(path, data.num_samples)[0]) for path in options.subset}
+        if len(sizes) > 1:
+            raise ValueError(f"subset: expected files of one size, got {sorted(sizes)} samples")
         if options.compare and not isinstance(data, ImageData):
             raise ValueError(f"compare: expected images with subset, got {options.data}")
     # What cannot save the target says so before anything is trained. Except under "all", the
@@ -314,7 +326,7 @@ def run(
     made_later = () if options.policy == ALL else (RANDOM, FULL_CUT)
     for name in options.names(0):
         if name not in made_later:
-            _arm(options, name, data, ArmResult())
+            _arm(options, name, data, ArmResult(), options.seeds[0])
     if not ranks.is_first():
         _train(options, data, say, resume=resume, watch=None)
         return None
@@ -402,7 +414,7 @@ def _train(
 
 
 def _arm(
-    options: RunOptions, name: str, data: ImageData | TextData, tested: ArmResult, seed: int = 0
+    options: RunOptions, name: str, data: ImageData | TextData, tested: ArmResult, seed: int
 ) -> Arm:
     """An arm by its name; the last two are made from what the policy trained."""
     if name == FULL:
@@ -414,11 +426,11 @@ def _arm(
             return Arm(FULL_CUT, KeepAll(), samples=max(1, steps) * batch)
         return Arm(name, equal(name, options.target, options.delta, epochs, options.sampling))
     if name == RANDOM_SUBSET:
-        assert options.subset is not None and isinstance(data, ImageData)
-        chosen, _ = read_chosen(options.subset)
+        assert isinstance(data, ImageData)
+        chosen, _ = read_chosen(options.subset_of(seed))
         drawn = alike_at_random(chosen.indices, data.train_labels, seed)
         return Arm(RANDOM_SUBSET, Subset(PerSample(drawn)))
-    if name == BUDGET and options.subset is not None:
+    if name == BUDGET and options.subset:
         policy = options._budget()  # pyright: ignore[reportPrivateUsage]
         assert policy is not None
         return Arm(BUDGET, policy)
@@ -442,7 +454,7 @@ def _arm(
         )
         policy = RandomSubset(ratio, rescale=True, delta=options.delta)
         return Arm(RANDOM, policy)
-    arms = {arm.name: arm for arm in (options.arm(), *options.others())}
+    arms = {arm.name: arm for arm in (options.arm(seed), *options.others())}
     return arms[name]
 
 
@@ -484,7 +496,7 @@ def _config(options: RunOptions, data: ImageData | TextData, planned: list[str])
         "arguments": {
             **asdict(options),
             "out": str(options.out),
-            "subset": None if options.subset is None else str(options.subset),
+            "subset": [str(path) for path in options.subset] or None,
             "data_root": None if options.data_root is None else str(options.data_root),
         },
         "policy_arm": options.policy if options.policy in (ALL, SUBSET) else options.arm().name,

@@ -279,7 +279,13 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _warnings(sentences: Sequence[str], run: files.Run) -> list[str]:
-    told = (" lost to ", " did not beat ", "One seed says nothing", "Nothing was tested")
+    told = (
+        " lost to ",
+        " did not beat ",
+        "One seed says",
+        "Nothing was tested",
+        "on one selection",
+    )
     found = [
         sentence
         for sentence in sentences
