@@ -224,6 +224,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="train on what `select` wrote, all epochs: one file for all seeds, or one for each",
     )
+    add("--weight-cap", type=float, metavar="W", help="of a subset's weights, whose mean is 1")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
     add(
@@ -376,6 +377,7 @@ def _train(arguments: argparse.Namespace) -> int:
         train=config,
         policy=policy,
         subset=subset,
+        weight_cap=arguments.weight_cap,
         prune_ratio=arguments.prune_ratio,
         delta=arguments.delta,
         sampling=arguments.sampling,

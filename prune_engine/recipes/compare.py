@@ -13,6 +13,7 @@ from typing import Any
 
 from prune_engine.bands import check_fraction, decimal_fraction
 from prune_engine.coresets import Coreset
+from prune_engine.coresets.method import check_cap
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.ranks import world
@@ -67,6 +68,8 @@ DEFAULTS: dict[str, TrainConfig] = {
     ),
 }
 
+LEAST_EFFECTIVE = 0.25  # share of a subset's samples that its weights should let count
+
 # B-PAS's saving where no delta is given: the published 1e-6 to 5e-5 are for runs of 200 epochs, in
 # which batches change a thousand times less than in these.
 TARGET_DSI = 0.3
@@ -100,6 +103,7 @@ class RunOptions:
         subset: what ``prune-engine select`` wrote, one file for all seeds or one for each: the
             policy is then ``"subset"``, and what it is compared with is also a random subset of its
             size and classes, and ``budget``.
+        weight_cap: of the subset's weights, at least 1 (``Coreset.normalised``); 1: without them.
         record: keep scores and kept bits of the arms under test, sample by sample.
     """
 
@@ -119,6 +123,7 @@ class RunOptions:
     noise_floor: float | None = None
     shuffle_batches: bool = False
     subset: tuple[Path, ...] = ()
+    weight_cap: float | None = None
     record: bool = True
 
     def __post_init__(self) -> None:
@@ -127,6 +132,9 @@ class RunOptions:
             raise ValueError(f"subset: expected with no other policy, got {self.policy!r}")
         if self.subset and self.target_savings is not None:
             raise ValueError("target_savings: expected without subset, whose size is its saving")
+        if self.weight_cap is not None and not self.subset:
+            raise ValueError(f"weight_cap: expected with subset only, got {self.weight_cap}")
+        check_cap("weight_cap", self.weight_cap)
         if len(self.subset) not in (0, 1, len(self.seeds)):
             raise ValueError(
                 f"subset: expected one file, or one for each of {len(self.seeds)} seeds, got "
@@ -176,7 +184,7 @@ class RunOptions:
         """The policy under test, as an arm; of a subset, of a seed's or the first one's."""
         if self.subset:
             chosen, seconds = read_chosen(self.subset_of(self.seeds[0] if seed is None else seed))
-            return Arm(SUBSET, _trained_on(chosen), overhead=seconds)
+            return Arm(SUBSET, _trained_on(chosen, self.weight_cap), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
         if is_spec(self.policy):
@@ -337,6 +345,8 @@ def run(
             for name in options.names(number)
         ]
         config = _config(options, data, planned)
+        for note in config["notes"]:
+            say(note)
         if resume:
             _check_same(options.out / "config.json", config)
         else:
@@ -465,9 +475,27 @@ def _write(folder: Path, result: ArmResult) -> None:
         files.write_json(folder / "losses.json", result.histogram)
 
 
-def _trained_on(chosen: Coreset) -> Subset:
-    indices, weights = chosen.normalised()
+def _trained_on(chosen: Coreset, cap: float | None) -> Subset:
+    indices, weights = chosen.normalised(cap)
     return Subset(PerSample(indices), None if weights is None else PerSample(weights))
+
+
+def _notes(options: RunOptions) -> list[str]:
+    """Say what of a run is known to end badly before it is begun."""
+    found: list[str] = []
+    for path in options.subset:
+        indices, weights = read_chosen(path)[0].normalised(options.weight_cap)
+        if weights is None:
+            continue
+        count, made = len(indices), Coreset(indices, weights, indices)
+        if made.effective < LEAST_EFFECTIVE * count:
+            found.append(
+                f"The weights of {path.name} let {count:,} samples train like "
+                f"{made.effective:,.0f}, the heaviest weighs {float(weights.max()):.0f} times the "
+                "mean: most steps are those of one or two samples, and the training may fail; "
+                "--weight-cap 2 bounds them, --weight-cap 1 leaves them out."
+            )
+    return found
 
 
 def _writer(
@@ -499,6 +527,7 @@ def _config(options: RunOptions, data: ImageData | TextData, planned: list[str])
             "subset": [str(path) for path in options.subset] or None,
             "data_root": None if options.data_root is None else str(options.data_root),
         },
+        "notes": _notes(options),
         "policy_arm": options.policy if options.policy in (ALL, SUBSET) else options.arm().name,
         "runs": planned,
         "num_samples": data.num_samples,

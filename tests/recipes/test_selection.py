@@ -230,6 +230,25 @@ def test_each_seed_trains_on_its_own_selection_or_it_is_said(tmp_path, capsys) -
     assert "expected files of one size, got [10, 150] samples" in capsys.readouterr().err
 
 
+def test_weights_that_let_few_samples_count_are_said_and_can_be_bounded(tmp_path, capsys) -> None:
+    file, said = tmp_path / "heavy.npy", "let 60 samples train like 2"
+    about = {"weights": [100.0, *[0.5] * 59], "seconds": 1.0}
+    pe.data.save_subset(file, torch.arange(60) * 5, 300, about=about)
+    for name, words in (
+        ("free", []),
+        ("bound", ["--weight-cap", "2"]),
+        ("none", ["--weight-cap", "1"]),
+    ):
+        out = tmp_path / name
+        assert main([*TRAIN, "--subset", str(file), "--out", str(out), *words]) == 0
+        assert (said in capsys.readouterr().out) == (name == "free")
+        assert (said in (out / "report.html").read_text()) == (name == "free")
+        assert Recording(out / "subset-seed0" / "scores.rec").kept(0).sum() == 60
+    for words in (["--weight-cap", "2"], ["--subset", str(file), "--weight-cap", "0.9"]):
+        assert main([*TRAIN, *words]) == 2
+        assert "weight_cap" in capsys.readouterr().err
+
+
 def test_a_subset_of_another_data_set_is_refused(tmp_path, capsys) -> None:
     file = tmp_path / "a.npy"
     pe.data.save_subset(file, torch.arange(10), 299)

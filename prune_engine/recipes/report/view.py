@@ -294,6 +294,7 @@ def _warnings(sentences: Sequence[str], run: files.Run) -> list[str]:
     lost = sum(row.get("nonfinite", 0) for rows in run.rows.values() for row in rows)
     if lost:
         found.append(f"{lost:,} losses were not finite.")
+    found += run.config.get("notes", [])
     missing = [name for name in run.config["runs"] if name not in run.rows]
     if missing:
         found.append(f"Not trained yet: {', '.join(missing)}.")
