@@ -221,9 +221,16 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--policy",
         metavar="POLICY",
         help=f"one of {', '.join(compare.NAMES)}; or a call, 'orderdp(keep=0.3)' or "
-        "'mymodule:MyPolicy(keep=0.3)'; default: infobatch",
+        f"'mymodule:MyPolicy(keep=0.3)'; default: {compare.DEFAULT_POLICY}",
     )
-    add("--subset", type=Path, metavar="FILE", help="train on what `select` wrote, all epochs")
+    add(
+        "--subset",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="train on what `select` wrote, all epochs: one file for all seeds, or one for each",
+    )
+    add("--weight-cap", type=float, metavar="W", help="of a subset's weights, whose mean is 1")
     add("--prune-ratio", type=float, default=0.5, metavar="R")
     add("--delta", type=float, default=0.875, help="share of the epochs before annealing")
     add(
@@ -419,10 +426,10 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--seeds: expected at least 1, got {arguments.seeds}")
     count = arguments.seeds or (3 if arguments.compare else 1)
     seeds = (arguments.seed,) if arguments.seed is not None else tuple(range(count))
-    subset: Path | None = arguments.subset
-    if subset is not None and arguments.policy is not None:
+    subset: tuple[Path, ...] = tuple(arguments.subset or ())
+    if subset and arguments.policy is not None:
         raise ValueError(f"--subset goes with no --policy, got {arguments.policy}")
-    policy: str = "subset" if subset is not None else arguments.policy or "infobatch"
+    policy: str = "subset" if subset else arguments.policy or compare.DEFAULT_POLICY
     out: Path = arguments.out or Path("runs") / f"{arguments.data}-{spec_name(policy)}"
     options = compare.RunOptions(
         data=arguments.data,
@@ -431,6 +438,7 @@ def _train(arguments: argparse.Namespace) -> int:
         train=config,
         policy=policy,
         subset=subset,
+        weight_cap=arguments.weight_cap,
         prune_ratio=arguments.prune_ratio,
         delta=arguments.delta,
         sampling=arguments.sampling,

@@ -46,27 +46,62 @@ class Coreset:
         """Return k."""
         return len(self.indices)
 
-    def normalised(self) -> tuple[Tensor, Tensor | None]:
+    @property
+    def effective(self) -> float:
+        """How many samples of equal weight would be as many: ``(sum w)^2 / sum w^2`` (Kish 1965).
+
+        Far below k, a few samples make most of every step, and a training is as noisy as one of
+        batches that much smaller.
+        """
+        weights = self.weights.double()
+        squares = float(weights.square().sum())
+        return float(weights.sum()) ** 2 / squares if squares else 0.0
+
+    def normalised(self, cap: float | None = None) -> tuple[Tensor, Tensor | None]:
         """Return what ``pe.policies.Subset`` takes: weights of mean 1: a step keeps its size.
+
+        Args:
+            cap: no weight above it, at least 1: ``min(c w, cap)``, with the c that makes the mean
+                1 again; 1 trains the same samples without weights.
 
         Returns:
             The indices whose weight is above 0, and their weights; None where all are alike.
 
         Raises:
-            ValueError: all weights are 0.
+            ValueError: all weights are 0, or the cap is below 1.
 
         Example:
             >>> made = Coreset(torch.tensor([1, 4]), torch.tensor([3.0, 1.0]), torch.tensor([1, 4]))
             >>> made.normalised()[1].tolist()
             [1.5, 0.5]
         """
+        check_cap("cap", cap)
         above = self.weights > 0
         if len(self) and not bool(above.any()):
             raise ValueError("weights must not all be 0")
         indices, weights = self.indices[above], self.weights[above].double()
         if bool((weights == weights[:1]).all()):
             return indices, None
-        return indices, (weights / weights.mean()).float()
+        scaled = weights / weights.mean() if cap is None else _capped(weights, cap)
+        return indices, None if bool((scaled == scaled[:1]).all()) else scaled.float()
+
+
+def check_cap(name: str, cap: float | None) -> None:
+    """Refuse a cap that no weights of mean 1 can keep to."""
+    if cap is not None and not cap >= 1:
+        raise ValueError(f"{name} must be at least 1, the mean of the weights, got {cap}")
+
+
+def _capped(weights: Tensor, cap: float) -> Tensor:
+    """Scale weights so that, cut at a cap, their mean is 1."""
+    ordered = torch.sort(weights, descending=True).values
+    above = torch.arange(len(ordered), dtype=torch.float64)  # that many are at the cap
+    rest = ordered.flip(0).cumsum(0).flip(0)
+    scales = (len(ordered) - cap * above) / rest
+    fits = (scales * ordered <= cap).nonzero()
+    if not len(fits):  # a cap of 1: all of them are at it
+        return torch.ones_like(weights)
+    return (scales[fits[0, 0]] * weights).clamp(max=cap)
 
 
 class Pick(NamedTuple):

@@ -13,12 +13,22 @@ from typing import Any
 
 from prune_engine.bands import check_fraction, decimal_fraction
 from prune_engine.coresets import Coreset
+from prune_engine.coresets.method import check_cap
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.ranks import world
 from prune_engine.epoch.state import check_seed
 from prune_engine.plain import store_plain
-from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset, Subset
+from prune_engine.policies import (
+    BPAS,
+    RS2,
+    KeepAll,
+    Policy,
+    RandomBatches,
+    RandomSubset,
+    ScoreRule,
+    Subset,
+)
 from prune_engine.recipes import environment, files, in_batch, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
@@ -53,6 +63,9 @@ from prune_engine.recipes.trainer import TrainConfig, warm_up
 RECORDING, PREDICTIONS, CHECKPOINT = "scores.rec", "predictions.npy", "state.pt"
 OWN_FILES = ("metrics.jsonl", "losses.json", RECORDING, PREDICTIONS, CHECKPOINT)
 
+# What the studies are for: never worse than a random subset for sure, and better where easy samples
+# are many. It needs no change of the learning rate.
+DEFAULT_POLICY = "orderdp"
 NAMES = (*POLICIES, "bpas", *in_batch.NAMES, ALL)  # SUBSET comes with its file
 
 DEFAULTS: dict[str, TrainConfig] = {
@@ -67,6 +80,8 @@ DEFAULTS: dict[str, TrainConfig] = {
         model="gpt2", epochs=8, batch_size=32, lr=3e-3, optimizer="adamw", layers="gpt2_blocks"
     ),
 }
+
+LEAST_EFFECTIVE = 0.25  # share of a subset's samples that its weights should let count
 
 # B-PAS's saving where no delta is given: the published 1e-6 to 5e-5 are for runs of 200 epochs, in
 # which batches change a thousand times less than in these.
@@ -98,15 +113,17 @@ class RunOptions:
             beside it, without controls.
         noise_floor: of ``bpas``.
         shuffle_batches: of ``bpas``.
-        subset: what ``prune-engine select`` wrote: the policy is then ``"subset"``, and what it is
-            compared with is also a random subset of its size and classes, and ``budget``.
+        subset: what ``prune-engine select`` wrote, one file for all seeds or one for each: the
+            policy is then ``"subset"``, and what it is compared with is also a random subset of its
+            size and classes, and ``budget``.
+        weight_cap: of the subset's weights, at least 1 (``Coreset.normalised``); 1: without them.
         record: keep scores and kept bits of the arms under test, sample by sample.
     """
 
     data: str
     out: Path
     train: TrainConfig
-    policy: str = "infobatch"
+    policy: str = DEFAULT_POLICY
     prune_ratio: float = 0.5
     delta: float = 0.875
     sampling: str = "bernoulli"
@@ -118,15 +135,24 @@ class RunOptions:
     delta_ranges: tuple[tuple[float, float], ...] = ()
     noise_floor: float | None = None
     shuffle_batches: bool = False
-    subset: Path | None = None
+    subset: tuple[Path, ...] = ()
+    weight_cap: float | None = None
     record: bool = True
 
     def __post_init__(self) -> None:
         store_plain(self)
-        if (self.policy == SUBSET) != (self.subset is not None):
+        if (self.policy == SUBSET) != bool(self.subset):
             raise ValueError(f"subset: expected with no other policy, got {self.policy!r}")
-        if self.subset is not None and self.target_savings is not None:
+        if self.subset and self.target_savings is not None:
             raise ValueError("target_savings: expected without subset, whose size is its saving")
+        if self.weight_cap is not None and not self.subset:
+            raise ValueError(f"weight_cap: expected with subset only, got {self.weight_cap}")
+        check_cap("weight_cap", self.weight_cap)
+        if len(self.subset) not in (0, 1, len(self.seeds)):
+            raise ValueError(
+                f"subset: expected one file, or one for each of {len(self.seeds)} seeds, got "
+                f"{len(self.subset)}"
+            )
         if is_spec(self.policy):
             self.arm()  # before anything is loaded
             if self.target_savings is not None:
@@ -163,11 +189,15 @@ class RunOptions:
         """What the arms of ``"all"`` save."""
         return TARGET_SAVINGS if self.target_savings is None else self.target_savings
 
-    def arm(self) -> Arm:
-        """The policy under test, as an arm."""
-        if self.subset is not None:
-            chosen, seconds = read_chosen(self.subset)
-            return Arm(SUBSET, _trained_on(chosen), overhead=seconds)
+    def subset_of(self, seed: int) -> Path:
+        """The file that a seed trains on."""
+        return self.subset[self.seeds.index(seed) if len(self.subset) > 1 else 0]
+
+    def arm(self, seed: int | None = None) -> Arm:
+        """The policy under test, as an arm; of a subset, of a seed's or the first one's."""
+        if self.subset:
+            chosen, seconds = read_chosen(self.subset_of(self.seeds[0] if seed is None else seed))
+            return Arm(SUBSET, _trained_on(chosen, self.weight_cap), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
         if in_batch.is_choice(self.policy):
@@ -246,8 +276,7 @@ class RunOptions:
 
     def _budget(self) -> Policy | None:
         """Return the policy that saves what the subset saves, where it can save that much."""
-        assert self.subset is not None
-        note = files.read_json(self.subset.with_name(self.subset.name + ".json"))
+        note = files.read_json(self.subset[0].with_name(self.subset[0].name + ".json"))
         try:
             saved = 1 - note["count"] / note["num_samples"]
             return equal(BUDGET, saved, self.delta, self.train.epochs)
@@ -294,6 +323,39 @@ def control_ratio(
     return max(0.0, 1.0 - kept / num_samples)
 
 
+def random_like(
+    policy: Policy, train: TrainConfig, data: ImageData | TextData, samples: int
+) -> RandomSubset:
+    """Return the control of a policy: as many samples at random, in the same epochs.
+
+    It weighs what it keeps for what it drops where the policy does, since weights multiply the
+    learning rate: with them where the policy has none, it would be another schedule.
+
+    Args:
+        policy: under test.
+        train: of the run.
+        data: of the run.
+        samples: what the policy trained in all.
+
+    Returns:
+        A fresh random subset in every epoch before annealing, or in all where the policy has none.
+    """
+    delta = float(getattr(policy, "delta", 1.0))
+    ratio = control_ratio(data.num_samples, train.batch_size, train.epochs, delta, samples)
+    return RandomSubset(ratio, rescale=_weighs(policy), delta=delta)
+
+
+def _weighs(policy: Policy) -> bool:
+    """Say whether a policy weighs what it keeps; one from outside is taken to do so."""
+    if isinstance(policy, ScoreRule):
+        return policy.weighs()
+    if isinstance(policy, RandomSubset):
+        return policy.rescale
+    if isinstance(policy, Subset):
+        return policy.weights is not None
+    return not isinstance(policy, RS2)
+
+
 def run(
     options: RunOptions,
     say: Callable[[str], None],
@@ -321,8 +383,11 @@ def run(
         FileNotFoundError: a data file is missing.
     """
     data = load(options.data, options.data_root, limit=options.limit)
-    if options.subset is not None:
-        read_chosen(options.subset, data.num_samples)  # of another data set: it says so
+    if options.subset:
+        # Of another data set: it says so.
+        sizes = {len(read_chosen(path, data.num_samples)[0]) for path in options.subset}
+        if len(sizes) > 1:
+            raise ValueError(f"subset: expected files of one size, got {sorted(sizes)} samples")
         if options.compare and not isinstance(data, ImageData):
             raise ValueError(f"compare: expected images with subset, got {options.data}")
     # What cannot save the target says so before anything is trained. Except under "all", the
@@ -330,7 +395,7 @@ def run(
     made_later = () if options.policy == ALL else (RANDOM, FULL_CUT, FULL_FORWARDS)
     for name in options.names(0):
         if name not in made_later:
-            _arm(options, name, data, ArmResult())
+            _arm(options, name, data, ArmResult(), options.seeds[0])
     if not ranks.is_first():
         _train(options, data, say, resume=resume, watch=None)
         return None
@@ -341,6 +406,8 @@ def run(
             for name in options.names(number)
         ]
         config = _config(options, data, planned)
+        for note in config["notes"]:
+            say(note)
         if resume:
             _check_same(options.out / "config.json", config)
         else:
@@ -418,7 +485,7 @@ def _train(
 
 
 def _arm(
-    options: RunOptions, name: str, data: ImageData | TextData, tested: ArmResult, seed: int = 0
+    options: RunOptions, name: str, data: ImageData | TextData, tested: ArmResult, seed: int
 ) -> Arm:
     """An arm by its name; the last two are made from what the policy trained."""
     if name == FULL:
@@ -430,11 +497,11 @@ def _arm(
             return Arm(FULL_CUT, KeepAll(), samples=max(1, steps) * batch)
         return Arm(name, equal(name, options.target, options.delta, epochs, options.sampling))
     if name == RANDOM_SUBSET:
-        assert options.subset is not None and isinstance(data, ImageData)
-        chosen, _ = read_chosen(options.subset)
+        assert isinstance(data, ImageData)
+        chosen, _ = read_chosen(options.subset_of(seed))
         drawn = alike_at_random(chosen.indices, data.train_labels, seed)
         return Arm(RANDOM_SUBSET, Subset(PerSample(drawn)))
-    if name == BUDGET and options.subset is not None:
+    if name == BUDGET and options.subset:
         policy = options._budget()  # pyright: ignore[reportPrivateUsage]
         assert policy is not None
         return Arm(BUDGET, policy)
@@ -458,13 +525,9 @@ def _arm(
         )
         return Arm(RANDOM, batches)
     if name == RANDOM:
-        train = options.train
-        ratio = control_ratio(
-            data.num_samples, train.batch_size, train.epochs, options.delta, tested.served
-        )
-        policy = RandomSubset(ratio, rescale=True, delta=options.delta)
-        return Arm(RANDOM, policy)
-    arms = {arm.name: arm for arm in (options.arm(), *options.others())}
+        like = options.arm(seed).policy
+        return Arm(RANDOM, random_like(like, options.train, data, tested.served))
+    arms = {arm.name: arm for arm in (options.arm(seed), *options.others())}
     return arms[name]
 
 
@@ -475,9 +538,27 @@ def _write(folder: Path, result: ArmResult) -> None:
         files.write_json(folder / "losses.json", result.histogram)
 
 
-def _trained_on(chosen: Coreset) -> Subset:
-    indices, weights = chosen.normalised()
+def _trained_on(chosen: Coreset, cap: float | None) -> Subset:
+    indices, weights = chosen.normalised(cap)
     return Subset(PerSample(indices), None if weights is None else PerSample(weights))
+
+
+def _notes(options: RunOptions) -> list[str]:
+    """Say what of a run is known to end badly before it is begun."""
+    found: list[str] = []
+    for path in options.subset:
+        indices, weights = read_chosen(path)[0].normalised(options.weight_cap)
+        if weights is None:
+            continue
+        count, made = len(indices), Coreset(indices, weights, indices)
+        if made.effective < LEAST_EFFECTIVE * count:
+            found.append(
+                f"The weights of {path.name} let {count:,} samples train like "
+                f"{made.effective:,.0f}, the heaviest weighs {float(weights.max()):.0f} times the "
+                "mean: most steps are those of one or two samples, and the training may fail; "
+                "--weight-cap 2 bounds them, --weight-cap 1 leaves them out."
+            )
+    return found
 
 
 def _writer(
@@ -520,9 +601,10 @@ def _config(options: RunOptions, data: ImageData | TextData, planned: list[str])
         "arguments": {
             **asdict(options),
             "out": str(options.out),
-            "subset": None if options.subset is None else str(options.subset),
+            "subset": [str(path) for path in options.subset] or None,
             "data_root": None if options.data_root is None else str(options.data_root),
         },
+        "notes": _notes(options),
         "policy_arm": options.policy if options.policy in (ALL, SUBSET) else options.arm().name,
         "runs": planned,
         "num_samples": data.num_samples,

@@ -41,7 +41,10 @@ class Run:
     def report(self) -> Report:
         """The table and its sentences."""
         runs = tuple(RunResult.of(rows) for rows in self.rows.values())
-        return Report(runs, self.config["policy_arm"])
+        arguments: Mapping[str, Any] = self.config.get("arguments") or {}
+        chosen: Any = arguments.get("subset")
+        selections = len(chosen) if isinstance(chosen, list) else int(bool(chosen))  # pyright: ignore[reportUnknownArgumentType]
+        return Report(runs, self.config["policy_arm"], selections)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -250,10 +250,12 @@ class Report:
     Args:
         runs: in the order they were run.
         policy: name of the arm that is compared with the others, or ``"all"``.
+        selections: files that a subset's seeds trained on; 0 where there is no subset.
     """
 
     runs: tuple[RunResult, ...]
     policy: str
+    selections: int = 0
 
     @property
     def arms(self) -> list[str]:
@@ -404,6 +406,11 @@ class Report:
         if self.policy == ALL or self.policy not in self.arms:
             return said
         numbers = self._arm(self.policy)
+        if self.selections == 1 < numbers["n"]:
+            said.append(
+                "All seeds trained on one selection: the intervals hold the chance of the "
+                "trainings, and not that of choosing."
+            )
         if numbers["saved"] is not None and self.policy != FULL:
             ratio = numbers["wall_per_sample_saved"]
             tail = "" if ratio is None else f": {ratio:.2f} of what the samples promise"

@@ -189,6 +189,7 @@ def choose(
         "num_samples": data.num_samples,
         **about,
         "weighed": weighed,
+        "effective": round(found.effective, 1),
     }
 
 

@@ -33,6 +33,39 @@ def test_a_weight_of_0_is_left_out_and_equal_ones_are_none() -> None:
     assert len(nothing) == 0 and none is None
 
 
+@pytest.mark.parametrize("cap", [1.25, 2.0, 3.7, 50.0])
+def test_a_cap_bounds_weights_and_keeps_their_mean_and_what_is_below_in_proportion(cap) -> None:
+    given = torch.rand(200, generator=torch.Generator().manual_seed(0)).pow(-1.5).tolist()
+    found = coreset(given)
+    _, free = found.normalised()
+    indices, weights = found.normalised(cap)
+    assert free is not None and weights is not None and len(indices) == 200
+    assert weights.double().mean().item() == pytest.approx(1)
+    assert bool((weights <= torch.tensor(cap)).all())
+    below = weights < torch.tensor(cap)
+    ratios = weights[below] / free[below]
+    assert float(ratios.max()) == pytest.approx(float(ratios.min()))
+    if cap < float(free.max()):
+        assert bool((free[~below].amin() >= free[below].amax()).item()), "the heaviest are cut"
+    else:
+        torch.testing.assert_close(weights, free)
+
+
+def test_a_cap_of_1_leaves_weights_out_and_one_below_is_refused() -> None:
+    assert coreset([4.0, 1.0, 1.0]).normalised(1.0)[1] is None
+    with pytest.raises(ValueError, match=r"cap must be at least 1, .* got 0\.5"):
+        coreset([4.0, 1.0]).normalised(0.5)
+    with pytest.raises(ValueError, match="cap must be at least 1"):
+        coreset([4.0, 1.0]).normalised(float("nan"))
+
+
+def test_the_effective_number_is_that_of_equal_weights() -> None:
+    assert coreset([3.0] * 7).effective == 7
+    assert coreset([5.0, 0.0, 5.0]).effective == 2
+    assert coreset([98.0, 1.0, 1.0]).effective == pytest.approx(1.04, abs=0.01)
+    assert coreset([]).effective == 0
+
+
 @pytest.mark.parametrize("method", ["craig", "gradmatch"])
 def test_a_weighed_choice_trains(method: str) -> None:
     found = chosen(method, made(60), k=20)

@@ -21,7 +21,7 @@ from prune_engine.cli import main
 from prune_engine.losses.reduce import cross_entropy
 from prune_engine.policies import TABLE
 from prune_engine.recipes import arms, data, files, models, optimizers, text
-from prune_engine.recipes.compare import DEFAULTS, RunOptions, control_ratio, run
+from prune_engine.recipes.compare import DEFAULTS, RunOptions, control_ratio, random_like, run
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
 from prune_engine.recipes.trainer import TrainConfig, make_trainer
 
@@ -286,9 +286,9 @@ def options(out: Path, **more: object) -> RunOptions:
 
 def test_full_training_and_the_policy_take_turns_to_be_first(tmp_path: Path) -> None:
     compared = options(tmp_path, compare=True, seeds=(0, 1))
-    assert compared.names(0) == ["full", "infobatch", "random", "full_cut"]
-    assert compared.names(1) == ["infobatch", "full", "full_cut", "random"]
-    assert options(tmp_path).names(0) == ["infobatch"]
+    assert compared.names(0) == ["full", "orderdp", "random", "full_cut"]
+    assert compared.names(1) == ["orderdp", "full", "full_cut", "random"]
+    assert options(tmp_path).names(0) == ["orderdp"]
     own_control = options(tmp_path, compare=True, policy="random_rescale")
     assert own_control.names(0) == ["full", "random_rescale", "full_cut"]
     plain = options(tmp_path, policy="random")
@@ -309,7 +309,8 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
     stale = tmp_path / "infobatch-seed1" / "metrics.jsonl"
     files.write_rows(stale, [{"schema": 99}])
     said: list[str] = []
-    found = run(options(tmp_path, compare=True, seeds=(0, 1)), said.append)
+    words = {"compare": True, "seeds": (0, 1), "policy": "infobatch"}
+    found = run(options(tmp_path, **words), said.append)
     assert found is not None
     report = found.report
     assert report.arms == ["full", "full_cut", "random", "infobatch"]
@@ -337,10 +338,25 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
 @pytest.mark.extra("sklearn")
 def test_a_comparison_whose_last_epochs_keep_everything_has_its_controls(tmp_path: Path) -> None:
     # As the main job: annealed epochs alone train more samples than one batch, or few ones, have.
-    long = replace(options(tmp_path, compare=True), train=replace(TINY, epochs=16))
+    given = options(tmp_path, compare=True, policy="infobatch")
+    long = replace(given, train=replace(TINY, epochs=16))
     found = run(long, lambda line: None)
     assert found is not None
     assert set(found.report.arms) == {"full", "full_cut", "random", "infobatch"}
+
+
+def test_a_control_weighs_where_its_policy_does_and_anneals_where_it_does(
+    digits: data.ImageData,
+) -> None:
+    def control(policy: pe.policies.Policy) -> tuple[bool, float]:
+        like = random_like(policy, TINY, digits, 2000)
+        return like.rescale, like.delta
+
+    assert control(pe.InfoBatch(0.5, 0.8)) == (True, 0.8)
+    assert control(pe.InfoBatch(0.5, 0.8, rescale=False)) == (False, 0.8)
+    assert control(pe.policies.OrderDP(0.5, 0.7)) == (False, 1.0)
+    assert control(pe.policies.RS2(0.5)) == control(pe.UCB(0.5)) == (False, 1.0)
+    assert control(pe.RandomSubset(0.5, True, 0.9)) == (True, 0.9)
 
 
 def test_every_policy_of_the_command_makes_an_arm(tmp_path: Path) -> None:

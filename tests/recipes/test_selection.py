@@ -18,6 +18,7 @@ from prune_engine.coresets.method import Scored
 from prune_engine.recipes import data, selection
 from prune_engine.recipes.selection import SelectOptions, alike_at_random, read_chosen
 from prune_engine.recipes.trainer import TrainConfig
+from prune_engine.recording import Recording
 
 pytestmark = pytest.mark.extra("sklearn")
 TINY = TrainConfig(model="mlp", epochs=3, batch_size=16, lr=0.05)
@@ -162,9 +163,9 @@ def test_what_does_not_fit_is_said_in_one_line(words, message, tmp_path, capsys,
     assert list(tmp_path.iterdir()) == []
 
 
-def chosen_file(folder: Path, method: str = "herding") -> Path:
+def chosen_file(folder: Path, method: str = "herding", seed: int = 0) -> Path:
     out = folder / f"{method}.npy"
-    selection.choose(options(method, fraction=0.5), out, lambda line: None)
+    selection.choose(options(method, fraction=0.5, seed=seed), out, lambda line: None)
     return out
 
 
@@ -177,7 +178,7 @@ def test_a_subset_is_trained_alone(tmp_path, capsys) -> None:
     _, seconds = read_chosen(file)
     assert trained[0]["seconds"] > seconds > trained[1]["seconds"], "the choice counts, once"
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["arguments"]["subset"] == str(file)
+    assert config["arguments"]["subset"] == [str(file)]
 
 
 @pytest.mark.full("trains")
@@ -200,14 +201,52 @@ def test_the_arms_of_a_subset_take_turns(tmp_path) -> None:
     from prune_engine.recipes.compare import RunOptions
 
     file = chosen_file(tmp_path, "random")
-    run = RunOptions("digits", tmp_path, TINY, "subset", compare=True, subset=file, delta=1.0)
+    run = RunOptions("digits", tmp_path, TINY, "subset", compare=True, subset=(file,), delta=1.0)
     even, odd = run.names(0), run.names(1)
     assert even[:2] == ["full", "subset"] and odd[:2] == ["subset", "full"]
     assert sorted(even) == sorted(odd) and len(set(even)) == len(even)
     with pytest.raises(ValueError, match="subset: expected with no other policy"):
-        RunOptions("digits", tmp_path, TINY, subset=file)
+        RunOptions("digits", tmp_path, TINY, subset=(file,))
     with pytest.raises(ValueError, match="subset: expected with no other policy"):
         RunOptions("digits", tmp_path, TINY, "subset")
+
+
+def test_each_seed_trains_on_its_own_selection_or_it_is_said(tmp_path, capsys) -> None:
+    paths = [chosen_file(tmp_path / str(seed), "herding", seed) for seed in (0, 1)]
+    assert paths[0].read_bytes() != paths[1].read_bytes()
+    said = "All seeds trained on one selection"
+    for name, given in (("each", paths), ("one", paths[:1])):
+        words = ["--seeds", "2", "--out", str(tmp_path / name), "--subset", *map(str, given)]
+        assert main([*TRAIN, *words]) == 0
+        assert (said in capsys.readouterr().out) == (name == "one")
+        for seed, path in ((0, paths[0]), (1, given[-1])):
+            recording = Recording(tmp_path / name / f"subset-seed{seed}" / "scores.rec")
+            trained = recording.kept(0).nonzero()[0].tolist()
+            assert trained == pe.data.load_subset(path).tolist(), (name, seed)
+    assert main([*TRAIN, "--seeds", "3", "--subset", *map(str, paths)]) == 2
+    assert "one for each of 3 seeds, got 2" in capsys.readouterr().err
+    pe.data.save_subset(paths[1], torch.arange(10), 300)
+    assert main([*TRAIN, "--seeds", "2", "--subset", *map(str, paths)]) == 2
+    assert "expected files of one size, got [10, 150] samples" in capsys.readouterr().err
+
+
+def test_weights_that_let_few_samples_count_are_said_and_can_be_bounded(tmp_path, capsys) -> None:
+    file, said = tmp_path / "heavy.npy", "let 60 samples train like 2"
+    about = {"weights": [100.0, *[0.5] * 59], "seconds": 1.0}
+    pe.data.save_subset(file, torch.arange(60) * 5, 300, about=about)
+    for name, words in (
+        ("free", []),
+        ("bound", ["--weight-cap", "2"]),
+        ("none", ["--weight-cap", "1"]),
+    ):
+        out = tmp_path / name
+        assert main([*TRAIN, "--subset", str(file), "--out", str(out), *words]) == 0
+        assert (said in capsys.readouterr().out) == (name == "free")
+        assert (said in (out / "report.html").read_text()) == (name == "free")
+        assert Recording(out / "subset-seed0" / "scores.rec").kept(0).sum() == 60
+    for words in (["--weight-cap", "2"], ["--subset", str(file), "--weight-cap", "0.9"]):
+        assert main([*TRAIN, *words]) == 2
+        assert "weight_cap" in capsys.readouterr().err
 
 
 def test_a_subset_of_another_data_set_is_refused(tmp_path, capsys) -> None:

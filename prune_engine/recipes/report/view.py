@@ -280,7 +280,13 @@ def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _warnings(sentences: Sequence[str], run: files.Run) -> list[str]:
-    told = (" lost to ", " did not beat ", "One seed says nothing", "Nothing was tested")
+    told = (
+        " lost to ",
+        " did not beat ",
+        "One seed says",
+        "Nothing was tested",
+        "on one selection",
+    )
     found = [
         sentence
         for sentence in sentences
@@ -289,6 +295,7 @@ def _warnings(sentences: Sequence[str], run: files.Run) -> list[str]:
     lost = sum(row.get("nonfinite", 0) for rows in run.rows.values() for row in rows)
     if lost:
         found.append(f"{lost:,} losses were not finite.")
+    found += run.config.get("notes", [])
     missing = [name for name in run.config["runs"] if name not in run.rows]
     if missing:
         found.append(f"Not trained yet: {', '.join(missing)}.")
