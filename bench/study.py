@@ -16,7 +16,8 @@ from prune_engine.recipes.study import figure, run, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = Path(__file__).parent / "results" / "study"
-GUIDE = ROOT / "prune_engine" / "policies" / "README.md"
+GUIDE, FRONT = ROOT / "prune_engine" / "policies" / "README.md", ROOT / "README.md"
+SHOWN = ("mlp", ("orderdp", "hardest", "ucb", "budget"), 0.7)  # on the front page
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
 
 
@@ -27,17 +28,23 @@ def pages() -> dict[Path, str]:
     for folder in sorted(path.parent for path in STUDIES.glob(f"*/{run.HEADER}")):
         options = run.reopen(folder)
         found = run.read(options)
-        made[folder / "study.md"] = tables.page(found, f"Study: {options.model}")
-        parts.append(
-            f"{caption(options.model, options.seeds, options.images)}\n\n{tables.guide(found)}"
-        )
-    text = GUIDE.read_text(encoding="utf-8")
+        text = tables.page(found, f"Study: {options.model}")
+        made[folder / "study.md"] = f"{text}\n![every rule, regime by regime](study.svg)\n"
+        above = caption(options.model, options.seeds, options.images)
+        parts.append(f"{above}\n\n{tables.guide(found)}")
+        if folder.name == SHOWN[0]:
+            made[FRONT] = filled(FRONT, tables.brief(found, *SHOWN[1:]))
+    made[GUIDE] = filled(GUIDE, "\n\n".join(parts))
+    return made
+
+
+def filled(path: Path, inside: str) -> str:
+    """Return a page with something between its marks."""
+    text = path.read_text(encoding="utf-8")
     head, mark, rest = text.partition(BEGIN)
     if not mark or END not in rest:
-        raise SystemExit(f"{GUIDE} must have {BEGIN} and {END}")
-    inside = "\n\n".join(parts)
-    made[GUIDE] = f"{head}{BEGIN}\n\n{inside}\n\n{END}{rest.partition(END)[2]}"
-    return made
+        raise SystemExit(f"{path} must have {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n\n{inside}\n\n{END}{rest.partition(END)[2]}"
 
 
 def caption(model: str, seeds: int, images: int) -> str:

@@ -280,6 +280,37 @@ def test_the_pages_of_the_studies_are_those_of_their_rows(pages: Any, capsys) ->
     assert pages.main(["--check"]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.extra("scipy")
+def test_what_the_guide_and_the_front_page_say_is_what_the_rows_say(pages: Any) -> None:
+    studies = {path.parent.name: path.parent for path in pages.STUDIES.glob("*/study.json")}
+    assert {"mlp", "small_cnn"} <= set(studies)
+    every = []
+    for folder in studies.values():
+        every += tables.differences(run.read(run.reopen(folder)))
+    # OrderDP is never worse for sure, whatever the regime, the saving and the model.
+    assert not [one for one in every if one.arm == "orderdp" and one.sure and one.mean < 0]
+    found = run.read(run.reopen(studies["mlp"]))
+    made = {(one.regime, one.arm, one.saving): one for one in tables.differences(found)}
+    for regime in ("long_training", "digits"):  # random is as good as all the data
+        full = made[regime, "full", 0.7]
+        assert full.mean < max(full.half, 0.3)
+    for arm in ("hardest", "hardest_late", "ucb", "epsilon_greedy", "rcap"):  # wrong labels
+        assert made["label_noise", arm, 0.7].sure and made["label_noise", arm, 0.7].mean < -1
+    for regime in ("long_tail", "easy_majority"):  # where it pays
+        for arm in ("orderdp", "hardest", "rcap", "epsilon_greedy"):
+            one = made[regime, arm, 0.7]
+            assert one.sure and one.mean > 1
+        assert made[regime, "hardest", 0.7].mean > made[regime, "orderdp", 0.7].mean
+    plain = [one for key, one in made.items() if key[0] == "plain" and key[2] == 0.4]
+    assert not [one.arm for one in plain if one.sure and one.mean > 0]
+    (regime,) = [each for each in found if each.regime == "plain"]
+    rate = regime.rate("random_rescaled", 0.7), regime.rate("random", 0.7)
+    assert rate[0] <= rate[1] / 4, "weights multiply the learning rate"
+    times = [one for one in made.values() if one.arm == "orderdp" and one.saving is not None]
+    saved = sum(one.saved for one in times) / len(times)
+    assert abs(saved - sum(1 - one.time for one in times) / len(times)) < 0.03
+
+
 @pytest.mark.extra("scipy", "matplotlib")
 def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, capsys) -> None:
     given = options(tmp_path / "studies" / "mlp")
@@ -291,13 +322,18 @@ def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, ca
     assert run.reopen(given.out) == replace(given, minutes=0)
     guide = tmp_path / "README.md"
     guide.write_text(f"before\n{pages.BEGIN}\nold\n{pages.END}\nafter\n")
-    for name, value in (("STUDIES", tmp_path / "studies"), ("GUIDE", guide), ("ROOT", tmp_path)):
+    front = tmp_path / "front.md"
+    front.write_text(f"{pages.BEGIN}{pages.END}")
+    shown = ("mlp", ("orderdp", "budget"), 0.7)
+    places = {"STUDIES": tmp_path / "studies", "GUIDE": guide, "ROOT": tmp_path, "FRONT": front}
+    for name, value in {**places, "SHOWN": shown}.items():
         monkeypatch.setattr(pages, name, value)
     assert pages.main(["--check"]) == 1 and "old" in guide.read_text()
     assert pages.main([]) == 0 and pages.main(["--check"]) == 0
     text = guide.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "`orderdp` +1.0" in text and "`budget`" not in text
+    assert "| `orderdp` | **+1.0 ± 0.0** |" in front.read_text()
     (given.out / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
     assert pages.main(["--check"]) == 1, "a row less is another page"
     (given.out / run.HEADER).write_text("{}")

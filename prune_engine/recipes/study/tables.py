@@ -343,6 +343,39 @@ def guide(found: Sequence[Found]) -> str:
     return lay_out(head, body, markdown=True)
 
 
+def brief(found: Sequence[Found], rules: Sequence[str], saving: float) -> str:
+    """Return a small table: a few rules in every regime, at one saving.
+
+    Args:
+        found: of a study.
+        rules: which.
+        saving: a stated one.
+
+    Returns:
+        Markdown: the control's accuracy, then differences to it.
+    """
+    made = differences(found)
+    head = [f"{100 * saving:.0f}% saved", *(each.regime.replace("_", " ") for each in found)]
+    control: list[str] = ["random: accuracy %"]
+    for each in found:
+        arm = each.control(saving)
+        rows = {} if arm is None else each.tested(arm, saving)
+        control.append(f"{100 * fmean(row['accuracy'] for row in rows.values()):.1f}")
+    body = [control]
+    for arm in (FULL, *rules):
+        lookup = {one.regime: one for one in made if (one.arm, one.saving) == (arm, saving)}
+        cells = [lookup[each.regime] for each in found]
+        name = "all data" if arm == FULL else f"`{arm}`"
+        body.append([name, *(_short(one) for one in cells)])
+    return lay_out(head, body, markdown=True)
+
+
+def _short(one: Difference) -> str:
+    """Return a difference with one digit."""
+    text = f"{one.mean:+.1f} ± {one.half:.1f}"
+    return f"**{text}**" if one.sure else text
+
+
 def _time(found: Sequence[Found], made: Sequence[Difference]) -> str:
     options = found[0].options
     body: list[list[str]] = []
