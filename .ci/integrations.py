@@ -26,7 +26,11 @@ HOME = wheels.ROOT / "build" / "integrations"
 NEEDED = ("torch", "numpy", "pytest", "pytest-xdist", "hypothesis", "scikit-learn")
 SETUP_SECONDS = 900
 # A distribution whose module has another name.
-MODULES = {"mlflow-skinny": "mlflow", "pytorch-ignite": "ignite"}
+MODULES = {
+    "mlflow-skinny": "mlflow",
+    "pytorch-ignite": "ignite",
+    "pytorch-optimizer": "pytorch_optimizer",
+}
 
 
 def requirements() -> dict[str, str]:

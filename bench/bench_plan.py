@@ -20,11 +20,18 @@ from data import PRUNE_RATIO, PruneState, synthetic_scores
 from harness import Alternative
 
 import prune_engine as pe
+from prune_engine.epoch.plan import make_plan
+from prune_engine.epoch.policy import Policy, Progress
+from prune_engine.policies import OrderDP, Proportional
 
 TABLE = "plan"
 VERSUS = "published planner"
 RELATIVE_TO = "np.mean"
 UNIT = "ms"
+# What an engine does at an epoch's end once the scores are merged and audited.
+WHOLE = "{}: rule() and plan"
+KEEP = 0.3  # of OrderDP
+POLICIES: tuple[Policy, ...] = (pe.InfoBatch(PRUNE_RATIO), Proportional(0.35), OrderDP(KEEP))
 SLOW = 2  # Rows of 0.1 to 10 s take part in every second round.
 
 
@@ -40,6 +47,9 @@ class PlanData:
         self.middle = num_samples // 2
         self.published = published.Published(self.scores, PRUNE_RATIO, np.random.RandomState(0))
         self.num_kept = int(self.state.plan(epoch=1)[1].shape[0])
+        self.buffer = pe.epoch.ScoreBuffer(num_samples, device="cpu")
+        self.buffer.records.copy_(self.state.records)
+        self.buffer.refresh_sum()
 
     def facts(self) -> dict[str, Any]:
         """What the reader of the table needs to know about the data."""
@@ -56,12 +66,17 @@ def _plan_order(fixed: bool, data: PlanData, epoch: int) -> object:
     return weight_class, kept, order
 
 
+def _plan_whole(policy: Policy, data: PlanData, epoch: int) -> object:
+    rule = policy.rule(data.buffer, Progress(epoch, epoch, None, 0))
+    return make_plan(data.buffer, rule, seed=0, epoch=epoch)
+
+
 def _plan_levels(data: PlanData, epoch: int) -> object:
     return data.state.plan_levels(epoch=epoch, target=data.num_kept, least=22938)
 
 
 def _plan_top(data: PlanData, epoch: int) -> object:
-    return data.state.plan_top(epoch=epoch, k=3 * data.items // 10, cut=32768)
+    return data.state.plan_top(epoch=epoch, k=int(KEEP * data.items), cut=32768)
 
 
 def _cells(data: PlanData, _: int) -> object:
@@ -89,7 +104,7 @@ def _order_bytes(data: PlanData) -> int:
 
 
 def _top_bytes(data: PlanData) -> int:
-    return 9 * data.items + 12 * data.items // 10
+    return 9 * data.items + 4 * int(KEEP * data.items)
 
 
 def _level_bytes(data: PlanData) -> int:
@@ -104,6 +119,21 @@ def _read_bytes(data: PlanData) -> int:
     return 4 * data.items
 
 
+def _whole(threads: int) -> list[Alternative]:
+    """A row of each policy; bytes as of its operators."""
+    moved = (_plan_bytes, _level_bytes, _top_bytes)
+    return [
+        Alternative(
+            WHOLE.format(type(policy).__name__),
+            partial(_plan_whole, policy),
+            prepare=_epoch,
+            threads=threads,
+            bytes_moved=each,
+        )
+        for policy, each in zip(POLICIES, moved, strict=True)
+    ]
+
+
 def _ours() -> list[Alternative]:
     rows = []
     for threads in (1, 2):
@@ -114,6 +144,7 @@ def _ours() -> list[Alternative]:
             row("pe plan of OrderDP", _plan_top, bytes_moved=_top_bytes),
             row("pe cells", _cells, bytes_moved=_cell_bytes),
             row("pe plan, whole order", partial(_plan_order, False), bytes_moved=_order_bytes),
+            *_whole(threads),
         ]
     rows.append(
         row("pe plan (fixed counts), whole order", partial(_plan_order, True),

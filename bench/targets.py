@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import bench_plan
 from bench_memory import BOUNDED
 from data import IMAGENET_22K
 from harness import spread
@@ -53,6 +54,10 @@ TARGETS = (
     Target("plan", _ORDER, 100, "published planner", n=IMAGENET_22K),
     Target("plan", _ORDER, 40, "np.argsort", n=IMAGENET_22K),
     Target("plan", _ORDER, 20, "vectorised torch planner", n=IMAGENET_22K),
+    *(
+        Target("plan", (bench_plan.WHOLE.format(name), 2), 1 / 8, "np.mean", n=IMAGENET_22K)
+        for name in ("InfoBatch", "Proportional", "OrderDP")
+    ),
     Target("observe_warm", _OBSERVE, 1 / 2.5, "losses.mean() (no pruning)"),
     Target("observe", _OBSERVE, 2, "published update", items=256),
     Target("select", _SELECT, 10, "np.percentile", n=IMAGENET_22K),

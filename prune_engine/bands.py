@@ -192,6 +192,27 @@ def check_positive(name: str, value: object, *, zero: bool = False) -> None:
         raise ValueError(f"{name} must be {words}, got {value!r}")
 
 
+def check_weight_cap(cap: object) -> None:
+    """Refuse a largest weight that is no finite number of at least 1.
+
+    Args:
+        cap: what came; None: no cap.
+
+    Raises:
+        TypeError: not a real number.
+        ValueError: out of range.
+
+    Example:
+        >>> check_weight_cap(3.0)
+    """
+    if cap is None:
+        return
+    if isinstance(cap, bool) or not isinstance(cap, int | float):
+        raise TypeError(f"weight_cap must be a number or None, got {cap!r}")
+    if not 1 <= cap < float("inf"):
+        raise ValueError(f"weight_cap must be finite and at least 1, got {cap!r}")
+
+
 def keep_share(prune_ratio: float) -> tuple[int, int]:
     """Return 1 - prune_ratio as a fraction whose parts fit 31 bits.
 

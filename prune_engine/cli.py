@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``prune-engine train | language | select | report | compare | info ...``."""
+"""The command line: ``prune-engine train | study | select | report | compare | info | ...``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from prune_engine import backends, terminal_view
+from prune_engine.files import write_bytes
 from prune_engine.losses.scores import SCORES
 from prune_engine.recipes import (
     compare,
@@ -27,6 +28,7 @@ from prune_engine.recipes import (
     inspection,
     language,
     models,
+    optimizers,
     owner,
     pictures,
     ranks,
@@ -39,6 +41,8 @@ from prune_engine.recipes.data import DATA_SETS, IMAGE_SETS
 from prune_engine.recipes.policy_spec import spec_name
 from prune_engine.recipes.report import page, view
 from prune_engine.recipes.results import FOOTNOTE
+from prune_engine.recipes.study import design, figure, regimes, rules, tables
+from prune_engine.recipes.study import run as study
 from prune_engine.recipes.train import Bar
 
 PAGE = "report.html"
@@ -125,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train on real data, with and without pruning"))
+
+    _add_study(commands.add_parser("study", help="which rule beats a random subset, and where"))
 
     _add_language(
         commands.add_parser("language", help="a small GPT-2 by Hugging Face's and TRL's trainers")
@@ -232,7 +238,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--policy",
         metavar="POLICY",
         help=f"one of {', '.join(compare.NAMES)}; or a call, 'orderdp(keep=0.3)' or "
-        "'mymodule:MyPolicy(keep=0.3)'; default: infobatch",
+        f"'mymodule:MyPolicy(keep=0.3)'; default: {compare.DEFAULT_POLICY}",
     )
     add(
         "--subset",
@@ -277,8 +283,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     more("--model", choices=models.MODELS)
     more("--epochs", type=int)
     more("--batch-size", type=int)
-    more("--optimizer", choices=("sgd", "adamw"))
+    more("--optimizer", choices=optimizers.OPTIMIZERS)
     more("--lr", type=float, help="peak of the one-cycle schedule")
+    more(
+        "--scale-lr",
+        action=argparse.BooleanOptionalAction,
+        help="divide the rate by the largest weight of each epoch's plan",
+    )
     more("--weight-decay", type=float)
     more("--label-smoothing", type=float, help="of the loss that is trained on; a score has none")
     more("--score", choices=SCORES, help="what is recorded of an image (default: loss)")
@@ -325,6 +336,55 @@ def _add_language(parser: argparse.ArgumentParser) -> None:
     add("--delta", type=float, default=language.DEFAULTS.delta)
 
 
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_study)
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("runs/study"), metavar="DIR", help="goes on from there")
+    add("--data-root", metavar="DIR", help="the folder that holds the data sets' folders")
+    add("--model", choices=design.MODELS, default="mlp")
+    add("--regimes", nargs="+", metavar="NAME", help=f"of {', '.join(regimes.REGIMES)}")
+    add(
+        "--rules",
+        nargs="+",
+        default=list(rules.RULES),
+        metavar="RULE",
+        help=f"of {', '.join(rules.RULES)}; or a call, 'orderdp(keep={{keep}}, pool=0.7)' or "
+        "'mymodule:Mine(keep={late_keep})', in which {saved}, {keep}, {late_saved} and "
+        "{late_keep} stand for what saves the stated share with or without the first epoch",
+    )
+    add("--savings", nargs="+", type=float, default=[0.4, 0.7], metavar="S")
+    add("--seeds", type=int, default=8, metavar="N", help="of each arm that is tested")
+    add("--images", type=int, default=10_000, metavar="N")
+    add("--epochs", type=int, default=10)
+    add("--batch-size", type=int, default=64)
+    add("--rates", nargs="+", type=float, default=[], metavar="LR", help="each arm gets its best")
+    add("--workers", type=int, default=1, metavar="W", help="trainings at a time, a thread each")
+    add("--minutes", type=float, metavar="M", help="start no training later; 0: the tables alone")
+    _add_pictures(parser)
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    given: dict[str, Any] = vars(arguments).copy()
+    for name in ("command", "run"):
+        given.pop(name)
+    drawn = given.pop("pictures")
+    for name in ("regimes", "rules", "savings", "rates"):
+        given[name] = tuple(given[name] or ())
+    options = design.StudyOptions(**given)
+    if drawn:
+        pictures.require()
+    found = study.run(options, _Progress())
+    written = [options.out / "study.md"]
+    write_bytes(written[0], tables.page(found, f"Study: {options.model}").encode())
+    if drawn:
+        written.append(options.out / "study.svg")
+        figure.draw(written[-1], found)
+    done, missing = design.count(found)
+    _say(f"\n{tables.render(found)}\n\n{done} trainings done, {missing} known to be missing")
+    _say(f"written: {', '.join(str(path) for path in written)}")
+    return 0
+
+
 def _language(arguments: argparse.Namespace) -> int:
     given: dict[str, Any] = vars(arguments).copy()
     seed, seeds = given.pop("seed"), given.pop("seeds")
@@ -348,6 +408,7 @@ TRAIN_FIELDS = (
     "batch_size",
     "optimizer",
     "lr",
+    "scale_lr",
     "weight_decay",
     "label_smoothing",
     "score",
@@ -385,7 +446,7 @@ def _train(arguments: argparse.Namespace) -> int:
     subset: tuple[Path, ...] = tuple(arguments.subset or ())
     if subset and arguments.policy is not None:
         raise ValueError(f"--subset goes with no --policy, got {arguments.policy}")
-    policy: str = "subset" if subset else arguments.policy or "infobatch"
+    policy: str = "subset" if subset else arguments.policy or compare.DEFAULT_POLICY
     out: Path = arguments.out or Path("runs") / f"{arguments.data}-{spec_name(policy)}"
     options = compare.RunOptions(
         data=arguments.data,
@@ -408,6 +469,7 @@ def _train(arguments: argparse.Namespace) -> int:
         record=arguments.record,
     )
     _check_device(config.device, config.backend)
+    optimizers.require(config.optimizer)
     if arguments.live:
         terminal_view.require()
     if arguments.pictures:

@@ -18,6 +18,10 @@ std::tuple<Tensor, Tensor> observe_cpu(
   check_epoch(*state.epoch);
   const int64_t size = losses.numel();
 
+  with_index_type(indices.scalar_type(), [&](auto* index) {
+    using Index = std::remove_pointer_t<decltype(index)>;
+    prefetch_first(state, static_cast<const Index*>(indices.const_data_ptr()), size);
+  });
   const ScalarType dtype = losses.scalar_type();
   Tensor rescaled = fresh_like(losses, size, dtype);
   Tensor batch_weights = fresh_like(losses, size, ScalarType::Float);

@@ -2,6 +2,7 @@
 // How a batch of scores gets into the records on the CPU, for every operator that has one.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <type_traits>
@@ -10,7 +11,10 @@
 
 namespace prune_engine {
 
-constexpr int64_t kPrefetch = 16;  // records are scattered over N; hide that many cache misses
+// Records are scattered over N: hide that many cache misses. Into the second level, which can wait
+// for many more lines than the first (measured on Zen 4, 256 samples out of the caches: 3.3 us, by
+// prefetches into the first level 6.6 at its best distance).
+constexpr int64_t kPrefetch = 48;
 
 template <typename Loss, typename Index, typename Score>
 struct ScoredBatch {
@@ -59,6 +63,19 @@ inline void add_score(uint32_t bits, int64_t sign, int64_t* added) {
   added[addend.group + 1] += sign * addend.high;
 }
 
+template <typename Index>
+void prefetch_sample(const ScoreState& state, Index index) {
+  const auto at = static_cast<ptrdiff_t>(index);
+  __builtin_prefetch(state.records + at, 0, 2);
+  __builtin_prefetch(state.weight_class + at, 0, 2);
+}
+
+// Of the batch's first samples, before anything else is done. Indices may be out of range here.
+template <typename Index>
+void prefetch_first(const ScoreState& state, const Index* indices, int64_t size) {
+  for (int64_t b = 0; b < std::min(kPrefetch, size); ++b) prefetch_sample(state, indices[b]);
+}
+
 template <typename Loss, typename Index, typename Score>
 void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreState& state,
                    bool advance, Loss* rescaled, float* batch_weights) {
@@ -68,11 +85,7 @@ void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreStat
   int64_t added[kSumWords] = {};
   int64_t nonfinite = 0, saturated = 0;
   for (int64_t b = 0; b < batch.size; ++b) {
-    if (b + kPrefetch < batch.size) {
-      const auto ahead = static_cast<ptrdiff_t>(indices[b + kPrefetch]);
-      __builtin_prefetch(state.records + ahead, 1);
-      __builtin_prefetch(state.weight_class + ahead, 0);
-    }
+    if (b + kPrefetch < batch.size) prefetch_sample(state, indices[b + kPrefetch]);
     const auto index = static_cast<ptrdiff_t>(indices[b]);
     const float weight = state.weight_table[state.weight_class[index]];
     batch_weights[b] = weight;

@@ -42,7 +42,7 @@ std::vector<int64_t> count_draws(const Sample* samples, int64_t num_samples, con
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * kPlanBlock;
       const int64_t size = block_size(begin, num_samples);
-      draw_block(rule.first + begin, rule.seed, rule.epoch, scratch.data());
+      draw_block(rule.first + begin, rule.seed, rule.epoch, scratch[0].draw);
       key_block(samples + begin, size, scratch.data());
       for (int64_t i = 0; i < size; ++i) {
         const int band = band_of(rule, scratch[0].key[i], unseen_band);
@@ -132,7 +132,7 @@ void plan_samples(const Sample* samples, int64_t num_samples, Decision rule, int
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * kPlanBlock;
       const int64_t size = block_size(begin, num_samples);
-      if (rule.draws) draw_block(rule.first + begin, rule.seed, rule.epoch, scratch.data());
+      if (rule.draws) draw_block(rule.first + begin, rule.seed, rule.epoch, scratch[0].draw);
       key_block(samples + begin, size, scratch.data());
       block_offsets[block] = decide_block(rule, size, scratch.data(), weight_class + begin);
       if (fixed) collect_ties(rule, unseen_band, begin, size, scratch[0], &part);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// plan_top on the CPU: one pass over the records. A sample of up to 65536 guesses the two per cent
-// of ranks among which the edge lies: above them everybody in the pool stays, and those within are
-// listed and settled at the end. The counts confirm the guess or refuse it: then all are listed.
+// plan_top on the CPU: one pass over the records. A sample of up to 32768 guesses the three per
+// cent of ranks among which the edge lies: above them everybody in the pool stays, and those within
+// are listed and settled at the end. The counts confirm the guess or refuse it: then all are
+// listed.
 #include <algorithm>
 #include <cmath>
 #include <mutex>
@@ -13,11 +14,15 @@
 #include "memory.h"
 #include "parallel.h"
 
+#if PE_X86
+#include <immintrin.h>
+#endif
+
 namespace prune_engine {
 namespace {
 
 constexpr int64_t kGrain = 16;           // blocks per task
-constexpr int64_t kMostGuesses = 65536;  // samples that guess: few, next to those they spare
+constexpr int64_t kMostGuesses = 32768;  // samples that guess: few, next to those they spare
 constexpr int64_t kWorthGuessing = 16;   // as many times as many samples
 constexpr int64_t kFewSamples = 65536;   // are listed without a guess
 constexpr int64_t kManyTies = 16384;     // of a task
@@ -52,13 +57,16 @@ EdgeRanks guess_ranks(const Contest& contest) {
   const EdgeRanks all = {1, kUnseenFirst};
   if (contest.num_samples < kFewSamples) return all;
   const int64_t guesses = std::min(kMostGuesses, contest.num_samples / kWorthGuessing);
-  std::vector<uint32_t> rank;
+  // Without a branch: every record is read, far apart as they are, before the first has come.
+  std::vector<uint32_t> rank(static_cast<size_t>(guesses));
+  size_t drawn = 0;
   for (int64_t j = 0; j < guesses; ++j) {
     const int64_t index = j * contest.num_samples / guesses;
-    if (keep_draw(static_cast<uint64_t>(index), contest.seed, contest.epoch) < contest.cut)
-      continue;
-    rank.push_back(rank_of_key(record_key(contest.records[index])));
+    rank[drawn] = rank_of_key(record_key(contest.records[index]));
+    const uint32_t draw = keep_draw(static_cast<uint64_t>(index), contest.seed, contest.epoch);
+    drawn += draw < contest.cut ? 0 : 1;
   }
+  rank.resize(drawn);
   if (rank.empty()) return all;
   const auto size = static_cast<double>(rank.size());
   const double entered = 1.0 - contest.cut / static_cast<double>(kDraws);
@@ -96,7 +104,7 @@ PE_CLONES int32_t rank_block(int32_t size, uint32_t cut, BlockScratch* scratch) 
 }
 
 // Writes the classes of those above; returns how many they are.
-PE_CLONES int32_t judge_block(const uint32_t* rank, int32_t size, uint32_t last,
+PE_CLONES int32_t class_block(const uint32_t* rank, int32_t size, uint32_t last,
                               uint8_t* weight_class) {
   int32_t above = 0;
   for (int32_t i = 0; i < size; ++i) {
@@ -127,24 +135,86 @@ void list_block(const uint32_t* rank, int32_t size, const uint8_t* within, int64
   }
 }
 
+// What judging a block comes to, apart from the classes and the list.
+struct Judgement {
+  int32_t pool, above;
+};
+
+// One block from its draws, in scratch.
+Judgement judge_block(const Contest& contest, EdgeRanks ranks, int64_t begin, int32_t size,
+                      BlockScratch* scratch, uint8_t* weight_class, std::vector<Listed>* listed) {
+  uint8_t within[kPlanBlock + 8];
+  key_block(contest.records + begin, size, scratch);
+  const int32_t pool = rank_block(size, contest.cut, scratch);
+  const uint32_t* rank = scratch->fate;
+  const int32_t above = class_block(rank, size, ranks.last, weight_class + begin);
+  std::memset(within + size, 0, 8);
+  mark_within(rank, size, ranks, within);
+  list_block(rank, size, within, begin, listed);
+  return {pool, above};
+}
+
+#if PE_X86
+// The same in one pass, 16 samples at a time.
+__attribute__((target("avx512f,avx512bw,avx512vl"))) Judgement
+judge_block_avx512(const Contest& contest, EdgeRanks ranks, int64_t begin, int32_t size,
+                   BlockScratch* scratch, uint8_t* weight_class, std::vector<Listed>* listed) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i even = _mm512_add_epi32(lane, lane);
+  const __m512i cut = _mm512_set1_epi32(static_cast<int32_t>(contest.cut));
+  const __m512i unseen = _mm512_set1_epi32(static_cast<int32_t>(kUnseenFirst));
+  const __m512i last = _mm512_set1_epi32(static_cast<int32_t>(ranks.last));
+  const __m512i first = _mm512_set1_epi32(static_cast<int32_t>(ranks.first));
+  uint32_t* rank_within = scratch->key;
+  uint32_t* place_within = scratch->fate;
+  int32_t pool = 0, above = 0, count = 0;
+  for (int32_t i = 0; i < size; i += 16) {
+    const auto there = static_cast<__mmask16>(size - i < 16 ? (1 << (size - i)) - 1 : 0xffff);
+    const int64_t* from = contest.records + begin + i;
+    const __m512i front = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(there), from);
+    const __m512i back = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(there >> 8), from + 8);
+    const __m512i key = _mm512_permutex2var_epi32(front, even, back);
+    const __m512i rank = _mm512_mask_mov_epi32(unseen, _mm512_test_epi32_mask(key, key), key);
+    const auto* draws = reinterpret_cast<const __m256i*>(scratch->draw + i);
+    const __m512i draw = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(draws));
+    const __mmask16 drawn = _mm512_mask_cmpge_epu32_mask(there, draw, cut);
+    const __mmask16 stays = _mm512_mask_cmpgt_epu32_mask(drawn, rank, last);
+    const __mmask16 within =
+        _mm512_mask_cmpge_epu32_mask(static_cast<__mmask16>(drawn & ~stays), rank, first);
+    _mm_mask_storeu_epi8(weight_class + begin + i, there, _mm_maskz_set1_epi8(stays, 1));
+    // Never beyond the scratch: at most i were listed before.
+    const __m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32(i));
+    _mm512_storeu_si512(rank_within + count, _mm512_maskz_compress_epi32(within, rank));
+    _mm512_storeu_si512(place_within + count, _mm512_maskz_compress_epi32(within, place));
+    pool += __builtin_popcount(drawn);
+    above += __builtin_popcount(stays);
+    count += __builtin_popcount(within);
+  }
+  for (int32_t e = 0; e < count; ++e) {
+    listed->push_back({rank_within[e], static_cast<int32_t>(begin + place_within[e])});
+  }
+  return {pool, above};
+}
+#endif
+
 // Blocks first .. last - 1.
 Judged judge_blocks(const Contest& contest, EdgeRanks ranks, int64_t first, int64_t last,
                     uint8_t* weight_class, int64_t* kept) {
+  auto* judge_one = judge_block;
+#if PE_X86
+  if (has_avx512()) judge_one = judge_block_avx512;
+#endif
   std::vector<BlockScratch> scratch(1);
-  std::vector<uint8_t> within(kPlanBlock + 8);
   Judged part;
   for (int64_t block = first; block < last; ++block) {
     const int64_t begin = block * kPlanBlock;
     const int32_t size = block_size(begin, contest.num_samples);
-    draw_block(begin, contest.seed, contest.epoch, scratch.data());
-    key_block(contest.records + begin, size, scratch.data());
-    part.pool += rank_block(size, contest.cut, scratch.data());
-    const uint32_t* rank = scratch[0].fate;
-    kept[block] = judge_block(rank, size, ranks.last, weight_class + begin);
-    part.above += kept[block];
-    std::fill(within.begin() + size, within.end(), uint8_t{0});
-    mark_within(rank, size, ranks, within.data());
-    list_block(rank, size, within.data(), begin, &part.listed);
+    draw_block(begin, contest.seed, contest.epoch, scratch[0].draw);
+    const Judgement found =
+        judge_one(contest, ranks, begin, size, scratch.data(), weight_class, &part.listed);
+    part.pool += found.pool;
+    part.above += found.above;
+    kept[block] = found.above;
   }
   return part;
 }

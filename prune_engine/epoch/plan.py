@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import ops
-from prune_engine.bands import DRAWS, PLAN_BLOCK, weighed_classes
+from prune_engine.bands import PLAN_BLOCK, weighed_classes
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.lasting import lasting
 from prune_engine.ops.checks import check_vector
@@ -359,9 +359,9 @@ def _draw_levels(
         weight_class,
         block_offsets,
         num_kept,
-        levels.weight_table,
+        rule.capped(levels.weight_table),
         bits.view(torch.float32),
-        DRAWS / rule.least if epoch else 1.0,  # nobody has a score before the first epoch
+        rule.weight_bound if epoch else 1.0,  # nobody has a score before the first epoch
     )
 
 

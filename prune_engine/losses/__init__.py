@@ -2,6 +2,7 @@
 """Losses and scores of a batch: reductions, reducers of other shapes, score functions."""
 
 from prune_engine.losses import scores
+from prune_engine.losses.diversified import DivBS
 from prune_engine.losses.pick_values import (
     EvolvedSampling,
     ImportanceSampling,
@@ -22,6 +23,7 @@ from prune_engine.losses.reference_losses import ReferenceLosses
 
 __all__ = [
     "BatchScalar",
+    "DivBS",
     "EvolvedSampling",
     "ImportanceSampling",
     "MixedPairs",

@@ -74,6 +74,18 @@ def _check_logits(logits: Tensor) -> None:
         raise ValueError(f"logits must be [B, C], got shape {tuple(logits.shape)}")
 
 
+def check_last_layer(logits: Tensor, targets: Tensor, features: Tensor) -> None:
+    """Refuse what a last, linear layer does not give and take."""
+    if not isinstance(features, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"features must be a tensor, got {type(features).__name__}")
+    _check_logits(logits)
+    _labels(logits, targets)
+    if features.dim() != 2 or features.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"features must be [{logits.shape[0]}, D], got shape {tuple(features.shape)}"
+        )
+
+
 def _probabilities(logits: Tensor) -> Tensor:
     _check_logits(logits)
     return torch.softmax(logits.detach().to(wide_dtype(logits.dtype)), dim=1)
@@ -227,13 +239,7 @@ def grand(logits: Tensor, targets: Tensor, features: Tensor, *, bias: bool = Tru
         >>> round(grand(torch.zeros(1, 2), torch.tensor([1]), torch.ones(1, 3)).item(), 4)
         1.4142
     """
-    if not isinstance(features, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"features must be a tensor, got {type(features).__name__}")
-    _check_logits(logits)
-    if features.dim() != 2 or features.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"features must be [{logits.shape[0]}, D], got shape {tuple(features.shape)}"
-        )
+    check_last_layer(logits, targets, features)
     error = el2n(logits, targets)
     squares = features.detach().to(error.dtype).square().sum(dim=1)
     return error * (squares + 1 if bias else squares).sqrt()

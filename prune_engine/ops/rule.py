@@ -15,6 +15,7 @@ from prune_engine.bands import (
     MAX_LEVEL_SAMPLES,
     MAX_SAMPLES,
     Band,
+    check_weight_cap,
     check_weight_table,
     weighed_classes,
     weight_table,
@@ -111,9 +112,10 @@ class LevelRule:
         target: how many samples to keep on average, in 0..2^46.
         least: in 1..65536: of 65536 draws, those that keep any sample, zero and negative scores
             included.
+        weight_cap: at least 1: no sample weighs more, which biases the estimate; None: no cap.
 
     Raises:
-        TypeError: a number is no int.
+        TypeError: a number is of the wrong kind.
         ValueError: a number is out of range.
 
     Example:
@@ -123,11 +125,30 @@ class LevelRule:
 
     target: int
     least: int = 1
+    weight_cap: float | None = None
 
     def __post_init__(self) -> None:
         store_plain(self)
         check_int("target", self.target, 0, MAX_LEVEL_SAMPLES, "0..2^46")
         check_int("least", self.least, 1, DRAWS)
+        check_weight_cap(self.weight_cap)
+
+    def capped(self, table: Tensor) -> Tensor:
+        """Return a table in which no class weighs more than the cap, rounded to float32.
+
+        Args:
+            table: float32 [256], of ``solve_levels``.
+
+        Returns:
+            The same where there is no cap.
+        """
+        return table if self.weight_cap is None else table.clamp(max=self.weight_cap)
+
+    @property
+    def weight_bound(self) -> float:
+        """No sample weighs more, whatever the scores are."""
+        bound = DRAWS / self.least
+        return bound if self.weight_cap is None else min(bound, self.weight_cap)
 
 
 @dataclass(frozen=True)

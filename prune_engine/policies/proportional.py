@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from prune_engine.bands import DRAWS, check_fraction, decimal_fraction
 from prune_engine.epoch.policy import (
-    Policy,
     PolicyMemory,
     Progress,
     annealing,
@@ -15,10 +14,11 @@ from prune_engine.epoch.policy import (
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import LevelRule, Rule
 from prune_engine.plain import store_plain
+from prune_engine.policies.score_rule import ScoreRule
 
 
 @dataclass(frozen=True)
-class Proportional(Policy):
+class Proportional(ScoreRule):
     """Keep samples with a probability in proportion to their scores; a kept one weighs the inverse.
 
     A sample of score x stays with probability ``min(1, x / tau)``, at least ``floor * budget``
@@ -29,13 +29,17 @@ class Proportional(Policy):
 
     Scores must be importances: at least 0, the larger the more a sample matters, such as losses,
     EL2N or gradient norms. Zero and below stay with the least probability. What was never seen
-    stays, so the first epoch is full. Where the score says nothing about the gradient, the weights
-    raise its variance: run ``RandomSubset`` beside it.
+    stays, so a first epoch that is not ``"even"`` is full. Where the score says nothing about the
+    gradient, the weights raise its variance: run ``RandomSubset`` beside it.
 
     Args:
         target_savings: in [0, 1), the share of the data set that a pruning epoch skips on average.
         floor: in (0, 1], the least probability as a share of the budget; 1 is a random subset.
         delta: in (0, 1], the share of the run that prunes.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops ``target_savings`` at random, and the
+            kept weigh for it; what it drops is never seen and stays in the next.
+        warmup: epochs that keep everything.
+        weight_cap: at least 1: no sample weighs more, which biases the gradient; None: no cap.
 
     Raises:
         TypeError: a parameter is not a number.
@@ -43,7 +47,7 @@ class Proportional(Policy):
 
     Example:
         >>> Proportional(target_savings=0.3).levels(1000)
-        LevelRule(target=700, least=22938)
+        LevelRule(target=700, least=22938, weight_cap=None)
     """
 
     target_savings: float = 0.4
@@ -55,6 +59,7 @@ class Proportional(Policy):
         check_fraction("target_savings", self.target_savings, zero=True, one=False)
         check_fraction("floor", self.floor, zero=False, one=True)
         check_fraction("delta", self.delta, zero=False, one=True)
+        self.check_beginning()
 
     @property
     def needs_total(self) -> bool:
@@ -66,6 +71,10 @@ class Proportional(Policy):
         """True: it decides by counts of cells, which add up over ranks."""
         return True
 
+    def savings(self) -> float:
+        """Return the share that an even first epoch drops."""
+        return self.target_savings
+
     def levels(self, num_samples: int) -> LevelRule:
         """Return the rule of a pruning epoch.
 
@@ -74,14 +83,14 @@ class Proportional(Policy):
 
         Returns:
             ``round(budget * N)`` samples, and ``round(65536 * floor * budget)`` of the draws for
-            each, at least one.
+            each, at least one; without a cap, which ``rule`` adds.
         """
         budget = 1 - decimal_fraction(self.target_savings)
         least = round(DRAWS * decimal_fraction(self.floor) * budget)
         return LevelRule(round(budget * num_samples), max(1, least))
 
-    def rule(
-        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    def decide(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None
     ) -> Rule | LevelRule:
         """Return the levels of the epoch, or keep all when annealing.
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from prune_engine.bands import check_fraction, weight_table
 from prune_engine.epoch.fits import tensor_problems
-from prune_engine.epoch.policy import Extras, Policy, PolicyMemory, Progress
+from prune_engine.epoch.policy import LATE, Extras, PolicyMemory, Progress
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import AnyRule, Rule, Selection
 from prune_engine.plain import store_plain
 from prune_engine.policies.fixed_counts import drop_drawn
 from prune_engine.policies.marks import Marks, resized
+from prune_engine.policies.score_rule import ScoreRule, random_rule
 
 MOST_EPOCHS = 255  # a weight for each number of epochs missed: classes 1 to 255
 
@@ -100,7 +101,7 @@ class RePBMemory(Marks):
 
 
 @dataclass(frozen=True)
-class RePB(Policy):
+class RePB(ScoreRule):
     """Drop who was below its batch's mean with probability rho, and let the kept weigh for it.
 
     RePB (ICLR 2026). A sample stays in the next epoch if its score was at least the mean of its
@@ -113,10 +114,15 @@ class RePB(Policy):
 
     Args:
         rho: in (0, 1).
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops at random as if half were low, and who
+            was dropped has missed it.
+        warmup: epochs that keep everything.
+        weight_cap: at least 1: no sample weighs more, so that what was missed is not all made up
+            for; None: no cap.
 
     Raises:
-        TypeError: rho is not a number.
-        ValueError: rho is out of range.
+        TypeError: a parameter is not a number.
+        ValueError: a parameter is out of range.
 
     Example:
         >>> RePB(rho=0.7).weights(3)
@@ -124,15 +130,33 @@ class RePB(Policy):
     """
 
     rho: float = 0.5
+    first_epoch: str = field(default="full", kw_only=True, metadata=LATE)
 
     def __post_init__(self) -> None:
         store_plain(self)
         check_fraction("rho", self.rho, zero=False, one=False)
+        self.check_beginning()
 
     @property
     def needs_total(self) -> bool:
         """True: more than 255 epochs have no weights, and the run must not end in the middle."""
         return True
+
+    def savings(self) -> float:
+        """Return rho / 2: as if half were low."""
+        return self.rho / 2
+
+    def even(self, buffer: ScoreBuffer, progress: Progress) -> AnyRule:
+        """Return a random subset without weights: the next epochs make up for what it drops.
+
+        Args:
+            buffer: says where the thresholds live.
+            progress: not used.
+
+        Returns:
+            One band for all samples.
+        """
+        return random_rule(buffer, self.savings(), weighs=False)
 
     def weights(self, epochs: int) -> tuple[float, ...]:
         """Return the weights of who has missed 0, 1, ... of a number of epochs.
@@ -157,8 +181,8 @@ class RePB(Policy):
         """
         return RePBMemory(buffer)
 
-    def rule(
-        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    def decide(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None
     ) -> AnyRule:
         """Return the classes of the epoch, or keep all in the first.
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 
-from prune_engine.bands import dropping_band, weight_table
+from prune_engine.bands import check_weight_cap, dropping_band, weight_table
 from prune_engine.epoch.policy import LATE, Policy, PolicyMemory, Progress
 from prune_engine.epoch.score_buffer import ScoreBuffer
-from prune_engine.ops.rule import AnyRule, Rule, Selection
+from prune_engine.ops.rule import AnyRule, LevelRule, Rule, Selection
 
 FIRST_EPOCHS = ("full", "even")
 
@@ -17,6 +17,9 @@ FIRST_EPOCHS = ("full", "even")
 @dataclass(frozen=True)
 class ScoreRule(Policy):
     """The base of the policies that decide by scores, of which the first epoch has none.
+
+    What looks at no scores (``RandomSubset``, ``RS2``, ``Subset``), brings its weights
+    (``Reselect``) or drops whole batches (``BPAS``) has a beginning of its own, without these.
 
     Args:
         first_epoch: ``"full"`` keeps everything in epoch 0; ``"even"`` drops a random share there,
@@ -46,13 +49,7 @@ class ScoreRule(Policy):
             raise ValueError(f"warmup must be at least 0, got {self.warmup}")
         if self.warmup and self.first_epoch == "even":
             raise ValueError(f"warmup must be 0 where first_epoch is 'even', got {self.warmup}")
-        cap = self.weight_cap
-        if cap is None:
-            return
-        if isinstance(cap, bool) or not isinstance(cap, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"weight_cap must be a number or None, got {cap!r}")
-        if not 1 <= cap < float("inf"):
-            raise ValueError(f"weight_cap must be finite and at least 1, got {cap!r}")
+        check_weight_cap(self.weight_cap)
 
     def rule(
         self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
@@ -112,9 +109,12 @@ class ScoreRule(Policy):
             rule: the rule.
 
         Returns:
-            The same, or one with other weights; a ``LevelRule`` makes its own and is left alone.
+            The same, or one with other weights; of levels, whose weights the device makes, one
+            that says how much they may be.
         """
         cap = self.weight_cap
+        if cap is not None and isinstance(rule, LevelRule):
+            return replace(rule, weight_cap=float(cap))
         if cap is None or not isinstance(rule, Rule | Selection):
             return rule
         table = tuple(min(weight, float(cap)) for weight in rule.weight_table)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor
 from prune_engine import ops
 from prune_engine.bands import check_fraction, decimal_fraction, weight_table
 from prune_engine.epoch.fits import class_problems, int_problems, tensor_problems
-from prune_engine.epoch.policy import Policy, PolicyMemory, Progress
+from prune_engine.epoch.policy import LATE, PolicyMemory, Progress
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import AnyRule, Rule, Selection
 from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import store_plain
 from prune_engine.policies.marks import resized
+from prune_engine.policies.score_rule import ScoreRule
 
 STREAM = 2**27 + 1  # of draw
 STEPS = 100  # the chances are hundredths, so that a state holds ints
@@ -106,7 +107,7 @@ class StreakMemory(PolicyMemory):
 
 
 @dataclass(frozen=True)
-class ZeroVariance(Policy):
+class ZeroVariance(ScoreRule):
     """Skip a prompt the more likely, the more visits in a row its rewards were all alike.
 
     GRESO (arXiv 2506.02177) for reinforcement learning with verifiable rewards, where a group of
@@ -120,6 +121,9 @@ class ZeroVariance(Policy):
         start: in (0, 1), both p at first, in hundredths.
         explore: in (0, 1), the least probability of being visited.
         target: in (0, 1).
+        first_epoch: ``"full"``; "even" is refused, for how much later epochs skip is not known.
+        warmup: epochs that keep everything; streaks are counted in them.
+        weight_cap: of no effect, for nothing is weighed.
 
     Raises:
         TypeError: a parameter is not a number.
@@ -133,11 +137,19 @@ class ZeroVariance(Policy):
     start: float = 0.5
     explore: float = 0.01
     target: float = 0.25
+    first_epoch: str = field(default="full", kw_only=True, metadata=LATE)
 
     def __post_init__(self) -> None:
         store_plain(self)
         for name in ("start", "explore", "target"):
             check_fraction(name, getattr(self, name), zero=False, one=False)
+        if self.first_epoch == "even":
+            raise ValueError("first_epoch must be 'full' for ZeroVariance, got 'even'")
+        self.check_beginning()
+
+    def weighs(self) -> bool:
+        """Return False."""
+        return False
 
     def cuts(self, chance: int) -> list[int]:
         """Return the cut of each streak: who draws less of 65536 is skipped.
@@ -168,8 +180,8 @@ class ZeroVariance(Policy):
         """
         return StreakMemory(self, buffer)
 
-    def rule(
-        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None = None
+    def decide(
+        self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None
     ) -> AnyRule:
         """Return who is visited, or keep all in the first epoch.
 

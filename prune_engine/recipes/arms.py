@@ -60,7 +60,7 @@ def _as_is(choice: Choice) -> dict[str, Callable[[], Policy]]:
         "proportional": lambda: Proportional(ratio, delta=delta),
         "ucb": lambda: UCB(keep),
         "epsilon_greedy": lambda: EpsilonGreedy(keep),
-        "orderdp": lambda: OrderDP(keep, max(0.5, keep)),
+        "orderdp": lambda: OrderDP(keep, pool_of(keep)),
         "rs2": lambda: RS2(keep),
         "repb": lambda: RePB(ratio),
         "seta": lambda: SeTa(delta=delta),
@@ -82,6 +82,24 @@ EQUAL = (
     *(RANDOM, "random_static"),
 )
 EQUAL_NO_RESCALE = "random_no_rescale"
+
+
+def pool_of(keep: float) -> float:
+    """Return the pool that OrderDP draws for a share: a fifth of all more than it keeps.
+
+    A larger one gains more where easy samples are the many, and loses more to wrong labels.
+
+    Args:
+        keep: in (0, 1).
+
+    Returns:
+        In [0.5, 1].
+
+    Example:
+        >>> pool_of(0.3), pool_of(0.6)
+        (0.5, 0.8)
+    """
+    return min(1.0, max(0.5, round(keep + 0.2, 9)))
 
 
 def arm_name(policy: str) -> str:
@@ -176,7 +194,7 @@ def equal(
         return UCB(1 - share(num_epochs - 1))
     if arm == "orderdp":
         keep = 1 - share(num_epochs)  # prunes from the first epoch on
-        return OrderDP(keep, max(0.5, keep))
+        return OrderDP(keep, pool_of(keep))
     if arm == "rs2":
         return RS2(1 - share(num_epochs))
     if arm == "epsilon_greedy":

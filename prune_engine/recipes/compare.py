@@ -19,8 +19,17 @@ from prune_engine.epoch.per_sample import PerSample
 from prune_engine.epoch.ranks import world
 from prune_engine.epoch.state import check_seed
 from prune_engine.plain import store_plain
-from prune_engine.policies import BPAS, KeepAll, Policy, RandomBatches, RandomSubset, Subset
-from prune_engine.recipes import environment, files, owner, ranks
+from prune_engine.policies import (
+    BPAS,
+    RS2,
+    KeepAll,
+    Policy,
+    RandomBatches,
+    RandomSubset,
+    ScoreRule,
+    Subset,
+)
+from prune_engine.recipes import environment, files, in_batch, owner, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
     POLICIES,
@@ -38,6 +47,7 @@ from prune_engine.recipes.results import (
     BUDGET,
     FULL,
     FULL_CUT,
+    FULL_FORWARDS,
     RANDOM,
     RANDOM_SUBSET,
     SCHEMA,
@@ -53,7 +63,10 @@ from prune_engine.recipes.trainer import TrainConfig, warm_up
 RECORDING, PREDICTIONS, CHECKPOINT = "scores.rec", "predictions.npy", "state.pt"
 OWN_FILES = ("metrics.jsonl", "losses.json", RECORDING, PREDICTIONS, CHECKPOINT)
 
-NAMES = (*POLICIES, "bpas", ALL)  # SUBSET comes with its file
+# What the studies are for: never worse than a random subset for sure, and better where easy samples
+# are many. It needs no change of the learning rate.
+DEFAULT_POLICY = "orderdp"
+NAMES = (*POLICIES, "bpas", *in_batch.NAMES, ALL)  # SUBSET comes with its file
 
 DEFAULTS: dict[str, TrainConfig] = {
     "digits": TrainConfig(model="mlp", epochs=30, batch_size=32, lr=0.05),
@@ -83,9 +96,9 @@ class RunOptions:
         data: a name of ``data.DATA_SETS``.
         out: the run folder.
         train: shared by all arms.
-        policy: a name of ``arms.POLICIES``, a call such as ``"orderdp(keep=0.3)"`` or
-            ``"mymodule:MyPolicy(keep=0.3)"`` (``policy_spec``), or ``"all"``: every policy whose
-            saving can be set.
+        policy: a name of ``arms.POLICIES`` or ``in_batch.NAMES``, a call such as
+            ``"orderdp(keep=0.3)"`` or ``"mymodule:MyPolicy(keep=0.3)"`` (``policy_spec``), or
+            ``"all"``: every policy whose saving can be set.
         prune_ratio: share of the low samples that is dropped, in [0, 1); of all, for ``ucb``,
             ``epsilon_greedy`` and the random ones.
         delta: share of the epochs before annealing, in (0, 1].
@@ -110,7 +123,7 @@ class RunOptions:
     data: str
     out: Path
     train: TrainConfig
-    policy: str = "infobatch"
+    policy: str = DEFAULT_POLICY
     prune_ratio: float = 0.5
     delta: float = 0.875
     sampling: str = "bernoulli"
@@ -141,7 +154,7 @@ class RunOptions:
                 f"{len(self.subset)}"
             )
         if is_spec(self.policy):
-            read_policy(self.policy)  # before anything is loaded
+            self.arm()  # before anything is loaded
             if self.target_savings is not None:
                 raise ValueError(
                     "target_savings: expected with a policy's name alone, whose parameters it "
@@ -187,6 +200,9 @@ class RunOptions:
             return Arm(SUBSET, _trained_on(chosen, self.weight_cap), overhead=seconds)
         if self.policy == "bpas":
             return Arm("bpas", self._bpas(*self.delta_ranges[:1]))
+        if in_batch.is_choice(self.policy):
+            saved = self.prune_ratio if self.target_savings is None else self.target_savings
+            return in_batch.read_arm(self.policy, float(1 - decimal_fraction(saved)))
         if is_spec(self.policy):
             return Arm(spec_name(self.policy), read_policy(self.policy))
         choice = Choice(self.prune_ratio, self.delta, self.sampling, self.target_savings)
@@ -241,10 +257,22 @@ class RunOptions:
         others = [arm.name for arm in self.others()]
         if not self.compare:
             return [policy, *others]
-        controls = [RANDOM, FULL_CUT] if self.policy != "random_rescale" else [FULL_CUT]
+        controls = self._controls()
         if seed_number % 2:
             return [policy, FULL, *reversed(controls), *others]
         return [FULL, policy, *controls, *others]
+
+    def _controls(self) -> list[str]:
+        """What the policy is compared with beside full training."""
+        within = self.arm().within
+        if not isinstance(within, in_batch.InBatch):
+            return [RANDOM, FULL_CUT] if self.policy != "random_rescale" else [FULL_CUT]
+        controls = [RANDOM] if within.control() != within else []
+        # All rows are passed backward where tokens are chosen: as many samples are all of them.
+        controls += [FULL_CUT] if within.rule in in_batch.SAMPLES else []
+        # Where only the trained are passed forward, as many forward passes are as many samples.
+        further = within.rule in (*in_batch.SAMPLES, *in_batch.REFERENCED)
+        return controls + ([FULL_FORWARDS] if further and within.control() != within else [])
 
     def _budget(self) -> Policy | None:
         """Return the policy that saves what the subset saves, where it can save that much."""
@@ -295,6 +323,39 @@ def control_ratio(
     return max(0.0, 1.0 - kept / num_samples)
 
 
+def random_like(
+    policy: Policy, train: TrainConfig, data: ImageData | TextData, samples: int
+) -> RandomSubset:
+    """Return the control of a policy: as many samples at random, in the same epochs.
+
+    It weighs what it keeps for what it drops where the policy does, since weights multiply the
+    learning rate: with them where the policy has none, it would be another schedule.
+
+    Args:
+        policy: under test.
+        train: of the run.
+        data: of the run.
+        samples: what the policy trained in all.
+
+    Returns:
+        A fresh random subset in every epoch before annealing, or in all where the policy has none.
+    """
+    delta = float(getattr(policy, "delta", 1.0))
+    ratio = control_ratio(data.num_samples, train.batch_size, train.epochs, delta, samples)
+    return RandomSubset(ratio, rescale=_weighs(policy), delta=delta)
+
+
+def _weighs(policy: Policy) -> bool:
+    """Say whether a policy weighs what it keeps; one from outside is taken to do so."""
+    if isinstance(policy, ScoreRule):
+        return policy.weighs()
+    if isinstance(policy, RandomSubset):
+        return policy.rescale
+    if isinstance(policy, Subset):
+        return policy.weights is not None
+    return not isinstance(policy, RS2)
+
+
 def run(
     options: RunOptions,
     say: Callable[[str], None],
@@ -331,7 +392,7 @@ def run(
             raise ValueError(f"compare: expected images with subset, got {options.data}")
     # What cannot save the target says so before anything is trained. Except under "all", the
     # control and the shortened arm are made from what the policy has trained: not known yet.
-    made_later = () if options.policy == ALL else (RANDOM, FULL_CUT)
+    made_later = () if options.policy == ALL else (RANDOM, FULL_CUT, FULL_FORWARDS)
     for name in options.names(0):
         if name not in made_later:
             _arm(options, name, data, ArmResult(), options.seeds[0])
@@ -387,7 +448,7 @@ def _essence(arguments: Any) -> dict[str, Any]:
 def _keep(options: RunOptions, name: str, seed: int, *, resume: bool) -> Keep:
     """What a training leaves in its folder."""
     folder = options.out / f"{name}-seed{seed}"
-    recorded = options.record and name not in (FULL, FULL_CUT, RANDOM)
+    recorded = options.record and name not in (FULL, FULL_CUT, FULL_FORWARDS, RANDOM)
     return Keep(
         folder / RECORDING if recorded else None,
         folder / PREDICTIONS if recorded else None,
@@ -444,8 +505,14 @@ def _arm(
         policy = options._budget()  # pyright: ignore[reportPrivateUsage]
         assert policy is not None
         return Arm(BUDGET, policy)
-    if name == FULL_CUT:
-        return Arm(FULL_CUT, KeepAll(), samples=tested.served)
+    if name in (FULL_CUT, FULL_FORWARDS):
+        batch = options.train.batch_size
+        count = tested.served if name == FULL_CUT else tested.forwards
+        # A part of a batch was trained of each: the nearest number of whole ones.
+        return Arm(name, KeepAll(), samples=max(1, round(count / batch)) * batch)
+    within = options.arm().within if name == RANDOM else None
+    if isinstance(within, in_batch.InBatch):
+        return Arm(RANDOM, KeepAll(), within=within.control())
     if name == RANDOM and options.policy == "bpas":
         kept = tuple(row["batches"] for row in tested.rows)
         if len(kept) < options.train.epochs:
@@ -458,12 +525,8 @@ def _arm(
         )
         return Arm(RANDOM, batches)
     if name == RANDOM:
-        train = options.train
-        ratio = control_ratio(
-            data.num_samples, train.batch_size, train.epochs, options.delta, tested.served
-        )
-        policy = RandomSubset(ratio, rescale=True, delta=options.delta)
-        return Arm(RANDOM, policy)
+        like = options.arm(seed).policy
+        return Arm(RANDOM, random_like(like, options.train, data, tested.served))
     arms = {arm.name: arm for arm in (options.arm(seed), *options.others())}
     return arms[name]
 
@@ -502,6 +565,7 @@ def _writer(
     options: RunOptions, arm: Arm, seed: int, say: Callable[[str], None]
 ) -> Callable[[ArmResult], None]:
     folder = options.out / f"{arm.name}-seed{seed}"
+    peak = options.train.lr
 
     def on_row(result: ArmResult) -> None:
         _write(folder, result)
@@ -513,9 +577,22 @@ def _writer(
             f"{arm.name:<14} seed {seed}  epoch {row['epoch'] + 1:>3}/{row['num_epochs']}  "
             f"loss {loss}  test {tested}  "
             f"trained {row['served']}/{row['num_samples']}  {row['seconds']:.2f} s"
+            f"{_warned(arm.name, result, peak)}"
         )
 
     return on_row
+
+
+def _warned(name: str, result: ArmResult, peak: float) -> str:
+    """Return what to say, once, of weights that take samples beyond the schedule's peak."""
+    rates = [row.get("effective_lr", 0.0) for row in result.rows]
+    above = [rate > peak * (1 + 1e-6) for rate in rates]
+    if not above[-1] or any(above[:-1]):
+        return ""
+    return (
+        f"\n{name}: weights train samples at up to {rates[-1]:.3g}, above the schedule's peak of "
+        f"{peak:g}: where it diverges, try --scale-lr or a lower --lr"
+    )
 
 
 def _config(options: RunOptions, data: ImageData | TextData, planned: list[str]) -> dict[str, Any]:

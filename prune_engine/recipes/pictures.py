@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from prune_engine.recipes import files
-from prune_engine.recipes.results import ACCURACY, FULL, FULL_CUT, RANDOM, metric_of
+from prune_engine.recipes.results import (
+    ACCURACY,
+    CUT,
+    FULL,
+    FULL_CUT,
+    FULL_FORWARDS,
+    RANDOM,
+    metric_of,
+)
 
 PICTURES = ("pruned.png", "accuracy.png", "losses.png", "batches.png")
-COLOURS = {FULL: "#444444", FULL_CUT: "#b07aa1", RANDOM: "#f28e2b"}
+COLOURS = {FULL: "#444444", FULL_CUT: "#b07aa1", FULL_FORWARDS: "#edc948", RANDOM: "#f28e2b"}
 POLICY_COLOUR = "#1f77b4"
 OTHER_COLOURS = ("#59a14f", "#e15759", "#76b7b2", "#9c755f")  # more settings of the policy
 
@@ -91,7 +99,8 @@ def _lines(runs: Runs) -> list[tuple[str, str, str | None, Rows]]:
     """(arm, colour, legend label for the first seed of an arm, rows) for every training."""
     seen: set[str] = set()
     others = dict.fromkeys(rows[0]["arm"] for rows in runs.values() if "_" in rows[0]["arm"])
-    others.pop(FULL_CUT, None)
+    for name in CUT:
+        others.pop(name, None)
     colours = dict(zip(others, OTHER_COLOURS * len(others), strict=False)) | COLOURS
     lines: list[tuple[str, str, str | None, Rows]] = []
     for rows in runs.values():
@@ -111,7 +120,7 @@ def _finish(axes: Any, title: str, x: str, y: str) -> None:
 
 def _pruned(axes: Any, runs: Runs) -> None:
     for arm, colour, label, rows in _lines(runs):
-        if arm == FULL_CUT:
+        if arm in CUT:
             continue  # it drops no samples, it stops early
         share = [100 * row["saved"] / row.get("nominal", row["num_samples"]) for row in rows]
         axes.plot([row["epoch"] for row in rows], share, color=colour, label=label, marker=".")

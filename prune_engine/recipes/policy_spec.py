@@ -8,11 +8,13 @@ import importlib
 import os
 import re
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from prune_engine.epoch.fit_policy import check_policy
 from prune_engine.policies import TABLE, Policy
 
+T = TypeVar("T")
 FORM = "name(parameter=value, ...) of a policy here, or module:Class(parameter=value, ...)"
 
 
@@ -51,14 +53,25 @@ def read_policy(text: str) -> Policy:
         0.75
     """
     module, _, call = text.rpartition(":")
-    name, positional, named = _read_call(text, call)
+    name, positional, named = read_call(text, call)
     kind = _find(text, module, name)
-    try:
-        policy = kind(*positional, **named)
+
+    def make(*given: Any, **words: Any) -> Policy:
+        policy = kind(*given, **words)
         check_policy(policy)
+        return policy
+
+    return make_called(text, make, positional, named)
+
+
+def make_called(
+    text: str, make: Callable[..., T], positional: list[Any], named: dict[str, Any]
+) -> T:
+    """Make what a text describes of its arguments, and say which text it was that does not fit."""
+    try:
+        return make(*positional, **named)
     except (TypeError, ValueError) as error:
         raise ValueError(f"policy: {text!r} cannot be made: {error}") from error
-    return policy
 
 
 def spec_name(text: str) -> str:
@@ -77,7 +90,7 @@ def spec_name(text: str) -> str:
     return re.sub(r"[^\w.]+", "_", text).strip("_")
 
 
-def _read_call(text: str, call: str) -> tuple[str, list[Any], dict[str, Any]]:
+def read_call(text: str, call: str) -> tuple[str, list[Any], dict[str, Any]]:
     """Read a name and its literal arguments."""
     try:
         found = ast.parse(call.strip(), mode="eval").body

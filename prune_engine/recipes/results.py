@@ -10,6 +10,8 @@ from typing import Any
 
 SCHEMA = 1  # of every line and file of a run
 FULL, FULL_CUT, RANDOM = "full", "full_cut", "random"
+FULL_FORWARDS = "full_forwards"  # full training with as many forward passes as the policy
+CUT = (FULL_CUT, FULL_FORWARDS)
 ACCURACY, PERPLEXITY = "accuracy", "perplexity"  # the larger the better, the smaller the better
 SUBSET, RANDOM_SUBSET, BUDGET = "subset", "random_subset", "budget"  # of a chosen file
 # What a policy is compared with, in words.
@@ -17,6 +19,7 @@ WHAT = {
     RANDOM: "the random control at equal savings",
     FULL: "full training",
     FULL_CUT: "full training cut to the same number of samples",
+    FULL_FORWARDS: "full training with as many forward passes",
     RANDOM_SUBSET: "a random subset of the same size and classes",
     BUDGET: "budget, which saves as much epoch by epoch",
 }
@@ -51,6 +54,8 @@ class RunResult:
         num_epochs: I.
         dsi_run: the same over the epochs that were run.
         metric: ``"accuracy"`` or ``"perplexity"``.
+        forwards: samples passed forward in training; more than were trained where batches are
+            chosen from.
     """
 
     arm: str
@@ -65,6 +70,7 @@ class RunResult:
     num_epochs: int
     dsi_run: float = 0.0
     metric: str = ACCURACY
+    forwards: int = 0
 
     @property
     def shown(self) -> float:
@@ -76,7 +82,7 @@ class RunResult:
         """Add up the rows of one training."""
         first, last = rows[0], rows[-1]
         # A cut epoch trains less than it planned; elsewhere the plan counts, dropped tail and all.
-        cut = last["planned"] - last["served"] if last["arm"] == FULL_CUT else 0
+        cut = last["planned"] - last["served"] if last["arm"] in CUT else 0
         planned = sum(row["planned"] for row in rows) - cut
         nominal = first.get("nominal", first["num_samples"])
         metric, tested = metric_of(last)
@@ -93,6 +99,7 @@ class RunResult:
             num_epochs=first["num_epochs"],
             dsi_run=1.0 - planned / (len(rows) * nominal),
             metric=metric,
+            forwards=sum(row.get("forwards", row["served"]) for row in rows),
         )
 
 
@@ -254,7 +261,7 @@ class Report:
     def arms(self) -> list[str]:
         """Arms in the order of the table: full, its shortened form, the control, the policy."""
         present = {run.arm for run in self.runs}
-        first = [name for name in (FULL, FULL_CUT, RANDOM) if name in present]
+        first = [name for name in (FULL, *CUT, RANDOM) if name in present]
         return first + sorted(present - set(first))
 
     @property
@@ -266,6 +273,11 @@ class Report:
     def _batches(self) -> bool:
         """Whether a policy may end a run early, so that there are two savings to tell apart."""
         return self.policy.startswith("bpas")
+
+    @property
+    def _chosen(self) -> bool:
+        """Whether an arm passed more samples forward than it trained."""
+        return any(run.forwards > run.samples for run in self.runs)
 
     def of(self, arm: str) -> list[RunResult]:
         """The trainings of an arm, by seed."""
@@ -290,6 +302,7 @@ class Report:
             f"{self.metric}_mean": _known(tested),
             f"{self.metric}_std": _known(deviation),
             "samples": sum(run.samples for run in runs) / len(runs),
+            "forwards": sum(run.forwards for run in runs) / len(runs),
             "saved": saved,
             "dsi": spread([run.dsi for run in runs])[0],
             "dsi_run": spread([run.dsi_run for run in runs])[0],
@@ -303,6 +316,7 @@ class Report:
                 str(run.seed): {
                     self.metric: _known(run.shown),
                     "samples": run.samples,
+                    "forwards": run.forwards,
                     "dsi": run.dsi,
                     "wall_seconds": run.wall,
                     "engine_seconds": run.engine,
@@ -339,6 +353,7 @@ class Report:
             "test accuracy %" if self.metric == ACCURACY else "test perplexity",
             "n",
             "samples trained",
+            *(["passed forward"] if self._chosen else []),
             "saved %",
             "DSI %",
             *(["DSI % of epochs run"] if self._batches else []),
@@ -370,9 +385,10 @@ class Report:
             tested,
             str(a["n"]),
             f"{a['samples']:,.0f}",
+            *([f"{a['forwards']:,.0f}"] if self._chosen else []),
             percent(a["saved"]),
             percent(a["dsi"]),
-            *([percent(None if arm == FULL_CUT else a["dsi_run"])] if self._batches else []),
+            *([percent(None if arm in CUT else a["dsi_run"])] if self._batches else []),
             f"{a['wall_seconds']:.2f}",
             percent(a["wall_saved"]),
             "-" if ratio is None else f"{ratio:.2f}",
@@ -414,7 +430,7 @@ class Report:
             return [(arm, RANDOM) for arm in self.arms if arm not in (FULL, RANDOM)]
         if self.policy not in self.arms:
             return []
-        others = [RANDOM, FULL, FULL_CUT]
+        others = [RANDOM, FULL, FULL_CUT, FULL_FORWARDS]
         others += [RANDOM_SUBSET, BUDGET] if self.policy == SUBSET else []
         return [(self.policy, arm) for arm in others if arm in self.arms and arm != self.policy]
 

@@ -217,9 +217,28 @@ def token_losses(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         >>> round(sums.item(), 3), counts.tolist()
         (5.545, [1])
     """
+    losses, counted = each_token(logits, rows)
+    return losses.sum(1), counted.sum(1)
+
+
+def each_token(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each token's negative log-likelihood, and which are no padding.
+
+    Args:
+        logits: [B, T, 256] floating.
+        rows: int64 [B, T + 1].
+
+    Returns:
+        Losses float32 [B, T], differentiable, 0 for padding, and a mask bool [B, T].
+
+    Example:
+        >>> losses, counted = each_token(torch.zeros(1, 2, 256), torch.tensor([[65, 66, 0]]))
+        >>> losses.shape, counted.tolist()
+        (torch.Size([1, 2]), [[True, False]])
+    """
     targets = rows[:, 1:]
     # The stubs know F.cross_entropy with int arguments only in part.
     losses = F.cross_entropy(
         logits.transpose(1, 2).float(), targets, reduction="none", ignore_index=PAD
     )
-    return losses.sum(1), (targets != PAD).sum(1)
+    return losses, targets != PAD

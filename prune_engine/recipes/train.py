@@ -27,8 +27,46 @@ from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.results import SCHEMA
 from prune_engine.recipes.text import TextData
 from prune_engine.recipes.trainer import TrainConfig, Trainer, make_trainer
+from prune_engine.schedule import ProgressOf, VirtualScheduler
 
 Row = dict[str, Any]
+
+
+class Chooser(Protocol):
+    """What trains a part of each batch in place of ``Trainer.observe``."""
+
+    def begin(self, data: ImageData | TextData, seed: int) -> tuple[int, int]:
+        """Make what is needed before the first batch; return what it passed backward and forward.
+
+        A training that is continued does not call it: what it made is in the state.
+        """
+        ...
+
+    def observe(
+        self, engine: PruneEngine, inputs: Tensor, targets: Tensor, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss to train on, and the plain losses of those that are trained."""
+        ...
+
+    def forwards(self, seen: int, trained: int) -> int:
+        """Say how many samples were passed forward where some of those seen were trained."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that it remembers."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore it."""
+        ...
+
+
+class Within(Protocol):
+    """A choice within each batch, not begun yet: ``in_batch.InBatch``."""
+
+    def chooser(self, trainer: Trainer) -> Chooser:
+        """Return what chooses in one training."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,14 +77,26 @@ class Arm:
         name: as in the table.
         policy: of the engine.
         samples: stop after this many samples (a multiple of the batch size), with a one-cycle
-            schedule of exactly that length; None: run all epochs.
+            schedule of exactly that length, in more epochs than the others where it takes them;
+            None: run all epochs.
         overhead: seconds that were spent before and count as the first epoch's.
+        attach: gives the engine what the policy watches, before the first epoch.
+        within: trains a part of each batch; None: all of it.
+
+    Raises:
+        ValueError: a number of samples, which counts whole batches, with a choice within them.
     """
 
     name: str
     policy: Policy
     samples: int | None = None
     overhead: float = 0.0
+    attach: Callable[[Trainer, PruneEngine], None] | None = None
+    within: Within | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.within is not None:
+            raise ValueError(f"samples: expected None with a choice within, got {self.samples}")
 
 
 @dataclass(frozen=True)
@@ -63,8 +113,13 @@ class ArmResult:
 
     @property
     def served(self) -> int:
-        """Samples trained."""
+        """Samples trained: passed backward."""
         return sum(row["served"] for row in self.rows)
+
+    @property
+    def forwards(self) -> int:
+        """Samples passed forward in training, those that only scored included."""
+        return sum(row.get("forwards", row["served"]) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -137,6 +192,7 @@ def train_arm(
     on_row: Callable[[ArmResult], None] | None = None,
     on_end: Callable[[Trainer, PruneEngine], None] | None = None,
     keep: Keep | None = None,
+    tests: str = "each",
 ) -> ArmResult:
     """Train one model on one arm.
 
@@ -152,6 +208,7 @@ def train_arm(
         on_row: called after every epoch with the result so far.
         on_end: called once with what was trained.
         keep: what is left on disk beside the rows.
+        tests: ``"each"`` epoch is tested, or the ``"last"`` one alone.
 
     Returns:
         One row per epoch, and the loss distribution.
@@ -161,7 +218,7 @@ def train_arm(
         StateMismatchError: what is to be continued is another training.
     """
     with ExitStack() as watching:
-        return _train(data, config, arm, seed, on_row, on_end, keep or Keep(), watching)
+        return _train(data, config, arm, seed, on_row, on_end, keep or Keep(), tests, watching)
 
 
 def _train(
@@ -172,6 +229,7 @@ def _train(
     on_row: Callable[[ArmResult], None] | None,
     on_end: Callable[[Trainer, PruneEngine], None] | None,
     keep: Keep,
+    tests: str,
     watching: ExitStack,
 ) -> ArmResult:
     """Train, with whoever looks on until the training is over or has failed."""
@@ -182,11 +240,13 @@ def _train(
         )
     trainer = make_trainer(data, config, seed)
     trainer.synchronize()
-    clock = time.perf_counter()
+    clock, processor = time.perf_counter(), time.process_time()
+    whole = data.num_samples // config.batch_size * config.batch_size  # of an epoch that is full
+    epochs = max(config.epochs, -(-(budget or 0) // whole))
     engine = PruneEngine(
         data.num_samples,
         arm.policy,
-        num_epochs=config.epochs,
+        num_epochs=epochs,
         seed=seed,
         device=trainer.device,
         backend=config.backend,
@@ -197,79 +257,98 @@ def _train(
         trainer.reduction = "weighted_mean"
     if isinstance(arm.policy, BPAS):
         engine.attach(trainer.monitor())
+    if arm.attach is not None:
+        arm.attach(trainer, engine)
     fixed = engine.policy.fixed_batch
     # A full epoch of the policy: what it saves is counted from there.
     nominal = data.num_samples if fixed is None else engine.plan.num_kept
     loader = trainer.loader(engine)
-    full_steps = config.epochs * (data.num_samples // config.batch_size)
-    schedule = _schedule(trainer, engine, full_steps, budget)
+    schedule = _schedule(trainer, engine, config.epochs * whole // config.batch_size, budget)
+    chooser = None if arm.within is None else arm.within.chooser(trainer)
+    parts = _parts(trainer, schedule, chooser)
     if keep.recording is not None:
         engine.record(keep.recording)
     result = ArmResult()
     if keep.checkpoint is not None and keep.checkpoint.is_file():
-        result = _restored(engine, trainer, schedule, keep.checkpoint)
+        result = _restored(engine, trainer, parts, keep.checkpoint)
+    begun = (0, 0)
+    if chooser is not None and not result.rows:
+        begun = chooser.begin(data, seed)
+    observe = trainer.observe if chooser is None else chooser.observe
     trained, size = result.served, world()[1]
     # The first epoch also pays for the making of the engine.
-    parts = engine.part_seconds if result.rows else dict.fromkeys(engine.part_seconds, 0.0)
+    before = engine.part_seconds if result.rows else dict.fromkeys(engine.part_seconds, 0.0)
     if keep.watch is not None:
         watching.enter_context(keep.watch(engine))
     over = trained == budget or engine.done
-    for epoch in range(engine.epoch, engine.epoch if over else config.epochs):
+    for epoch in range(engine.epoch, engine.epoch if over else epochs):
         bar = Bar(f"{arm.name} seed {seed} epoch {epoch + 1}", len(loader), config.progress)
-        planned = engine.plan.num_kept
-        served = 0
+        planned, weight = engine.plan.num_kept, engine.plan.largest_weight
+        share = 1 / weight if config.scale_lr and weight > 1 else 1.0
+        seen, served, steepest = 0, 0, 0.0
         total = torch.zeros((), dtype=torch.float64, device=trainer.device)
         for inputs, targets, indices in loader:
-            loss, losses = trainer.observe(engine, inputs, targets, indices.to(trainer.device))
-            trainer.step(loss)
+            loss, losses = observe(engine, inputs, targets, indices.to(trainer.device))
+            steepest = max(steepest, float(schedule.get_last_lr()[0]) * share * weight)
+            trainer.step(loss, share)
             schedule.step()
             total += losses.sum()
-            served += len(indices) * size
+            seen += len(indices) * size
+            served += len(losses) * size
             bar.advance()
             if trained + served == budget:
                 break
-        lr = float(schedule.get_last_lr()[0])
+        lr = float(schedule.get_last_lr()[0]) * share
         report = engine.end_epoch()
         trainer.synchronize()
         seconds = time.perf_counter() - clock + (arm.overhead if epoch == 0 else 0.0)
+        processor = time.process_time() - processor
         bar.close()
         trained += served
+        over = trained == budget or report.ended_early
         clock = time.perf_counter()
-        tested = trainer.evaluate() if ranks.is_first() else float("nan")
+        wanted = tests == "each" or over or epoch + 1 == epochs
+        tested = trainer.evaluate() if wanted and ranks.is_first() else float("nan")
         eval_seconds = time.perf_counter() - clock
-        if epoch + 1 == max(1, config.epochs // 2) and fixed is None:
+        if epoch + 1 == max(1, epochs // 2) and fixed is None:
             result = ArmResult(result.rows, _histogram(engine))
+        forwards = served if chooser is None else chooser.forwards(seen, served)
+        planned -= seen - served  # those left out within their batches are not trained either
         result.rows.append(
             {
                 "schema": SCHEMA,
                 "arm": arm.name,
                 "seed": seed,
                 "epoch": epoch,
-                "num_epochs": config.epochs,
+                "num_epochs": epochs,
                 "num_samples": data.num_samples,
                 "train_loss": _finite(float(ranks.summed(total)) / max(1, served)),
                 trainer.METRIC: _finite(tested),
                 "lr": lr,
+                "effective_lr": steepest,
                 "planned": planned,
-                "served": served,
+                "served": begun[0] + served,
+                "forwards": begun[1] + forwards,
                 "saved": nominal - planned,
                 "nominal": nominal,
                 "batches": None if fixed is None else -(-planned // fixed),
                 "threshold": _finite(report.threshold),
                 "nonfinite": report.nonfinite,
                 "seconds": seconds,
+                "cpu_seconds": processor,
                 "eval_seconds": eval_seconds,
-                **_spent(engine, parts),
+                **_spent(engine, before),
             }
         )
-        parts = engine.part_seconds
+        begun = (0, 0)  # the first epoch's
+        before = engine.part_seconds
         if on_row is not None:
             on_row(result)
         if keep.checkpoint is not None:
-            _save(engine, trainer, schedule, result, keep.checkpoint)
-        if trained == budget or report.ended_early:
+            _save(engine, trainer, parts, result, keep.checkpoint)
+        if over:
             break
-        clock = time.perf_counter()
+        clock, processor = time.perf_counter(), time.process_time()
     if keep.predictions is not None and ranks.is_first():
         _predict(trainer, keep.predictions)
     if on_end is not None:
@@ -296,11 +375,11 @@ def _predict(trainer: Trainer, path: Path) -> None:
 
 
 def _save(
-    engine: PruneEngine, trainer: Trainer, schedule: Schedule, result: ArmResult, path: Path
+    engine: PruneEngine, trainer: Trainer, parts: dict[str, Any], result: ArmResult, path: Path
 ) -> None:
     """Save a training after an epoch, whole."""
     extra = {
-        **{name: part.state_dict() for name, part in _parts(trainer, schedule).items()},
+        **{name: part.state_dict() for name, part in parts.items()},
         "generator": trainer.generator.get_state(),
         "rows": result.rows,
         "histogram": result.histogram,
@@ -308,17 +387,20 @@ def _save(
     save_state(engine, path, extra=extra)
 
 
-def _restored(engine: PruneEngine, trainer: Trainer, schedule: Schedule, path: Path) -> ArmResult:
+def _restored(
+    engine: PruneEngine, trainer: Trainer, parts: dict[str, Any], path: Path
+) -> ArmResult:
     """Bring a training back to where it was saved."""
     extra = load_state(engine, path)
-    for name, part in _parts(trainer, schedule).items():
+    for name, part in parts.items():
         part.load_state_dict(extra[name])
     trainer.generator.set_state(extra["generator"])
     return ArmResult(extra["rows"], extra["histogram"])
 
 
-def _parts(trainer: Trainer, schedule: Schedule) -> dict[str, Any]:
-    return {"model": trainer.model, "optimizer": trainer.optimizer, "schedule": schedule}
+def _parts(trainer: Trainer, schedule: Schedule, chooser: Chooser | None) -> dict[str, Any]:
+    parts = {"model": trainer.model, "optimizer": trainer.optimizer, "schedule": schedule}
+    return parts if chooser is None else {**parts, "within": chooser}
 
 
 def _schedule(
@@ -329,7 +411,10 @@ def _schedule(
     one_cycle = OneCycleLR(trainer.optimizer, max_lr=config.lr, total_steps=max(2, steps))
     # Pruned epochs take fewer steps: the wrapper walks the whole nominal curve all the same. A
     # budget has the very number of its steps, so the plain schedule is exact.
-    return engine.wrap_scheduler(one_cycle, max(2, steps)) if budget is None else one_cycle
+    # As engine.wrap_scheduler, but that the rows tell what it would warn of.
+    if budget is not None:
+        return one_cycle
+    return VirtualScheduler(one_cycle, max(2, steps), ProgressOf(engine))
 
 
 def _histogram(engine: PruneEngine, bins: int = 60) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,8 @@ from prune_engine.policies.batches.monitor import PRESETS, ActivationMonitor
 from prune_engine.recipes import augment, models, ranks
 from prune_engine.recipes.byte_model import ByteTransformer
 from prune_engine.recipes.data import Gather, ImageData, Positions
-from prune_engine.recipes.text import ByteGPT2, TextData, token_losses
+from prune_engine.recipes.optimizers import OPTIMIZERS, make_optimizer
+from prune_engine.recipes.text import ByteGPT2, TextData, each_token
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class TrainConfig:
         epochs: of the full schedule.
         batch_size: over all ranks; at most the number of training samples.
         lr: the peak of the one-cycle schedule.
-        optimizer: ``"sgd"`` (Nesterov momentum 0.9) or ``"adamw"``.
+        optimizer: ``"sgd"`` (Nesterov momentum 0.9), ``"adamw"``, or ``"lars"`` or ``"lamb"`` of
+            pytorch-optimizer.
         weight_decay: of all parameters.
         label_smoothing: in [0, 1); a loss that is the score stays unsmoothed.
         score: what is recorded of an image, a name of ``scores.SCORES``.
@@ -48,6 +52,9 @@ class TrainConfig:
         fuse: B-PAS's statistics are computed by the activations themselves.
         resident: keep the data on the device and make the batches there, without a ``DataLoader``.
         progress: draw a bar on stderr.
+        scale_lr: divide the learning rate of each epoch by the largest weight of its plan, so that
+            no sample is trained at more than the schedule's rate; weights of a choice within
+            batches are not looked at.
     """
 
     model: str
@@ -67,14 +74,16 @@ class TrainConfig:
     fuse: bool = False
     resident: bool = False
     progress: bool = False
+    scale_lr: bool = False
 
     def __post_init__(self) -> None:
         store_plain(self)
         if self.model not in models.MODELS:
             names = ", ".join(models.MODELS)
             raise ValueError(f"model: expected one of {names}, got {self.model!r}")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise ValueError(f"optimizer: expected sgd or adamw, got {self.optimizer!r}")
+        if self.optimizer not in OPTIMIZERS:
+            names = ", ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer: expected one of {names}, got {self.optimizer!r}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -123,19 +132,12 @@ class Trainer(ABC):
         self.generator = torch.Generator().manual_seed(seed + (world()[0] << 32))
         self.model = model.to(self.device)
         self.averaged = ranks.averaged(self.model)
-        self.optimizer: torch.optim.Optimizer
-        if config.optimizer == "sgd":
-            self.optimizer = torch.optim.SGD(
-                self.model.parameters(),
-                lr=config.lr,
-                momentum=0.9,
-                nesterov=True,
-                weight_decay=config.weight_decay,
-            )
-        else:
-            self.optimizer = torch.optim.AdamW(
-                self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-            )
+        self.optimizer = make_optimizer(
+            config.optimizer,
+            self.model.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+        )
 
     def monitor(self) -> ActivationMonitor:
         """Watch the layers that the configuration names."""
@@ -173,15 +175,29 @@ class Trainer(ABC):
         """Change what a batch holds at random; the task says how."""
         return batch
 
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Return a batch's inputs as they are trained: augmented, where the loader has not."""
+        return inputs
+
     @abstractmethod
     def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Run forward and return per-sample losses and their score."""
+        """Run forward on prepared inputs and return per-sample losses and their score."""
+
+    @contextmanager
+    def scoring(self) -> Generator[None, None, None]:
+        """Pass forward as in an evaluation: no gradient, and no statistic of a layer moves."""
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train()
 
     def observe(
         self, engine: PruneEngine, inputs: Tensor, targets: Tensor, indices: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Run forward and record the scores; return the loss to train on, and the plain losses."""
-        losses, score = self.losses(inputs, targets)
+        losses, score = self.losses(self.prepare(inputs), targets)
         if self.config.label_smoothing == 0:
             score = None  # the loss is the score
         return (
@@ -197,11 +213,17 @@ class Trainer(ABC):
         """The label predicted for each training sample, int64 [N]; None where there are none."""
         return None
 
-    def step(self, loss: Tensor) -> None:
-        """Backward and one optimiser step."""
+    def step(self, loss: Tensor, share: float = 1.0) -> None:
+        """Backward and one optimiser step, at a share of the schedule's rate."""
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * share
         self.optimizer.step()
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next is honest."""
@@ -241,8 +263,15 @@ class ImageTrainer(Trainer):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             return self.averaged(pixels) if self.model.training else self.model(pixels)
 
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Crop and flip, where that is wanted and the loader of resident data has not done it."""
+        if not self.config.augment or self.config.resident:
+            return inputs
+        (images,) = self.augment((inputs,), self.generator)
+        return images
+
     def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment, run forward and return per-sample losses and their score."""
+        """Run forward and return per-sample losses and their score."""
         logits, labels = self._outputs(inputs, targets)
         return cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
 
@@ -253,7 +282,7 @@ class ImageTrainer(Trainer):
         config = self.config
         if config.score == "loss":
             return super().observe(engine, inputs, targets, indices)
-        logits, labels = self._outputs(inputs, targets)
+        logits, labels = self._outputs(self.prepare(inputs), targets)
         loss = engine.cross_entropy_observe(
             logits,
             labels,
@@ -266,10 +295,7 @@ class ImageTrainer(Trainer):
         return loss, plain
 
     def _outputs(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images = inputs
-        if self.config.augment and not self.config.resident:  # whose loader has done it
-            (images,) = self.augment((images,), self.generator)
-        return self.logits(images).float(), targets.to(self.device)
+        return self.logits(inputs).float(), targets.to(self.device)
 
     def evaluate(self) -> float:
         """Share of the test samples that are right, in [0, 1]; nan without one."""
@@ -313,11 +339,16 @@ class TextTrainer(Trainer):
         rows = self.data.train_rows
         return rows, torch.empty(len(rows), 0, dtype=torch.uint8)
 
-    def _sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def each_token(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Run forward and return each token's loss [B, T], and which are no padding."""
         rows = rows.to(self.device, torch.int64)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             logits = (self.averaged if self.model.training else self.model)(rows[:, :-1])
-        return token_losses(logits, rows)
+        return each_token(logits, rows)
+
+    def _sums(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        losses, counted = self.each_token(rows)
+        return losses.sum(1), counted.sum(1)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Run forward and return per-row losses, which are their own score."""
@@ -370,6 +401,6 @@ def warm_up(data: ImageData | TextData, config: TrainConfig, steps: int = 10) ->
     trainer = make_trainer(data, config, seed=0)
     inputs, targets = (tensor[: trainer.batch_size] for tensor in trainer.tensors())
     for _ in range(steps):
-        losses, _ = trainer.losses(inputs, targets)
+        losses, _ = trainer.losses(trainer.prepare(inputs), targets)
         trainer.step(losses.mean())
     trainer.synchronize()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from _runs import batches, infobatch, losses_at, observe, through_disk
+from _runs import N, batches, losses_at, observe, through_disk
 from torch.optim import SGD
 from torch.optim.lr_scheduler import (
     ChainedScheduler,
@@ -59,6 +59,12 @@ def optimizer_of(rate: float = 0.5) -> SGD:
     return SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate, momentum=0.9)
 
 
+def pruned(samples: int = SAMPLES, num_epochs: int = EPOCHS) -> pe.PruneEngine:
+    """Return an engine that prunes and weighs nothing, so that no rate is above a schedule's."""
+    policy = pe.InfoBatch(0.5, delta=1.0, rescale=False)
+    return pe.PruneEngine(samples, policy, num_epochs=num_epochs)
+
+
 def rate(optimizer: SGD) -> float:
     return optimizer.param_groups[0]["lr"]
 
@@ -95,7 +101,7 @@ def train(
 @schedules
 def test_a_pruned_run_follows_the_nominal_curve_and_ends_with_it(make):
     curve = nominal(make)
-    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    engine, optimizer = pruned(), optimizer_of()
     scheduler = engine.wrap_scheduler(make(optimizer), STEPS)
     marks = train(engine, optimizer, scheduler)
     assert len(marks) < 0.9 * STEPS, "the run is shorter than nominal"
@@ -107,7 +113,7 @@ def test_a_pruned_run_follows_the_nominal_curve_and_ends_with_it(make):
 @schedules
 def test_control_plain_stepping_does_not_reach_the_end(make):
     curve = nominal(make)
-    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    engine, optimizer = pruned(), optimizer_of()
     marks = train(engine, optimizer, make(optimizer))
     assert marks[-1][1] != curve[-1]
 
@@ -126,11 +132,11 @@ def test_without_pruning_every_step_is_one_step(make):
 def test_resumes_at_any_step(make, at):
     runs = []
     for stop in (None, at):
-        engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+        engine, optimizer = pruned(), optimizer_of()
         scheduler = engine.wrap_scheduler(make(optimizer), STEPS)
         runs.append(train(engine, optimizer, scheduler, stop=stop))
     state = through_disk([engine.state_dict(), optimizer.state_dict(), scheduler.state_dict()])
-    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    engine, optimizer = pruned(), optimizer_of()
     scheduler = engine.wrap_scheduler(make(optimizer), STEPS)
     for part, saved in zip((engine, optimizer, scheduler), state, strict=True):
         part.load_state_dict(saved)
@@ -163,7 +169,7 @@ def test_progress_that_goes_back_steps_nothing():
 
 
 def test_edge_case_10_total_steps_out_of_range():
-    engine, optimizer = infobatch(), optimizer_of()
+    engine, optimizer = pruned(N, 8), optimizer_of()
     with pytest.raises(ValueError, match="total_steps"):
         engine.wrap_scheduler(ExponentialLR(optimizer, 0.5), 0)
     endless = pe.PruneEngine(3, pe.KeepAll())
@@ -175,7 +181,7 @@ def test_edge_case_10_total_steps_out_of_range():
 
 
 def wrapped(make: Callable[[SGD], LRScheduler] = SCHEDULES["cosine"]) -> Any:
-    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    engine, optimizer = pruned(), optimizer_of()
     return engine, optimizer, engine.wrap_scheduler(make(optimizer), STEPS)
 
 
@@ -195,7 +201,7 @@ class Ranked:
 @schedules
 def test_one_who_steps_once_for_each_rank_reaches_the_end(make):
     curve = nominal(make)
-    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    engine, optimizer = pruned(), optimizer_of()
     scheduler = engine.wrap_scheduler(make(optimizer), STEPS)
     marks = train(engine, optimizer, Ranked(scheduler, 4))
     assert [lr for _, lr in marks] == [curve[round(progress * STEPS)] for progress, _ in marks]
@@ -265,7 +271,7 @@ def test_schedulers_that_are_told_where_they_are(t_in_epochs):
 
 
 def test_a_scheduler_that_waits_for_a_metric_is_refused_and_stepped_by_hand():
-    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    engine, optimizer = pruned(), optimizer_of()
     plateau = ReduceLROnPlateau(optimizer, patience=0)
     with pytest.raises(TypeError, match=r"must not wait for a metric.*at the end of each epoch"):
         engine.wrap_scheduler(plateau, STEPS)
@@ -287,7 +293,7 @@ def test_a_scheduler_that_waits_for_a_metric_is_refused_and_stepped_by_hand():
     ids=["cosine", "one_cycle"],
 )
 def test_a_scheduler_made_for_another_length_is_refused(make):
-    engine, optimizer = infobatch(SAMPLES, EPOCHS), optimizer_of()
+    engine, optimizer = pruned(), optimizer_of()
     with pytest.raises(ValueError, match=r"made for, got 100 and \w+\(\w+=90\)"):
         engine.wrap_scheduler(make(optimizer), STEPS)
     engine.wrap_scheduler(make(optimizer), 90)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import prune_engine as pe
-from prune_engine.losses import EvolvedSampling, ImportanceSampling, SelectiveBackprop
+from prune_engine.losses import DivBS, EvolvedSampling, ImportanceSampling, SelectiveBackprop
 
 
 def batches(count: int, size: int = 16) -> list[torch.Tensor]:
@@ -143,3 +143,105 @@ def test_a_step_of_the_chosen_counts_all_and_costs_less(name):
 def test_what_does_not_fit_is_refused(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+# --- DivBS ---------------------------------------------------------------------------------------
+
+
+def outputs(size: int = 12, copies: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return logits, labels and features of a batch that begins with some copies of one sample."""
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(size, 4, generator=generator)
+    features = torch.randn(size, 5, generator=generator)
+    targets = torch.arange(size) % 4
+    logits[:copies], features[:copies], targets[:copies] = logits[0], 9 * features[0], 1
+    return logits, targets, features
+
+
+def projected(
+    logits: torch.Tensor, targets: torch.Tensor, features: torch.Tensor, k: int, bias: bool = True
+) -> list[int]:
+    """DivBS with the gradients themselves: the order in which samples are chosen."""
+    wide = logits.double().numpy()
+    error = np.exp(wide) / np.exp(wide).sum(axis=1, keepdims=True)
+    error[np.arange(len(error)), targets.numpy()] -= 1
+    given = features.double().numpy()
+    given = np.concatenate([given, np.ones((len(given), 1))], axis=1) if bias else given
+    gradients = (error[:, :, None] * given[:, None, :]).reshape(len(error), -1)
+    residual, basis, chosen = gradients.mean(axis=0), list[np.ndarray](), list[int]()
+    for _ in range(k):
+        size = np.abs(gradients @ residual)
+        size[chosen] = -1
+        chosen.append(int(size.argmax()))
+        part = gradients[chosen[-1]].copy()
+        for direction in basis:
+            part -= (part @ direction) * direction
+        basis.append(part / np.linalg.norm(part))
+        residual = residual - (residual @ basis[-1]) * basis[-1]
+    return chosen
+
+
+def order_of(values: torch.Tensor, k: int) -> list[int]:
+    assert sorted(values.tolist())[-k:] == [float(each) for each in range(1, k + 1)]
+    return values.argsort(descending=True)[:k].tolist()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_divbs_is_the_projection_of_the_gradients(bias):
+    batch = outputs()
+    got = order_of(DivBS(6, bias=bias).values(*batch), 6)
+    assert got == projected(*batch, 6, bias)
+    assert got != projected(*batch, 6, not bias), "control: the bias has a gradient too"
+    assert len(set(got) & {0, 1, 2}) == 1, "of three copies one says it all"
+    alone = [projected(*(part[[i]] for part in batch), 1) for i in range(3)]
+    assert alone == [[0]] * 3
+    norms = pe.losses.scores.grand(*batch, bias=bias)
+    assert set(norms.topk(3).indices.tolist()) == {0, 1, 2}, "control: one by one all copies are"
+
+
+def test_divbs_goes_on_in_order_where_nothing_is_left_to_add():
+    logits, targets, features = outputs(copies=12)
+    assert order_of(DivBS(5).values(logits, targets, features), 5) == [0, 1, 2, 3, 4]
+    empty = DivBS(5).values(logits[:0], targets[:0], features[:0])
+    assert empty.tolist() == []
+    assert sorted(DivBS(50).values(*outputs()).tolist()) == [float(v) for v in range(39, 51)]
+
+
+def test_divbs_leaves_out_what_is_not_finite():
+    logits, targets, features = outputs()
+    without = projected(logits[2:], targets[2:], features[2:], 4)
+    logits[0, 1], features[1, 2] = math.inf, math.nan
+    values = DivBS(4).values(logits, targets, features)
+    assert values[:2].isnan().all()
+    assert order_of(values[2:], 4) == without
+    engine = pe.PruneEngine(12, pe.KeepAll(), num_epochs=1)
+    chosen, weights, eligible = engine.pick(values, 4, rule="top")
+    assert chosen.tolist() == sorted(i + 2 for i in without)
+    assert (weights.tolist(), eligible.item()) == ([1.0] * 4, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ((torch.zeros(2), torch.zeros(2).long(), torch.zeros(2, 3)), ValueError, "logits must be"),
+        ((torch.zeros(2, 2), torch.zeros(3).long(), torch.zeros(2, 3)), ValueError, "targets must"),
+        ((torch.zeros(2, 2), torch.zeros(2).long(), torch.zeros(3, 3)), ValueError, "features mus"),
+        ((torch.zeros(2, 2), torch.zeros(2).long(), [1, 2]), TypeError, "features must be a ten"),
+        ((torch.zeros(2, 2), torch.tensor([0, 2]), torch.zeros(2, 3)), IndexError, "targets must"),
+    ],
+)
+def test_divbs_refuses_what_no_last_layer_gives(arguments, error, match):
+    with pytest.raises(error, match=match):
+        DivBS(2).values(*arguments)
+    with pytest.raises(pe.StateMismatchError, match="expected none"):
+        DivBS(2).load_state_dict({"tau": 1})
+
+
+def test_divbs_does_not_make_the_host_wait():
+    """Meta tensors have no numbers: whatever looks at one on the host fails."""
+    on = {"device": "meta"}
+    logits, features = torch.zeros(8, 4, **on), torch.zeros(8, 5, **on)
+    found = DivBS(k=3).values(logits, torch.zeros(8, dtype=torch.int64, **on), features)
+    assert (found.shape, found.device.type) == ((8,), "meta")
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(found.sum())  # control: here a look at a number is seen

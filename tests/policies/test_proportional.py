@@ -142,3 +142,53 @@ def test_edge_case_10_parameters_out_of_range(field, value, error):
 def test_edge_case_10_a_rule_out_of_range(target, least, error):
     with pytest.raises(error, match="must be"):
         pe.policies.LevelRule(target, least)
+
+
+@pytest.mark.full("ten thousand draws")
+def test_control_weights_of_independent_draws_do_not_fit_a_draw_without_replacement():
+    """As many samples as are kept, one after another in proportion to their scores."""
+    count, k, draws = 2000, 500, 10_000
+    rng = torch.Generator().manual_seed(1)
+    scores = torch.empty(count).log_normal_(generator=rng)
+    target = scores.double() + torch.randn(count, generator=rng).double()
+    share = (k * scores / scores.sum()).clamp(max=1).double()
+    sums = torch.empty(draws, dtype=torch.float64)
+    for draw in range(draws):
+        race = torch.empty(count).exponential_(generator=rng) / scores
+        kept = race.topk(k, largest=False).indices
+        sums[draw] = (target[kept] / share[kept]).sum()
+    error = float(sums.std()) / math.sqrt(draws)
+    assert abs(float(sums.mean() - target.sum())) > 20 * error
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_every_seed_draws_the_same_on_every_backend(seed):
+    scores = _levels.random_scores(random.Random(seed), 500)
+    policy = Proportional(0.6, floor=0.1, delta=1.0, weight_cap=5.0)
+    plans = {}
+    for name in ("cpu", "reference"):
+        buffer = buffer_of(scores, name)
+        rule = policy.rule(buffer, pe.policies.Progress(1, 1, 10))
+        plans[name] = make_plan(buffer, rule, seed=seed, epoch=seed + 1)
+    first, second = plans.values()
+    assert_bitwise(first.weight_class, second.weight_class, "weight_class")
+    assert_bitwise(first.weights, second.weights, "weights")
+    other = make_plan(buffer, rule, seed=seed + 1, epoch=seed + 1)
+    assert 0 < first.num_kept < 500
+    assert other.kept.tolist() != first.kept.tolist(), "control: another seed draws others"
+
+
+def test_divided_scores_have_the_beginning_and_the_cap_too():
+    policy = Proportional(0.6, floor=0.1, delta=1.0, first_epoch="even", weight_cap=3.0)
+    plain, divided = engine_of(policy), engine_of(policy, shard_scores=True)
+    uncapped = engine_of(Proportional(0.6, floor=0.1, delta=1.0, first_epoch="even"))
+    heaviest = 0.0
+    for _ in range(4):
+        assert divided.plan.kept.tolist() == plain.plan.kept.tolist()
+        assert_bitwise(divided.plan.weights, plain.plan.weights, "weights")
+        assert float(plain.plan.weights.max()) <= 3.0
+        assert plain.plan.weight_bound <= 3.0
+        heaviest = max(heaviest, float(uncapped.plan.weights.max()))
+        for engine in (plain, divided, uncapped):
+            epochs(engine, 1)
+    assert heaviest > 3.0, "control: without a cap one weighs more"

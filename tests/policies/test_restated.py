@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import _levels
 import numpy as np
 import oracle
 import pytest
@@ -32,6 +33,7 @@ from prune_engine.policies import (
     OrderDP,
     PerSample,
     ProgressiveDropout,
+    Proportional,
     RePB,
     Reselect,
     SeTa,
@@ -89,6 +91,26 @@ class Largest(Restated):
         return weights
 
 
+class Inclusion(Restated):
+    """Proportional: kept in proportion to the score, at least floor * budget, for the inverse."""
+
+    def __init__(self, savings: float, floor: float, cap: float = math.inf, even: bool = False):
+        super().__init__()
+        self.savings, self.cap, self.even = Fraction(str(savings)), cap, even
+        self.target = round((1 - self.savings) * N)
+        self.least = round(65536 * (1 - self.savings) * Fraction(str(floor)))
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            cut = math.floor(65536 * self.savings + Fraction(1, 2)) if self.even else 0
+            weight = min(self.cap, 65536 / (65536 - cut))
+            return np.where(keep_draws(0) < cut, 0, weight).astype(np.float32)
+        scores = [None if math.isnan(x) else float(x) for x in self.score]
+        levels = _levels.solve(_levels.counts_of(scores), self.target, self.least)
+        weights = np.minimum(np.array(levels.weights), np.float32(self.cap))
+        return weights[_levels.plan(scores, levels, SEED, epoch)]
+
+
 class Chunks(Restated):
     """RS2: places t q to (t + 1) q - 1 of a shuffle, floor(N / q) epochs long."""
 
@@ -124,6 +146,19 @@ class PerBatch(Restated):
         kept = ~doubtful | (keep_draws(epoch) >= self.cut)
         weights = np.float32(epoch + 1) / (self.had + 1).astype(np.float32)
         return np.where(kept, weights, 0) if epoch else np.ones(N)
+
+
+class EvenPerBatch(PerBatch):
+    """The same with a random first epoch, which weighs nothing, and no weight above a cap."""
+
+    def __init__(self, rho: float, cap: float) -> None:
+        super().__init__(rho)
+        self.cap = np.float32(cap)
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            return (keep_draws(0) >= math.floor(self.cut / 2 + 0.5)).astype(np.float32)
+        return np.minimum(super().plan(epoch), self.cap)
 
 
 class Window(Restated):
@@ -257,6 +292,54 @@ class Mean(Restated):
         return np.where(drawn, np.where(keep_draws(epoch) < 32768, 0, self.weight), 1)
 
 
+class Fixed(Mean):
+    """InfoBatch by fixed counts: of the low ones the larger half of the draws stays."""
+
+    def plan(self, epoch: int) -> np.ndarray:
+        weights = super().plan(epoch)
+        low = np.flatnonzero(weights != 1) if epoch else np.zeros(0, int)
+        kept = sorted(low, key=lambda i: (-keep_draws(epoch)[i], i))[: len(low) // 2]
+        weights[low] = 0
+        weights[kept] = 2
+        return weights
+
+
+class Lowest(Restated):
+    """Budget: of the lowest scores a stated number goes, and the others of them make up for it."""
+
+    def __init__(self, low: int, dropped: int) -> None:
+        super().__init__()
+        self.low, self.dropped = low, dropped
+
+    def plan(self, epoch: int) -> np.ndarray:
+        weights = np.ones(N)
+        if epoch == 0:
+            return weights
+        # Who is never seen is above all; of equal ones the larger index is the lower.
+        score = np.where(np.isnan(self.score), np.inf, self.score)
+        low = sorted(range(N), key=lambda i: (score[i], -i))[: self.low]
+        stay = sorted(low, key=lambda i: (-keep_draws(epoch)[i], i))[: self.low - self.dropped]
+        weights[low] = 0
+        weights[stay] = self.low / len(stay)
+        return weights
+
+
+class Chance(Restated):
+    """RandomSubset: by the draw alone, of each epoch or of the first."""
+
+    def __init__(self, ratio: float, *, weighs: bool, fixed: bool = False, static: bool = False):
+        super().__init__()
+        self.ratio, self.weighs, self.fixed, self.static = ratio, weighs, fixed, static
+
+    def plan(self, epoch: int) -> np.ndarray:
+        draws = keep_draws(0 if self.static else epoch)
+        count, cut = round((1 - self.ratio) * N), math.floor(self.ratio * 65536 + 0.5)
+        order = np.argsort(-draws, kind="stable")
+        kept = np.isin(np.arange(N), order[:count]) if self.fixed else draws >= cut
+        weight = N / count if self.fixed else 65536 / (65536 - cut)
+        return np.where(kept, weight if self.weighs else 1, 0)
+
+
 class Even(Mean):
     """The same with an even first epoch: a quarter at random, weighed, as if half were low."""
 
@@ -329,8 +412,23 @@ class Classes(Restated):
 CASES: dict[str, tuple[pe.policies.Policy, Callable[[], Restated], Callable[[], Restated]]] = {
     # The policy, its restatement, and one that is wrong.
     "OrderDP": (OrderDP(0.3, 0.5), lambda: Largest(0.3, 0.5), lambda: Largest(0.3, 0.6)),
+    "Proportional": (
+        Proportional(0.6, floor=0.25, delta=1.0),
+        lambda: Inclusion(0.6, 0.25),
+        lambda: Inclusion(0.6, 0.5),
+    ),
+    "even Proportional, capped": (
+        Proportional(0.6, floor=0.25, delta=1.0, first_epoch="even", weight_cap=2.3),
+        lambda: Inclusion(0.6, 0.25, 2.3, even=True),
+        lambda: Inclusion(0.6, 0.25, even=True),
+    ),
     "RS2": (RS2(0.3), lambda: Chunks(0.3), lambda: Chunks(0.4)),
     "RePB": (RePB(0.7), lambda: PerBatch(0.7), lambda: PerBatch(0.6)),
+    "even RePB, capped": (
+        RePB(0.7, first_epoch="even", weight_cap=2.5),
+        lambda: EvenPerBatch(0.7, 2.5),
+        lambda: EvenPerBatch(0.7, 3.5),
+    ),
     "SeTa": (
         SeTa(0.25, groups=5, window=2, delta=1.0),
         lambda: Window(0.25, 5, 2),
@@ -349,6 +447,36 @@ CASES: dict[str, tuple[pe.policies.Policy, Callable[[], Restated], Callable[[], 
         Restated,
     ),
     "AlignPrune": (AlignPrune(0.5, delta=1.0, window=4), lambda: Aligned(4), lambda: Aligned(5)),
+    "InfoBatch": (
+        InfoBatch(0.5, delta=1.0),
+        lambda: Mean("low", True),
+        lambda: Fixed("low", True),
+    ),
+    "fixed InfoBatch": (
+        InfoBatch(0.5, delta=1.0, sampling="fixed"),
+        lambda: Fixed("low", True),
+        lambda: Mean("low", True),
+    ),
+    "Budget": (
+        pe.Budget(0.4, delta=1.0),
+        lambda: Lowest(80, 40),
+        lambda: Lowest(90, 40),
+    ),
+    "RandomSubset": (
+        pe.RandomSubset(0.3, rescale=True),
+        lambda: Chance(0.3, weighs=True),
+        lambda: Chance(0.3, weighs=False),
+    ),
+    "fixed RandomSubset": (
+        pe.RandomSubset(0.6, rescale=True, sampling="fixed"),
+        lambda: Chance(0.6, weighs=True, fixed=True),
+        lambda: Chance(0.6, weighs=True),
+    ),
+    "static RandomSubset": (
+        pe.RandomSubset(0.4, static=True),
+        lambda: Chance(0.4, weighs=False, static=True),
+        lambda: Chance(0.4, weighs=False),
+    ),
     "high": (
         InfoBatch(0.5, delta=1.0, side="high"),
         lambda: Mean("high", True),
@@ -420,24 +548,45 @@ def test_two_ranks_keep_the_same_samples(name):
     assert any(len(kept) < N for kept, _ in first)
 
 
-@pytest.mark.parametrize("name", ["RePB", "AlignPrune", "IES", "RCAP"])
-@pytest.mark.parametrize("at", [0, 35])
+def lowest_third(epoch: int, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    chosen = scores.argsort()[: N // 3]
+    return chosen, torch.full((len(chosen),), 1.0 + epoch)
+
+
+STOPPED: dict[str, pe.policies.Policy] = {
+    # Those that are not in the table, whose conformance has this, and more of those that remember.
+    name: CASES[name][0]
+    for name in ("RePB", "even RePB, capped", "AlignPrune", "IES", "RCAP", "Proportional")
+}
+STOPPED |= {
+    "even Proportional, capped": CASES["even Proportional, capped"][0],
+    "Subset": Subset([5, 90, 7, 31, *range(40, 80)], [1.5, 0.25, 3.0, 1.0] * 11),
+    "Reselect": Reselect(lowest_third, every=4, start=2),
+}
+
+
+def later(engine: pe.PruneEngine) -> list[float]:
+    """Train what is left of an epoch; return the weights of the next."""
+    serve(engine, 5)
+    engine.end_epoch()
+    return engine.plan.weights.tolist()
+
+
+@pytest.mark.parametrize("name", STOPPED)
+@pytest.mark.parametrize("at", [0, 15])
 def test_a_run_resumed_in_the_middle_of_an_epoch_goes_on_as_before(name, at):
-    whole, stopped = made(CASES[name][0]), made(CASES[name][0])
+    whole, stopped, resumed = (made(STOPPED[name]) for _ in range(3))
     for engine in (whole, stopped):
         for _ in range(5):
             serve(engine)
             engine.end_epoch()
     for batch in list(batches(iter(list(stopped.sampler())[:at]), 5)):
         observe(stopped, batch)
-    resumed = made(CASES[name][0])
     resumed.load_state_dict(through_disk(stopped.state_dict()))
-    for engine in (whole, resumed):
-        for _ in range(4):
-            serve(engine, 5)
-            engine.end_epoch()
-    assert whole.plan.weights.tolist() == resumed.plan.weights.tolist()
-    fresh = made(CASES[name][0])
+    assert resumed.cursor == at
+    want, got = ([later(engine) for _ in range(4)] for engine in (whole, resumed))
+    assert got == want
+    fresh = made(STOPPED[name])
     for _ in range(9):
         serve(fresh, 7)
         fresh.end_epoch()
@@ -555,11 +704,6 @@ def test_a_subset_of_another_data_set_is_refused_at_the_first_plan():
         made(Subset([100]))
 
 
-def lowest_third(epoch: int, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    chosen = scores.argsort(stable=True)[: N // 3]
-    return chosen, torch.full((N // 3,), 1.0 + epoch)
-
-
 def test_a_subset_is_chosen_anew_every_r_epochs_and_resumes():
     engine = made(Reselect(lowest_third, every=3, start=2))
     kept, weights = [], []
@@ -606,12 +750,20 @@ def test_alignment_without_a_reference_is_refused_before_the_first_batch():
 
 
 def test_warm_up_epochs_are_full():
-    engine = made(pe.Budget(0.4, delta=1.0, warmup=3))
-    counts = []
-    for _ in engine.epochs():
-        counts.append(engine.plan.num_kept)
-        serve(engine)
+    counts, none, rare = [], [], []
+    for policy, found in (
+        (pe.Budget(0.4, delta=1.0, warmup=3), counts),
+        (Proportional(0.6, delta=1.0, warmup=3), none),
+        (RePB(0.7, warmup=3), rare),
+    ):
+        engine = made(policy)
+        for _ in engine.epochs():
+            found.append(engine.plan.num_kept)
+            serve(engine)
     assert counts == [N] * 3 + [60] * 9
+    for found in (none, rare):
+        assert found[:3] == [N] * 3
+        assert max(found[3:]) < N
 
 
 def test_even_epochs_have_one_length():
@@ -648,7 +800,11 @@ def test_no_sample_weighs_more_than_the_cap():
     ],
 )
 def test_a_beginning_out_of_range_is_refused(field, value, error):
-    for make in (InfoBatch, pe.Budget, pe.InfoBatchQuantile, UCB, OrderDP, SeTa, KAKURENBO, IES):
+    made_of: list[Callable[..., pe.policies.Policy]] = [
+        kind for kind in pe.policies.TABLE.values() if issubclass(kind, pe.policies.ScoreRule)
+    ]
+    made_of += [AlignPrune, ZeroVariance, partial(RCAP, PerSample(LABELS))]
+    for make in made_of:
         with pytest.raises(error, match=rf"{field} must be .*got"):
             make(**{field: value})
     with pytest.raises(ValueError, match="warmup must be 0 where first_epoch is 'even'"):

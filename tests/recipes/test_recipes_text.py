@@ -11,14 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from _assertions import assert_bitwise, num_threads
 from torch import Tensor, nn
 
+import prune_engine as pe
 from prune_engine.recipes import data, text
 from prune_engine.recipes.byte_model import ByteTransformer
 from prune_engine.recipes.compare import RunOptions, run
+from prune_engine.recipes.in_batch import InBatch
 from prune_engine.recipes.results import Report, RunResult
 from prune_engine.recipes.trainer import TextTrainer, TrainConfig, make_trainer
 
@@ -121,7 +124,9 @@ def test_a_text_wants_a_model_of_text_and_no_augmentation(folder):
         make_trainer(loaded, TrainConfig(model="cnn", epochs=1, batch_size=4, lr=0.1), 0)
     with pytest.raises(ValueError, match="augment: expected none for text"):
         make_trainer(loaded, TrainConfig("gpt2", 1, 4, 0.1, augment=True), 0)
-    with pytest.raises(ValueError, match="model: expected one of mlp, cnn, resnet18, got 'gpt2'"):
+    with pytest.raises(
+        ValueError, match="model: expected one of mlp, small_cnn, cnn, resnet18, got 'gpt2'"
+    ):
         make_trainer(data.load("digits", limit=50), CONFIG, 0)
 
 
@@ -198,6 +203,65 @@ def test_a_comparison_of_batch_pruning_on_text_ends_in_perplexities(folder, tmp_
     assert "test perplexity" in report.table(markdown=False)
     assert "perplexity" in said[0]
     assert 1 < report.of("full")[0].accuracy < 256
+
+
+def test_tokens_are_chosen_within_the_batch(folder):
+    loaded = data.load("gsm8k", folder)
+    assert isinstance(loaded, text.TextData)
+    gradients: dict[str, Tensor] = {}
+    for rule in ("uniform_tokens", "top_tokens", "rho_tokens"):
+        trainer = make_trainer(loaded, CONFIG, 0)
+        chooser = InBatch(rule, keep=0.25).chooser(trainer)
+        engine = pe.PruneEngine(loaded.num_samples, pe.KeepAll(), num_epochs=1)
+        rows, targets = trainer.tensors()
+        if rule == "rho_tokens":
+            known = torch.arange(rows[:, 1:].numel()).view(rows[:, 1:].shape) % 7
+            chooser.load_state_dict({"reference": known.to(torch.float16), "rule": {}})
+        loss, means = chooser.observe(engine, rows, targets, torch.arange(len(rows)))
+        each, counted = trainer.each_token(rows)
+        torch.testing.assert_close(means, each.sum(1).detach() / counted.sum(1))
+        torch.testing.assert_close(engine.scores(), means)
+        if rule != "uniform_tokens":
+            excess = each - known if rule == "rho_tokens" else each
+            edge = np.quantile(excess[counted].detach().numpy(), 0.75, method="higher")
+            want = each[counted & (excess >= float(edge))].mean()
+            torch.testing.assert_close(loss, want)
+            assert loss.item() != pytest.approx(means.mean().item()), "control: of all tokens"
+        loss.backward()
+        gradients[rule] = trainer.model.gpt2.head.weight.grad
+        assert chooser.forwards(9, 9) == 9
+    assert not torch.equal(gradients["uniform_tokens"], gradients["top_tokens"])
+
+
+def test_arms_of_tokens_cost_as_many_passes_as_their_controls(folder, tmp_path):
+    options = RunOptions(
+        data="tinyshakespeare",
+        data_root=str(folder),
+        out=tmp_path / "run",
+        train=replace(CONFIG, epochs=2),
+        policy="rho_tokens(keep=0.6)",
+        compare=True,
+    )
+    with num_threads(1):
+        found = run(options, lambda line: None)
+    assert found is not None
+    cost = {
+        arm: (found.report.of(arm)[0].samples, found.report.of(arm)[0].forwards)
+        for arm in found.report.arms
+    }
+    count = data.load("tinyshakespeare", folder).num_samples
+    whole, half = count // 8 * 8, count // 2 // 8 * 8 + (count - count // 2) // 8 * 8
+    assert cost["full"] == cost["random"] == (2 * whole, 2 * whole)
+    assert cost["rho_tokens_keep_0.6"] == (2 * whole + half, 2 * whole + half + count)
+    passes = round((2 * whole + half + count) / 8) * 8
+    assert cost["full_forwards"] == (passes, passes)
+
+
+def test_divbs_is_for_images(folder):
+    trainer = make_trainer(data.load("gsm8k", folder), CONFIG, 0)
+    with pytest.raises(ValueError, match="expected images for divbs"):
+        InBatch("divbs").chooser(trainer)
+    InBatch("selective_backprop").chooser(trainer)  # control: rows are samples too
 
 
 def result(arm: str, seed: int, value: float) -> RunResult:

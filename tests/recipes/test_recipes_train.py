@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
@@ -15,10 +17,11 @@ import torch.nn.functional as F
 from _assertions import assert_bitwise, num_threads
 
 import prune_engine as pe
+from prune_engine.cli import main
 from prune_engine.losses.reduce import cross_entropy
 from prune_engine.policies import TABLE
-from prune_engine.recipes import arms, data, files, models, text
-from prune_engine.recipes.compare import DEFAULTS, RunOptions, control_ratio, run
+from prune_engine.recipes import arms, data, files, models, optimizers, text
+from prune_engine.recipes.compare import DEFAULTS, RunOptions, control_ratio, random_like, run
 from prune_engine.recipes.train import Arm, ArmResult, train_arm
 from prune_engine.recipes.trainer import TrainConfig, make_trainer
 
@@ -40,7 +43,13 @@ def digits() -> data.ImageData:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("mlp", (1, 8, 8)), ("cnn", (1, 28, 28)), ("cnn", (3, 32, 32)), ("resnet18", (3, 32, 32))],
+    [
+        ("mlp", (1, 8, 8)),
+        ("small_cnn", (1, 28, 28)),
+        ("cnn", (1, 28, 28)),
+        ("cnn", (3, 32, 32)),
+        ("resnet18", (3, 32, 32)),
+    ],
 )
 def test_a_model_depends_on_its_seed_alone(name: str, shape: tuple[int, int, int]) -> None:
     one, two, other = (models.build(name, shape, 10, seed) for seed in (1, 1, 2))
@@ -53,7 +62,9 @@ def test_a_model_depends_on_its_seed_alone(name: str, shape: tuple[int, int, int
 
 
 def test_an_unknown_model_or_too_small_an_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected one of mlp, cnn, resnet18, got 'vgg'"):
+    with pytest.raises(
+        ValueError, match="expected one of mlp, small_cnn, cnn, resnet18, got 'vgg'"
+    ):
         models.build("vgg", (3, 32, 32), 10, 0)
     with pytest.raises(ValueError, match="cnn needs images of 16 x 16"):
         models.build("cnn", (1, 8, 8), 10, 0)
@@ -74,6 +85,21 @@ def test_an_unknown_model_or_too_small_an_image_is_refused() -> None:
 def test_a_configuration_out_of_range_is_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         replace(TINY, **{field: value})
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_without_pytorch_optimizer_the_extra_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    words = f"optimizer {name} needs pytorch-optimizer: pip install 'prune_engine[optimizers]'"
+    with pytest.raises(ImportError, match=re.escape(words)):
+        optimizers.make_optimizer(name, [], lr=1.0, weight_decay=0.0)
+    arguments = ["train", "--optimizer", name, "--out", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    optimizers.require("adamw")  # control: torch's own needs nothing
 
 
 def test_resident_data_have_no_workers() -> None:
@@ -165,6 +191,53 @@ def test_another_score_decides_and_the_loss_is_trained(digits: data.ImageData, s
     assert largest <= bound + 1e-3
 
 
+def test_the_rate_is_divided_by_the_largest_weight_of_each_epoch(
+    digits: data.ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def spy(optimizer: torch.optim.SGD, closure: None = None) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    heavy = Arm("random", pe.RandomSubset(0.75, rescale=True, delta=0.6))  # 4, 4, 4 and 1, 1
+    plain = train_arm(digits, TINY, heavy, 0)
+    as_scheduled, rates = rates, []
+    scaled = train_arm(digits, replace(TINY, scale_lr=True), heavy, 0)
+    early = sum(row["served"] for row in plain.rows[:3]) // TINY.batch_size
+    assert rates[:early] == [rate / 4 for rate in as_scheduled[:early]]
+    assert rates[early:] == as_scheduled[early:], "unweighted epochs have the schedule's"
+    assert max(row["effective_lr"] for row in plain.rows) > 3 * TINY.lr, "control"
+    assert [row["effective_lr"] for row in scaled.rows] == [
+        pytest.approx(row["effective_lr"] / 4 if row["epoch"] < 3 else row["effective_lr"])
+        for row in plain.rows
+    ]
+    assert max(row["effective_lr"] for row in scaled.rows) <= TINY.lr
+    full = Arm("full", pe.KeepAll())
+    assert losses_of(train_arm(digits, replace(TINY, scale_lr=True), full, 0)) == losses_of(
+        train_arm(digits, TINY, full, 0)
+    )
+
+
+@pytest.mark.extra("sklearn")
+def test_a_rate_above_the_peak_is_said_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    run(options(tmp_path), said.append)
+    found = [line for line in said if "above the schedule's peak of 0.05" in line]
+    assert len(found) == 1
+    assert len(said) == 5, "a line for each epoch"
+    assert "infobatch: weights train samples at up to 0.1," in found[0]
+    scaled, quiet = (
+        replace(options(tmp_path / "b"), train=replace(TINY, scale_lr=True)),
+        list[str](),
+    )
+    run(scaled, quiet.append)
+    assert len(quiet) == 5
+    assert not any("above" in line for line in quiet), "control: scaled, none is"
+
+
 def test_arms_differ_in_their_policy_alone(digits: data.ImageData) -> None:
     full = train_arm(digits, TINY, Arm("full", pe.KeepAll()), 0)
     same = train_arm(digits, TINY, Arm("infobatch", pe.InfoBatch(prune_ratio=0.0)), 0)
@@ -213,9 +286,9 @@ def options(out: Path, **more: object) -> RunOptions:
 
 def test_full_training_and_the_policy_take_turns_to_be_first(tmp_path: Path) -> None:
     compared = options(tmp_path, compare=True, seeds=(0, 1))
-    assert compared.names(0) == ["full", "infobatch", "random", "full_cut"]
-    assert compared.names(1) == ["infobatch", "full", "full_cut", "random"]
-    assert options(tmp_path).names(0) == ["infobatch"]
+    assert compared.names(0) == ["full", "orderdp", "random", "full_cut"]
+    assert compared.names(1) == ["orderdp", "full", "full_cut", "random"]
+    assert options(tmp_path).names(0) == ["orderdp"]
     own_control = options(tmp_path, compare=True, policy="random_rescale")
     assert own_control.names(0) == ["full", "random_rescale", "full_cut"]
     plain = options(tmp_path, policy="random")
@@ -236,7 +309,8 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
     stale = tmp_path / "infobatch-seed1" / "metrics.jsonl"
     files.write_rows(stale, [{"schema": 99}])
     said: list[str] = []
-    found = run(options(tmp_path, compare=True, seeds=(0, 1)), said.append)
+    words = {"compare": True, "seeds": (0, 1), "policy": "infobatch"}
+    found = run(options(tmp_path, **words), said.append)
     assert found is not None
     report = found.report
     assert report.arms == ["full", "full_cut", "random", "infobatch"]
@@ -264,10 +338,25 @@ def test_a_comparison_is_on_equal_samples_and_leaves_its_files(tmp_path: Path) -
 @pytest.mark.extra("sklearn")
 def test_a_comparison_whose_last_epochs_keep_everything_has_its_controls(tmp_path: Path) -> None:
     # As the main job: annealed epochs alone train more samples than one batch, or few ones, have.
-    long = replace(options(tmp_path, compare=True), train=replace(TINY, epochs=16))
+    given = options(tmp_path, compare=True, policy="infobatch")
+    long = replace(given, train=replace(TINY, epochs=16))
     found = run(long, lambda line: None)
     assert found is not None
     assert set(found.report.arms) == {"full", "full_cut", "random", "infobatch"}
+
+
+def test_a_control_weighs_where_its_policy_does_and_anneals_where_it_does(
+    digits: data.ImageData,
+) -> None:
+    def control(policy: pe.policies.Policy) -> tuple[bool, float]:
+        like = random_like(policy, TINY, digits, 2000)
+        return like.rescale, like.delta
+
+    assert control(pe.InfoBatch(0.5, 0.8)) == (True, 0.8)
+    assert control(pe.InfoBatch(0.5, 0.8, rescale=False)) == (False, 0.8)
+    assert control(pe.policies.OrderDP(0.5, 0.7)) == (False, 1.0)
+    assert control(pe.policies.RS2(0.5)) == control(pe.UCB(0.5)) == (False, 1.0)
+    assert control(pe.RandomSubset(0.5, True, 0.9)) == (True, 0.9)
 
 
 def test_every_policy_of_the_command_makes_an_arm(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_metadata_says_what_is_needed_and_under_which_licence() -> None:
     assert about["Requires-Python"] == ">=3.10"
     required = [line for line in metadata.requires("prune_engine") or () if "extra ==" not in line]
     assert sorted(required) == ["jinja2", "numpy", "torch>=2.10"]
-    extras = {"train", "test", "dev", "nvcc", "text", "parquet", "live"}
+    extras = {"train", "test", "dev", "nvcc", "text", "parquet", "live", "optimizers"}
     extras |= {name for name, package in pe.integrations.EXTRAS.items() if package} | {"trl"}
     assert set(about.get_all("Provides-Extra") or ()) == extras
 

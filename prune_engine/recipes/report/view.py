@@ -26,6 +26,7 @@ from prune_engine.recipes.report.samples import Gallery, Source, galleries
 from prune_engine.recipes.results import (
     ACCURACY,
     ALL,
+    CUT,
     FULL,
     FULL_CUT,
     RANDOM,
@@ -301,7 +302,7 @@ def _warnings(sentences: Sequence[str], run: files.Run) -> list[str]:
     short = [
         name
         for name, rows in run.rows.items()
-        if len(rows) < rows[0]["num_epochs"] and rows[0]["arm"] != FULL_CUT
+        if len(rows) < rows[0]["num_epochs"] and rows[0]["arm"] not in CUT
     ]
     if short:
         found.append(f"Fewer epochs than planned: {', '.join(short)}.")
@@ -320,7 +321,7 @@ def _charts(run: files.Run) -> list[Chart]:
     def tested(rows: files.Rows) -> list[float]:
         return [percent * metric_of(row)[1] for row in rows]
 
-    pruning = [line for line in lines if line[0] != FULL_CUT]
+    pruning = [line for line in lines if line[0] not in CUT]
     found = [
         charts.line_chart(
             "kept",
