@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -62,13 +63,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        with _warned_in_a_line(arguments.command):
+            return arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
         # A name on a latin-1 disk, torch's message of many lines: it stays one line all the same.
         words = " ".join(str(error).split())
         print(f"prune-engine {arguments.command}: error: {words}", file=sys.stderr)
         _drop_unprinted()
         return 2
+
+
+@contextmanager
+def _warned_in_a_line(command: str) -> Generator[None, None, None]:
+    """Show a warning as a command's word to its user: without a line of this library's source."""
+
+    def line(message: Warning | str, *where: object, **more: object) -> str:
+        return f"prune-engine {command}: warning: {message}\n"
+
+    before = warnings.formatwarning  # the hook that the standard library has for it
+    warnings.formatwarning = line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _say(text: str) -> None:

@@ -348,3 +348,18 @@ def test_a_policy_of_the_table_takes_its_parameters():
 
     assert read_policy("orderdp(0.25, pool=0.75)") == pe.policies.OrderDP(0.25, 0.75)
     assert read_policy("infobatch(rescale=False)") == pe.InfoBatch(rescale=False)
+
+
+@pytest.mark.full("starts a process")
+@pytest.mark.extra("sklearn")
+def test_a_warning_is_one_line_without_the_source(tmp_path: Path) -> None:
+    words = [*TRAIN, "--prune-ratio", "0.8", "--out", str(tmp_path / "run")]
+    run = (
+        "import sys, warnings; from prune_engine.cli import main; shown = warnings.formatwarning\n"
+    )
+    run += "main(sys.argv[1:]); assert warnings.formatwarning is shown"
+    command = [sys.executable, "-W", "default", "-c", run, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("prune-engine train: warning: a sample that weighs 5")

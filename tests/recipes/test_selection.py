@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -261,6 +262,36 @@ def test_a_subset_of_another_data_set_is_refused(tmp_path, capsys) -> None:
     pe.data.save_subset(file, torch.arange(10), 300, about=about)
     assert main(words) == 2
     assert "weights must be a number of at least 0 for each of 10" in capsys.readouterr().err
+
+
+@pytest.mark.full("trains on Fashion-MNIST")
+def test_both_commands_work_on_a_real_data_set(tmp_path, capsys, monkeypatch) -> None:
+    """As a user types them, in an empty folder; the first images only."""
+    root = os.environ.get("PE_DATA")
+    if root is None:
+        pytest.skip("PE_DATA names no folder with the real data sets")
+    monkeypatch.chdir(tmp_path)
+    given = ["--data", "fashion_mnist", "--data-root", root, "--limit", "600", "--threads", "1"]
+    given += ["--epochs", "3", "--batch-size", "64"]
+    assert main(["select", "--method", "graphcut", "--fraction", "0.5", *given]) == 0
+    assert "select_seconds" in capsys.readouterr().out
+    file = tmp_path / "fashion_mnist-graphcut-0.5.npy"
+    chosen, seconds = read_chosen(file, 600)
+    loaded = data.load("fashion_mnist", root, limit=600)
+    assert isinstance(loaded, data.ImageData)
+    share = torch.bincount(loaded.train_labels[chosen.indices], minlength=10) * 2
+    assert len(chosen) == 300 and seconds > 0
+    assert bool(((share - torch.bincount(loaded.train_labels, minlength=10)).abs() < 2).all())
+    words = ["train", "--subset", file.name, "--compare", "--seed", "0", *given]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    arms = json.loads(Path("runs/fashion_mnist-subset/summary.json").read_text())["arms"]
+    assert set(arms) >= {"full", "full_cut", "random", "random_subset", "subset"}
+    assert all(f"\n{arm} " in printed for arm in arms)
+    served = {arm: found["samples"] for arm, found in arms.items()}
+    assert served["subset"] == served["random_subset"] == served["full_cut"] < served["full"]
+    assert arms["subset"]["wall_seconds"] > seconds, "the choice counts"
+    assert Path("runs/fashion_mnist-subset/report.html").is_file()
 
 
 def test_the_random_control_has_the_same_classes() -> None:
