@@ -353,7 +353,15 @@ def test_a_policy_of_the_table_takes_its_parameters():
 @pytest.mark.full("starts a process")
 @pytest.mark.extra("sklearn")
 def test_a_warning_is_one_line_without_the_source(tmp_path: Path) -> None:
-    words = [*TRAIN, "--prune-ratio", "0.8", "--out", str(tmp_path / "run")]
+    words = [
+        *TRAIN,
+        "--policy",
+        "infobatch",
+        "--prune-ratio",
+        "0.8",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     run = (
         "import sys, warnings; from prune_engine.cli import main; shown = warnings.formatwarning\n"
     )

@@ -19,7 +19,7 @@ DATA = os.environ.get("PE_DATA")  # the folder of the real data sets, where ther
 SHORT = ["--epochs", "3", "--compare"]
 QUICK = [*SHORT, "--seeds", "2"]
 RUNS = {
-    "fashion": ["--data", "fashion_mnist", "--limit", "3000", *QUICK],
+    "fashion": ["--data", "fashion_mnist", "--policy", "infobatch", "--limit", "3000", *QUICK],
     "text": [
         "--data",
         "tinyshakespeare",

@@ -181,7 +181,9 @@ def test_lists_and_classes_follow_the_recording(tmp_path: Path) -> None:
 
 
 def stopped(folder: Path) -> str:
-    """The page of a run, with every clock at one second."""
+    """The page of a run, with every clock at one second and whatever is checked out meanwhile."""
+    config = files.read_json(folder / "config.json")
+    files.write_json(folder / "config.json", {**config, "git_commit": None})
     for file in folder.glob("*/metrics.jsonl"):
         found = files.read_rows(file)
         clocks = {name: 1.0 for name in found[0] if name.endswith("seconds")}
@@ -195,7 +197,7 @@ def test_a_run_that_was_broken_off_and_resumed_gives_the_same_page(tmp_path: Pat
         pass
 
     def options(out: Path) -> compare.RunOptions:
-        return compare.RunOptions(data="digits", out=out, train=TINY, limit=300, compare=True)
+        return compare.RunOptions("digits", out, TINY, "infobatch", limit=300, compare=True)
 
     said: list[str] = []
 
@@ -230,7 +232,17 @@ STEPS = 4 * 18  # of full training: 300 samples in batches of 16
 
 def in_a_process(out: Path, when: str, count: int = 0) -> tuple[int, str]:
     """Run or continue a small comparison in a process; return how it ended and what it said."""
-    words = ["train", "--data", "digits", "--limit", "300", "--epochs", "4", "--batch-size", "16"]
+    words = [
+        "train",
+        "--policy",
+        "infobatch",
+        "--limit",
+        "300",
+        "--epochs",
+        "4",
+        "--batch-size",
+        "16",
+    ]
     words += ["--seed", "0", "--compare", "--threads", "1", "--resume", "--out", str(out)]
     command = [sys.executable, "-W", "ignore", str(KILLED), when, str(count), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
