@@ -246,8 +246,11 @@ def _rows(
 ) -> list[list[str]]:
     lookup = {(one.regime, one.arm): one for one in made if one.saving == saving}
     regimes = [each.regime for each in found]
+    stated = [one for one in made if one.saving is not None]
     most = {
-        regime: max((one.n for one in made if one.regime == regime), default=0)
+        regime: max((one.n for one in stated if one.regime == regime), default=0)
+        if saving is not None
+        else 0
         for regime in regimes
     }
     lines = [
@@ -298,14 +301,16 @@ def _by_itself(found: Sequence[Found], made: Sequence[Difference]) -> str:
     for rule in own:
         lookup = {one.regime: one for one in made if one.arm == rule and one.saving is None}
         cells = [
-            f"{_cell(lookup[each.regime], options.seeds)} at {100 * lookup[each.regime].saved:.0f}%"
+            f"{_cell(lookup[each.regime])} at {100 * lookup[each.regime].saved:.0f}%"
             if each.regime in lookup
             else "-"
             for each in found
         ]
         body.append([rule, *cells])
         body += _rows(found, made, None, [f"{arm}:{rule}" for arm in (FULL_CUT, *CONTROLS)])
-    if not any(cell != "-" for line in body for cell in line[1:]):
+    seeds = [max((len(each.tested(rule, None)) for rule in own), default=0) for each in found]
+    body.append(["seeds", *(str(count) for count in seeds)])
+    if not any(seeds):
         return ""
     head = ["rule", *(each.regime for each in found)]
     return "### What saves what it saves\n\n" + lay_out(head, body, markdown=True)
