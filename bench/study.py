@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prune_engine.recipes.study import figure, run, tables
+from prune_engine.recipes.study.design import Found
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = Path(__file__).parent / "results" / "study"
@@ -30,8 +31,7 @@ def pages() -> dict[Path, str]:
         found = run.read(options)
         text = tables.page(found, f"Study: {options.model}")
         made[folder / "study.md"] = f"{text}\n![every rule, regime by regime](study.svg)\n"
-        above = caption(options.model, options.seeds, options.images)
-        parts.append(f"{above}\n\n{tables.guide(found)}")
+        parts.append(f"{caption(found)}\n\n{tables.guide(found)}")
         if folder.name == SHOWN[0]:
             made[FRONT] = filled(FRONT, tables.brief(found, *SHOWN[1:]))
     made[GUIDE] = filled(GUIDE, "\n\n".join(parts))
@@ -47,9 +47,12 @@ def filled(path: Path, inside: str) -> str:
     return f"{head}{BEGIN}\n\n{inside}\n\n{END}{rest.partition(END)[2]}"
 
 
-def caption(model: str, seeds: int, images: int) -> str:
+def caption(found: Sequence[Found]) -> str:
     """Return the line above a table."""
-    return f"**{model}**, n = {seeds} seeds, {images:,} samples:"
+    options = found[0].options
+    made = [one.n for one in tables.differences(found) if one.saving is not None]
+    seeds = f"{min(made)} to {max(made)}" if min(made) < max(made) else f"{max(made)}"
+    return f"**{options.model}**, n = {seeds} seeds, {options.images:,} samples:"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
