@@ -36,7 +36,7 @@ def test_a_comparison_prints_its_table_and_draws_its_pictures(
     arguments = [*TRAIN, "--compare", "--seeds", "2", "--pictures"]
     assert main([*arguments, "--out", str(out)]) == 0
     printed = capsys.readouterr()
-    for arm in ("full", "full_cut", "random", "orderdp"):
+    for arm in ("full", "full_cut", "random", "infobatch"):
         assert f"\n{arm} " in printed.out
         assert f"{arm:<14} seed 1  epoch " in printed.out
     assert "the random control at equal savings: " in printed.out
@@ -66,7 +66,7 @@ def test_the_demo_trains_as_the_makefile_calls_it(
     words[words.index("--out") + 1] = str(tmp_path)
     assert main(words[1:]) == 0
     printed = capsys.readouterr().out
-    for arm in ("full", "full_cut", "random", "orderdp"):
+    for arm in ("full", "full_cut", "random", "infobatch"):
         assert f"\n{arm} " in printed
     assert json.loads((tmp_path / "summary.json").read_text())
     page = tmp_path / "report.html"

@@ -286,9 +286,9 @@ def options(out: Path, **more: object) -> RunOptions:
 
 def test_full_training_and_the_policy_take_turns_to_be_first(tmp_path: Path) -> None:
     compared = options(tmp_path, compare=True, seeds=(0, 1))
-    assert compared.names(0) == ["full", "orderdp", "random", "full_cut"]
-    assert compared.names(1) == ["orderdp", "full", "full_cut", "random"]
-    assert options(tmp_path).names(0) == ["orderdp"]
+    assert compared.names(0) == ["full", "infobatch", "random", "full_cut"]
+    assert compared.names(1) == ["infobatch", "full", "full_cut", "random"]
+    assert options(tmp_path).names(0) == ["infobatch"]
     own_control = options(tmp_path, compare=True, policy="random_rescale")
     assert own_control.names(0) == ["full", "random_rescale", "full_cut"]
     plain = options(tmp_path, policy="random")
