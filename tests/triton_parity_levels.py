@@ -34,6 +34,13 @@ def test_plan_levels_equals_the_reference(seed):
         check((records, rng.randrange(count + 1), least, *key), f"{seed}, {count}")
 
 
+@pytest.mark.full("fifty plans in an interpreter")
+def test_plan_levels_of_fifty_seeds_equals_the_reference():
+    records = int64(_levels.records_of(_levels.random_scores(random.Random(1), 300), 1))
+    for seed in range(50):
+        check((records, 180, 9830, seed, seed % 5, 0), f"seed {seed}")
+
+
 def test_cells_equals_the_reference():
     records = int64(_levels.records_of(_levels.random_scores(random.Random(7), 40_011)))
     got = backends.load("triton").cells(records.to(DEVICE)).cpu()

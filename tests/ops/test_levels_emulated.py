@@ -41,6 +41,17 @@ def test_levels_have_the_references_bits(ordered, seed):
         check(ordered, case_of(rng, count, rng.choice([0, 4096, 2**61])), str(count))
 
 
+@pytest.mark.full("fifty plans, thread by thread")
+def test_fifty_seeds_have_them(ordered):
+    records = int64(_levels.records_of(_levels.random_scores(random.Random(1), 300), 1))
+    kept = set()
+    for seed in range(50):
+        case = (records, 180, 9830, seed, seed % 5, 0)
+        check(ordered, case, f"seed {seed}")
+        kept.add(bytes(_levels.run(ordered, case)["weight_class"].numpy().tobytes()))
+    assert len(kept) == 50, "the control: no two seeds keep the same"
+
+
 def test_several_blocks_and_strides_have_them(emulated):
     rng = random.Random(9)
     check(emulated, case_of(rng, 30_011), "strides")
