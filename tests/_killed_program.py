@@ -49,11 +49,13 @@ def run(when: str, count: int, words: list[str]) -> int:
     steps = Counted(Trainer.step, count if when == "step" else 0, die)
     replaced = Counted(os.replace, count if when == "replace" else 0, die)
     written = Counted(os.pwrite, count if when == "record" else 0, write_half)
-    parts = train._parts
+    parts = whole = train._parts
     if when == "forget":
 
-        def parts(trainer: Trainer, schedule: train.Schedule) -> dict[str, Any]:
-            return {"model": trainer.model, "schedule": schedule}
+        def forgetful(*arguments: Any) -> dict[str, Any]:
+            return {name: part for name, part in whole(*arguments).items() if name != "optimizer"}
+
+        parts = forgetful
 
     with (
         mock.patch.object(Trainer, "step", lambda *arguments: steps(*arguments)),

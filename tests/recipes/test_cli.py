@@ -353,15 +353,7 @@ def test_a_policy_of_the_table_takes_its_parameters():
 @pytest.mark.full("starts a process")
 @pytest.mark.extra("sklearn")
 def test_a_warning_is_one_line_without_the_source(tmp_path: Path) -> None:
-    words = [
-        *TRAIN,
-        "--policy",
-        "infobatch",
-        "--prune-ratio",
-        "0.8",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    words = [*TRAIN, "--policy", "ucb", "--out", str(tmp_path / "run")]
     run = (
         "import sys, warnings; from prune_engine.cli import main; shown = warnings.formatwarning\n"
     )
@@ -370,4 +362,4 @@ def test_a_warning_is_one_line_without_the_source(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("prune-engine train: warning: a sample that weighs 5")
+    assert line.startswith("prune-engine train: warning: period=10 is longer than the run")

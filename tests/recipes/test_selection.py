@@ -270,6 +270,7 @@ def test_both_commands_work_on_a_real_data_set(tmp_path, capsys, monkeypatch) ->
     root = os.environ.get("PE_DATA")
     if root is None:
         pytest.skip("PE_DATA names no folder with the real data sets")
+    root = str(Path(root).resolve())
     monkeypatch.chdir(tmp_path)
     given = ["--data", "fashion_mnist", "--data-root", root, "--limit", "600", "--threads", "1"]
     given += ["--epochs", "3", "--batch-size", "64"]
