@@ -343,6 +343,8 @@ def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, ca
         monkeypatch.setattr(pages, name, value)
     assert pages.main(["--check"]) == 1 and "old" in guide.read_text()
     assert pages.main([]) == 0 and pages.main(["--check"]) == 0
+    drawn = (given.out / "study.svg").read_bytes()
+    assert pages.main([]) == 0 and (given.out / "study.svg").read_bytes() == drawn
     text = guide.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "`orderdp` +1.0" in text and "`budget`" not in text
