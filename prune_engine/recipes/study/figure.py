@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 from collections.abc import Sequence
@@ -57,10 +58,9 @@ def draw(path: Path, found: Sequence[Found]) -> None:
 
 def _drawn(figure: Any, kind: str) -> bytes:
     """Return a figure's file: of the same rows the same, without blanks at the ends of lines."""
-    from matplotlib import rc_context
-
+    matplotlib: Any = importlib.import_module("matplotlib")
     content = io.BytesIO()
-    with rc_context({"svg.hashsalt": "study"}):
+    with matplotlib.rc_context({"svg.hashsalt": "study"}):
         words = {"metadata": {"Date": None}} if kind == "svg" else {}
         figure.savefig(content, format=kind, **words)
     if kind != "svg":
