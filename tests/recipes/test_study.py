@@ -205,6 +205,7 @@ def test_a_rule_that_saves_little_is_compared_at_the_rate_of_full_training(tmp_p
     assert rates == {"infobatch": {0.2}, "repb": {0.1}}
 
 
+@pytest.mark.extra("scipy")
 def test_a_win_is_sure_after_holm_and_a_tie_is_not(tmp_path: Path) -> None:
     made = {(one.arm, one.saving): one for one in tables.differences([finished(options(tmp_path))])}
     won = made["orderdp", 0.4]
@@ -221,6 +222,7 @@ def test_a_win_is_sure_after_holm_and_a_tie_is_not(tmp_path: Path) -> None:
     assert "| orderdp | **+1.0" in page and "| infobatch | +0.0" in page
 
 
+@pytest.mark.extra("scipy")
 def test_a_choice_within_batches_is_held_to_the_uniform_one(tmp_path: Path) -> None:
     given = options(tmp_path, rules=("uniform", "divbs", "orderdp"))
     found = finished(given)
