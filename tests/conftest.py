@@ -67,6 +67,13 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny batches on several threads wait for each other, on a busy machine for seconds."""
+    with _assertions.num_threads(1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def num_threads() -> Callable[[int], AbstractContextManager[None]]:
     """Return a context manager that sets torch's thread count and restores it."""

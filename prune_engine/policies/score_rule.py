@@ -23,7 +23,8 @@ class ScoreRule(Policy):
 
     Args:
         first_epoch: ``"full"`` keeps everything in epoch 0; ``"even"`` drops a random share there,
-            about as much as later epochs drop, so that all are of one length.
+            about as much as later epochs drop. What it drops was never seen: a rule that keeps the
+            never seen has them all in epoch 1, which is longer for it (``OrderDP`` is not).
         warmup: epochs that keep everything, so that scores are those of a model that has begun to
             learn; 0 or 1 with ``first_epoch="full"`` is the same.
         weight_cap: at least 1: no sample weighs more. What is cut off is missing from the gradient,

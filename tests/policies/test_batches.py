@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 import torch
-from _assertions import assert_bitwise, num_threads
+from _assertions import assert_bitwise
 from _runs import Numbers, batches, epochs, serve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,10 +20,7 @@ from prune_engine.policies.batches.fixed import FixedBatches
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with num_threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def engine_of(n: int, kept: tuple[int, ...], size: int = 8, **options) -> pe.PruneEngine:

@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from _assertions import num_threads
 from _bpas import SAMPLES, SIZE, memory_of, restated, train
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,12 +17,7 @@ import prune_engine as pe
 from prune_engine.policies.batches import stability
 from prune_engine.policies.batches.pacing import delta_at, planned_count
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny batches on several threads wait for each other, on a busy machine for seconds."""
-    with num_threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

@@ -5,25 +5,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from _assertions import assert_bitwise, num_threads
+from _assertions import assert_bitwise
 from _bpas import EPOCHS, SAMPLES, SIZE, memory_of, train
 from _runs import N, batches, epochs, figures, losses_at, observe, serve, through_disk
 from torch import Tensor
 
 import prune_engine as pe
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny batches on several threads wait for each other, on a busy machine for seconds."""
-    with num_threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- the run ------------------------------------------------------------------------------------

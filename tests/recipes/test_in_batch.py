@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from _assertions import num_threads
 from _processes import start_ranks
 from torch import Tensor
 
@@ -30,10 +28,7 @@ TINY = TrainConfig(model="mlp", epochs=3, batch_size=16, lr=0.05)
 LIMIT, K = 160, 4  # ten batches an epoch
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with num_threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

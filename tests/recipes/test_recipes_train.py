@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from _assertions import assert_bitwise, num_threads
+from _assertions import assert_bitwise
 
 import prune_engine as pe
 from prune_engine.cli import main
@@ -28,11 +27,7 @@ from prune_engine.recipes.trainer import TrainConfig, make_trainer
 TINY = TrainConfig(model="mlp", epochs=5, batch_size=16, lr=0.05)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny batches on several threads wait for each other, on a busy machine for seconds."""
-    with num_threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from _assertions import num_threads
 
 import prune_engine as pe
 from prune_engine.cli import main
@@ -21,17 +19,11 @@ from prune_engine.recipes.selection import SelectOptions, alike_at_random, read_
 from prune_engine.recipes.trainer import TrainConfig
 from prune_engine.recording import Recording
 
-pytestmark = pytest.mark.extra("sklearn")
+pytestmark = [pytest.mark.extra("sklearn"), pytest.mark.usefixtures("one_thread")]
 TINY = TrainConfig(model="mlp", epochs=3, batch_size=16, lr=0.05)
 SELECT = ["select", "--limit", "300", "--epochs", "3", "--batch-size", "16"]
 TRAIN = ["train", "--limit", "300", "--epochs", "4", "--batch-size", "16"]
 LABELS_FROM = 300
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    with num_threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")
