@@ -31,6 +31,7 @@ class Marks(PolicyMemory):
     """
 
     def __init__(self, buffer: ScoreBuffer) -> None:
+        self._buffer = buffer
         self.marks = torch.zeros(buffer.num_samples, dtype=torch.int32, device=buffer.device)
         self.settled = self.marks.clone()
         self.epoch = 0
@@ -47,6 +48,9 @@ class Marks(PolicyMemory):
     def put(self, indices: Tensor, numbers: Tensor) -> None:
         """Mark the samples of a batch; an index out of range, which is refused later, marks none.
 
+        In place, and of the epoch that the device knows: a batch costs no copy of all marks, and a
+        captured graph that is replayed marks its batches too.
+
         Args:
             indices: [B] int64 | int32.
             numbers: [B], each in 0..255.
@@ -56,9 +60,9 @@ class Marks(PolicyMemory):
             return
         inside = (indices >= 0) & (indices < n)
         places = torch.where(inside, indices, 0).to(torch.int64)
-        fresh = (self.epoch + 1) << VALUE_BITS | numbers.to(torch.int32)
+        fresh = (self._buffer.epoch + 1) << VALUE_BITS | numbers.to(torch.int64)
         fresh = torch.where(inside, fresh, 0).to(torch.int32)
-        self.marks = self.marks.scatter_reduce(0, places, fresh, "amax")
+        self.marks.scatter_reduce_(0, places, fresh, "amax")
 
     def said(self, epoch: int) -> Tensor:
         """Return whether an epoch's batches had a sample, bool [N], as of the last epoch's end.
@@ -74,13 +78,14 @@ class Marks(PolicyMemory):
         return self.settled & ((1 << VALUE_BITS) - 1)
 
     def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
-        """Merge what the ranks have seen.
+        """Merge what the ranks have seen, in place: to merge once more changes nothing.
 
         Args:
             buffer: not used.
             epoch: the epoch that ended.
         """
-        self.marks = ranks.merge_max(self.marks, self.group)
+        if not ranks.alone(self.group):
+            self.marks.copy_(ranks.merge_max(self.marks, self.group))
         self.settled = self.marks.clone()
         self.epoch = epoch + 1
 

@@ -41,7 +41,8 @@ class StreakMemory(PolicyMemory):
         self.policy = policy
         self.streak = torch.zeros_like(buffer.weight_class)
         self.easy = torch.zeros_like(buffer.weight_class)
-        self.chances = [round(STEPS * policy.start)] * 2  # to explore: of the easy, of the hard
+        self.first = round(STEPS * policy.start)
+        self.chances = [self.first] * 2  # to explore: of the easy, of the hard
 
     def end_epoch(self, buffer: ScoreBuffer, epoch: int) -> None:
         """Count on, and move both chances by a hundredth toward the share that is aimed at.
@@ -91,7 +92,8 @@ class StreakMemory(PolicyMemory):
             One phrase per difference.
         """
         problems = tensor_problems(state, {"streak": self.streak, "easy": self.easy})
-        problems += int_problems(state, dict.fromkeys(("chance_easy", "chance_hard"), HIGHEST))
+        most = max(HIGHEST, self.first)
+        problems += int_problems(state, dict.fromkeys(("chance_easy", "chance_hard"), most))
         return problems or class_problems("easy", state["easy"], 2)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from _ranks import Ranks
 from _runs import KnownReference, N, batches, losses_at, observe, serve, through_disk
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import prune_engine as pe
 from prune_engine.policies import (
@@ -654,6 +655,46 @@ def test_a_streak_is_saved_in_the_middle_of_an_epoch():
         each.end_epoch()
     assert engine.plan.kept.tolist() == resumed.plan.kept.tolist()
     assert engine.plan.num_kept < N
+
+
+@pytest.mark.parametrize("start", [0.004, 0.5, 0.97, 0.999])
+def test_a_chance_of_the_beginning_is_saved_too(start):
+    """The first chance may lie outside of the bounds that later ones move within."""
+    policy = ZeroVariance(start=start)
+    engine, resumed = made(policy), made(policy)
+    saved = through_disk(engine.state_dict())
+    resumed.load_state_dict(saved)
+    assert resumed.memory.chances == engine.memory.chances == [round(100 * start)] * 2
+    saved["memory"]["chance_hard"] = 101
+    with pytest.raises(pe.StateMismatchError, match="chance_hard"):
+        resumed.load_state_dict(saved)
+
+
+def test_marks_are_made_in_place_and_of_the_epoch_that_the_device_knows():
+    """A step that was recorded once and is replayed, as a captured graph is, marks its batches."""
+    policy = RePB(rho=0.7)
+    engine, replayed = made(policy), made(policy)
+    memory = replayed.memory
+    address = memory.marks.data_ptr()
+
+    def step(indices, score):
+        memory.after_record(indices, score, score, pe.policies.Extras())
+        return score
+
+    graph = make_fx(step)(torch.tensor([-1, -1]), torch.tensor([1.0, 3.0]))  # marks nobody
+    for epoch in range(4):
+        assert engine.plan.kept.tolist() == replayed.plan.kept.tolist()
+        for batch in batches(engine.sampler(), 10):
+            observe(engine, batch)
+        for batch in batches(replayed.sampler(), 10):
+            indices, losses = torch.tensor(batch), losses_at(batch, epoch)
+            replayed.buffer.observe(losses, indices)
+            graph(indices, losses)
+            replayed.consume(len(batch))
+        assert epoch or memory.marks.data_ptr() == address
+        engine.end_epoch()
+        replayed.end_epoch()
+    assert engine.plan.num_kept < N, "control: marks decide"
 
 
 def test_a_subset_brings_its_weights():
