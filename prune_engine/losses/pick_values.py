@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prune_engine.bands import check_fraction, check_positive
 from prune_engine.errors import StateMismatchError
+from prune_engine.lasting import lasting
 from prune_engine.losses.checks import check_losses, check_number, check_places
 from prune_engine.plain import plain
 
@@ -185,7 +186,7 @@ class EvolvedSampling:
         self.beta1, self.beta2 = plain(beta1), plain(beta2)
         check_fraction("beta1", self.beta1, zero=True, one=True)
         check_fraction("beta2", self.beta2, zero=True, one=False)
-        self.average = torch.full((count,), torch.nan, device=device)
+        self.average = lasting(torch.full)((count,), torch.nan, device=device)
 
     def values(self, losses: Tensor, indices: Tensor) -> Tensor:
         """Take a batch in, and return what to pick it by.
@@ -207,7 +208,7 @@ class EvolvedSampling:
         moved = torch.where(
             fresh.isfinite(), average + (1 - self.beta2) * (fresh - average), before
         )
-        self.average = self.average.index_copy(0, places, moved)
+        self.average.index_copy_(0, places, moved)  # in place: a batch costs no copy of all
         return average + (1 - self.beta1) * (fresh - average)
 
     def state_dict(self) -> dict[str, Any]:
@@ -235,4 +236,4 @@ def _restored(state: Mapping[str, Any], name: str, have: Tensor) -> Tensor:
         )
         want = f"{have.dtype} {tuple(have.shape)}"
         raise StateMismatchError(f"the state does not fit: {name}: expected {want}, got {got}")
-    return came.to(have.device, copy=True)
+    return lasting(came.to)(have.device, copy=True)

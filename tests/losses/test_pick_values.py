@@ -102,6 +102,18 @@ def test_a_rule_goes_on_after_a_restart_as_before(name):
         resumed.load_state_dict({})
 
 
+def test_averages_are_moved_in_place_and_outlive_inference_mode():
+    with torch.inference_mode():
+        rule, other = (EvolvedSampling(64) for _ in range(2))
+        other.load_state_dict(through_disk(rule.state_dict()))
+    for each in (rule, other):
+        address = each.average.data_ptr()
+        for losses in batches(3):
+            value(each, losses)
+        assert each.average.data_ptr() == address
+        assert each.average.isfinite().any(), "control: they moved"
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_step_of_the_chosen_counts_all_and_costs_less(name):
     """The loop of the README by each rule: k of each batch are trained, all are observed."""
