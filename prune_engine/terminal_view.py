@@ -13,6 +13,7 @@ from typing import Any
 
 from prune_engine.bands import decimal_fraction
 from prune_engine.engine import PruneEngine
+from prune_engine.errors import PruneEngineError
 
 PER_SECOND = 4  # drawings
 
@@ -84,9 +85,17 @@ class View:
         self._before = self._trained()
         self._saved_before = self._saved()
         self._began = time.perf_counter()
+        self._shown: list[tuple[str, str]] = []
 
     def figures(self) -> list[tuple[str, str]]:
-        """Return names and words, in order."""
+        """Return names and words, in order; while an epoch is being planned, those of before."""
+        try:
+            self._shown = self._figures()
+        except PruneEngineError:
+            pass  # the old plan goes before the new one comes, or planning has failed
+        return self._shown
+
+    def _figures(self) -> list[tuple[str, str]]:
         engine = self.engine
         total = "" if engine.num_epochs is None else f"/{engine.num_epochs}"
         kept = engine.plan.num_kept

@@ -17,7 +17,7 @@ Bits = NDArray[np.bool_]
 
 
 class Recording:
-    """What ``engine.record`` wrote, mapped into memory: no epoch is read before it is asked for.
+    """What ``engine.record`` wrote, mapped into memory: opened, it is read once for its checksums.
 
     Args:
         path: the file; it may be written meanwhile, and holds what had ended when it was opened.

@@ -62,9 +62,8 @@ class Recorder:
         if self._broken:
             return
         began = time.perf_counter()
-        block = self._encode(run, report)
         try:
-            self._write(report.epoch, block)
+            self._write(report.epoch, self._encode(run, report))
         except OSError as error:
             self._broken = True
             warnings.warn(

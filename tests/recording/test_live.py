@@ -9,9 +9,11 @@ import sys
 import time
 
 import pytest
+import torch
 from _runs import N, batches, epochs, infobatch, observe, serve
 
 import prune_engine as pe
+from prune_engine.policies.batches.fixed import KeptBatches
 from prune_engine.terminal_view import View, require
 
 
@@ -72,3 +74,23 @@ def test_without_rich_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "rich.live", None)
     with pytest.raises(ImportError, match=r"prune_engine\[live\]"), pe.live(infobatch()):
         pass
+
+
+def test_while_an_epoch_is_planned_the_view_shows_what_was_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = pe.PruneEngine(N, pe.RandomBatches(10, kept=(9, 8, 7)), num_epochs=3)
+    view, seen = View(engine), []
+    shown = view.figures()
+    samples = KeptBatches.samples
+
+    def look(kept: KeptBatches) -> torch.Tensor:
+        with pytest.raises(pe.PruneEngineError, match="while planning"):
+            _ = engine.plan  # control: there is none at this moment
+        seen.append(view.figures())
+        return samples(kept)
+
+    monkeypatch.setattr(KeptBatches, "samples", look)
+    epochs(engine, 1)
+    assert seen == [shown]
+    assert dict(view.figures())["kept"].startswith("80 of 100")

@@ -301,3 +301,17 @@ def test_of_several_ranks_the_first_writes_what_all_saw(tmp_path: Path) -> None:
     results = Ranks(2).run(lambda rank: work(tmp_path / "two", 5))
     assert results == [alone, alone]
     assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+
+
+def test_a_file_that_has_gone_ends_the_recording_and_not_the_training(tmp_path: Path) -> None:
+    engine = infobatch()
+    engine.record(tmp_path / "run")
+    epochs(engine, 2)
+    (tmp_path / "run").unlink()
+    with pytest.warns(RuntimeWarning, match=r"nothing is recorded from epoch 2 on: .*No such file"):
+        epochs(engine, 1)
+    epochs(engine, 1)  # and says it once
+    assert len(engine.history) == 4
+    other = infobatch()
+    epochs(other, 4)
+    assert engine.plan.kept.tolist() == other.plan.kept.tolist()
