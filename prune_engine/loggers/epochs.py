@@ -16,6 +16,7 @@ from prune_engine.engine import PruneEngine
 from prune_engine.epoch import ranks
 from prune_engine.errors import PruneEngineError
 from prune_engine.recording.codes import lower_bounds
+from prune_engine.sharding.buffer import ShardedBuffer
 
 NONE = 1e38  # a threshold that is not there is the smallest float32
 MERGED = 4  # codes of a bin of the histogram: half an octave
@@ -48,12 +49,13 @@ class EpochLog:
     Args:
         engine: made, and restored if it is to be.
         loggers: where to.
-        labels: [N] integers in 0..C-1, the class of each sample.
+        labels: [N] integers in 0..C-1, the class of each sample; not with ``shard_scores``, of
+            which ``prune/score`` is the first rank's part.
         names: of the C classes; default their numbers.
 
     Raises:
         TypeError: a logger lacks a method.
-        ValueError: labels do not fit the samples or the names.
+        ValueError: labels do not fit the samples, the names or the engine.
 
     Example:
         >>> import torch, prune_engine as pe
@@ -83,6 +85,8 @@ class EpochLog:
         for logger in loggers:
             if not isinstance(logger, Logger):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"loggers must have scalars() and histogram(), got {logger!r}")
+        if labels is not None and isinstance(engine.buffer, ShardedBuffer):
+            raise ValueError("labels need whole scores, got an engine with shard_scores=True")
         self.engine, self.loggers = engine, loggers
         self._labels, self.names = _classes(labels, names, engine.num_samples)
         self._edges = np.concatenate([[0.0], lower_bounds()[::MERGED], [math.inf]])
@@ -95,13 +99,19 @@ class EpochLog:
         """Tell all loggers of the epoch that has just ended.
 
         Raises:
-            PruneEngineError: no epoch has ended since the last call.
+            PruneEngineError: no epoch has ended since the last call, or the labels are those of
+                before ``engine.resize``.
         """
         history = self.engine.history
         if len(history) != self._logged + 1:
             raise _misplaced(len(history) - self._logged)
-        self._logged += 1
         report, kept = history[-1], self._kept
+        if self._labels is not None and len(self._labels) != report.num_samples:
+            raise PruneEngineError(
+                f"labels are of {len(self._labels)} samples, the epoch had {report.num_samples} "
+                "after resize(): make a new EpochLog then, with the labels of all"
+            )
+        self._logged += 1
         self._kept = self._kept_shares()
         if not self.loggers or ranks.world()[0] != 0:
             return

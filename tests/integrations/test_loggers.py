@@ -201,3 +201,20 @@ def test_mlflow_reads_back_from_its_file_store(
     for median, counts in zip(medians, kept.counts, strict=True):
         place = int((np.cumsum(counts) < N / 2).sum())
         assert kept.edges[place] <= median <= kept.edges[place + 1]
+
+
+def test_labels_of_before_a_resize_are_refused() -> None:
+    engine = pe.PruneEngine(N, pe.InfoBatch(), num_epochs=4)
+    kept = Kept()
+    log, plain = EpochLog(engine, kept, labels=LABELS), EpochLog(engine, kept)
+    epochs(engine, 1)
+    log.log()
+    plain.log()
+    engine.resize(N + 1)
+    epochs(engine, 1)
+    plain.log()  # control: without labels nothing is of the old ones
+    with pytest.raises(pe.PruneEngineError, match=r"labels are of 100 samples, .* had 101"):
+        log.log()
+    divided = pe.PruneEngine(N, pe.InfoBatch(), num_epochs=2, shard_scores=True)
+    with pytest.raises(ValueError, match="labels need whole scores"):
+        EpochLog(divided, labels=LABELS)
