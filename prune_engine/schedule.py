@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from torch import Tensor
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     LRScheduler,
@@ -57,6 +58,9 @@ class RateWatch:
     A weight w multiplies a sample's gradient, and so its learning rate: a rate that is the best for
     full training, times the largest weight, is one that nobody has tried, and runs diverge at it.
 
+    Rates that are tensors on a device are not looked at, for the host would wait in each step:
+    ``effective_lr`` reads them.
+
     Args:
         source: the engine.
         peak: the largest rate of the schedule made for full training.
@@ -67,7 +71,8 @@ class RateWatch:
 
     def __call__(self, rates: list[Any]) -> None:
         """Look at the rates of the next step."""
-        largest = max((float(rate) for rate in rates), default=0.0)
+        here = (rate for rate in rates if not isinstance(rate, Tensor) or rate.is_cpu)
+        largest = max(map(float, here), default=0.0)
         self.peak = max(self.peak, largest)
         if self.told:
             return

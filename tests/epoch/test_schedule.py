@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import (
 import prune_engine as pe
 from prune_engine.epoch.plan import make_plan
 from prune_engine.errors import LargeWeightWarning
-from prune_engine.schedule import VirtualScheduler
+from prune_engine.schedule import RateWatch, VirtualScheduler
 
 SIZE, SAMPLES, EPOCHS = 10, 200, 5
 STEPS = EPOCHS * SAMPLES // SIZE
@@ -394,3 +394,15 @@ def test_a_weight_that_nobody_has_is_not_counted():
     selection = pe.policies.Selection(torch.tensor([2, 1], dtype=torch.uint8), table)
     plan = make_plan(pe.epoch.ScoreBuffer(2), selection, seed=0, epoch=0)
     assert plan.largest_weight == 2
+
+
+def test_rates_on_a_device_are_not_read_in_a_step():
+    """A tensor without numbers stands for one whose numbers the host would wait for."""
+    engine = pe.PruneEngine(4, pe.policies.Subset([0, 1], [2.0, 3.0]), num_epochs=1)
+    elsewhere = torch.tensor(0.5, device="meta")
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(elsewhere)  # control: reading it shows
+    watch = RateWatch(engine, 0.5)
+    watch([elsewhere])
+    with pytest.warns(pe.errors.LargeWeightWarning, match=r"weighs 3 at the learning rate 0\.5"):
+        watch([elsewhere, torch.tensor(0.5)])
