@@ -314,8 +314,11 @@ class PruneEngine:
         """Record the whole batch and weigh the losses of those that were picked from it."""
         if self._run.fixed_batch is not None:
             raise ValueError("picked must not be given where a batch's samples stay together")
+        if not isinstance(picked, tuple | list) or len(picked) != 3:  # pyright: ignore[reportUnnecessaryIsInstance, reportUnnecessaryComparison]
+            raise TypeError(f"picked must be the three that pick() returned, got {picked!r}")
         chosen, shares, _ = picked
-        device, size = self.buffer.device, indices.shape[0]
+        device = self.buffer.device
+        size = check_vector("indices", indices, INDEX_DTYPES, device=device).shape[0]
         check_vector("losses", losses, LOSS_DTYPES, size=chosen.shape[0], device=device)
         check_vector("picked[0]", chosen, INDEX_DTYPES, device=device)
         check_vector("picked[1]", shares, (torch.float32,), size=chosen.shape[0], device=device)

@@ -160,6 +160,10 @@ def test_it_names_what_it_refuses():
     picked = engine.pick(values, 4)
     with pytest.raises(ValueError, match="losses must be a vector of 4 elements"):
         engine.observe(values, indices, picked=picked)
+    with pytest.raises(TypeError, match="indices must be a tensor, got list"):
+        engine.observe(values[:4], indices.tolist(), picked=picked)
+    with pytest.raises(TypeError, match="picked must be the three that"):
+        engine.observe(values[:4], indices, picked=picked[:2])
     with pytest.raises(ValueError, match="picked must not be given with a reducer"):
         reducer = pe.losses.BatchScalar()
         engine.observe(values[:4], indices, picked=picked, reducer=reducer)
