@@ -18,6 +18,7 @@ import torch
 from _assertions import num_threads
 from _run_folders import make, rows
 
+import prune_engine as pe
 from prune_engine.cli import main
 from prune_engine.recipes import compare, data, files
 from prune_engine.recipes.data import ImageData
@@ -127,6 +128,20 @@ def test_a_run_without_recording_or_data_says_what_it_lacks(tmp_path: Path) -> N
     words = Words(written(tmp_path, run))
     assert "no training of this run was recorded" in words.text
     assert "Pruned most often" not in words.text
+
+
+def test_a_run_without_a_single_score_makes_a_page(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    path = tmp_path / "infobatch-seed0" / compare.RECORDING
+    assert view.view(tmp_path, run).distribution is not None, "control: scores have one"
+    path.unlink()
+    engine = pe.PruneEngine(400, pe.RandomSubset(0.5), num_epochs=4)
+    engine.record(path)
+    for _ in engine.epochs():
+        order = torch.tensor(list(engine.sampler()))
+        engine.observe(torch.full((len(order),), torch.nan), order)
+    assert view.view(tmp_path, run).distribution is None
+    assert "Not finite" in Words(written(tmp_path, run)).text
 
 
 def test_a_thousand_classes_and_all_of_imagenet_fit(

@@ -14,6 +14,7 @@ from prune_engine.recipes.report import charts, png
 from prune_engine.recipes.report.history import SampleHistory
 from prune_engine.recipes.text import PAD, TextData
 from prune_engine.recording import Recording
+from prune_engine.recording.codes import code_values
 
 MOST_LETTERS = 220
 
@@ -168,14 +169,14 @@ def galleries(
 
 
 class _Scores:
-    """Single samples' scores by epoch: a column of the file at a time."""
+    """Single samples' scores by epoch, a byte of the file at a time."""
 
     def __init__(self, recording: Recording) -> None:
-        self.recording = recording
-        self.rows = [recording.scores(epoch) for epoch in _thinned(recording.epochs)]
+        self.recording, self.values = recording, code_values()
+        self.rows = [recording.codes(epoch) for epoch in _thinned(recording.epochs)]
 
     def of(self, at: int) -> list[float]:
-        return [float(row[at]) for row in self.rows]
+        return [float(self.values[row[at]]) for row in self.rows]
 
 
 def _thinned(epochs: Sequence[int], most: int = 60) -> list[int]:

@@ -36,7 +36,7 @@ from prune_engine.recipes.results import (
 )
 from prune_engine.recipes.text import TextData
 from prune_engine.recording import Recording
-from prune_engine.recording.codes import POSITIVE, lower_bounds
+from prune_engine.recording.codes import POSITIVE, UNSEEN, lower_bounds
 
 NAMES: dict[str, tuple[str, ...]] = {
     "fashion_mnist": (
@@ -412,7 +412,8 @@ def _by_arm(run: files.Run) -> dict[str, list[files.Rows]]:
 
 def _frames(recording: Recording, score: str) -> Distribution | None:
     """Return the distributions of the epochs that pruned, by score."""
-    found = [(epoch, table) for epoch, table in distributions(recording) if table[0].any()]
+    scored = slice(UNSEEN + 1, None)
+    found = [(epoch, table) for epoch, table in distributions(recording) if table[0, scored].any()]
     if not any((table[0] != table[1]).any() for _, table in found):
         return None
     found = found[:: -(-len(found) // MOST_FRAMES)]
