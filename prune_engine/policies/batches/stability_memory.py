@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +19,8 @@ from prune_engine.errors import PruneEngineError
 from prune_engine.lasting import lasting
 from prune_engine.ops.to_host import host_ints
 from prune_engine.policies.batches.base import BatchMemory, BatchPolicy
-from prune_engine.policies.batches.fixed import MEMBERS, FixedBatches
+from prune_engine.policies.batches.fixed import FixedBatches
 from prune_engine.policies.batches.stability import statistic
-
-if TYPE_CHECKING:
-    pass
-
-RANKS = MEMBERS - 1  # the order's epoch word of the random control's ranking
 
 
 class StabilityMemory(BatchMemory):
