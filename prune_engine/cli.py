@@ -45,8 +45,6 @@ from prune_engine.recipes.study import design, figure, regimes, rules, tables
 from prune_engine.recipes.study import run as study
 from prune_engine.recipes.train import Bar
 
-PAGE = "report.html"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -516,15 +514,15 @@ def _check_device(device: str, backend: str) -> None:
 def _finish(out: Path, run: files.Run, *, drawn: bool) -> None:
     """Write and print what a run found, its page last."""
     written = _write(out, run, drawn=drawn)
-    page.write_page([(out, run)], out / PAGE)
+    page.write_page([(out, run)], out / files.PAGE)
     _print(run, written)
-    _say(f"report: {out / PAGE}")
+    _say(f"report: {out / files.PAGE}")
 
 
 def _write(out: Path, run: files.Run, *, drawn: bool) -> list[Path]:
     files.write_report(out, run)
     pngs = pictures.draw(out, run) if drawn else []
-    return [out / "table.md", out / "summary.json", *pngs]
+    return [out / files.TABLE, out / files.SUMMARY, *pngs]
 
 
 def _print(run: files.Run, written: list[Path]) -> None:
@@ -544,7 +542,7 @@ def _report(arguments: argparse.Namespace) -> int:
             owning.enter_context(owner.owned(folder))
         runs = [(folder, files.load_run(folder)) for folder in folders]
         written = [_write(folder, run, drawn=arguments.pictures) for folder, run in runs]
-        out: Path = arguments.out or folders[0] / PAGE
+        out: Path = arguments.out or folders[0] / files.PAGE
         page.write_page(runs, out, data_root=arguments.data_root, names=names)
     for (_, run), paths in zip(runs, written, strict=True):
         _print(run, paths)

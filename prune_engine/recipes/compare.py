@@ -29,7 +29,8 @@ from prune_engine.policies import (
     ScoreRule,
     Subset,
 )
-from prune_engine.recipes import environment, files, in_batch, owner, ranks
+from prune_engine.policies.batches.base import BatchPolicy
+from prune_engine.recipes import environment, files, in_batch, owner, pictures, ranks
 from prune_engine.recipes.arms import (
     EQUAL,
     POLICIES,
@@ -165,7 +166,7 @@ class RunOptions:
             raise ValueError(f"policy: expected one of {names}, or {FORM}, got {self.policy!r}")
         if self.policy == ALL and not self.compare:
             raise ValueError("policy: all is a comparison; add --compare")
-        if self.compare and self.policy == "full":
+        if self.compare and spec_name(self.policy) == FULL:  # "full()" too
             raise ValueError("policy: full is what the others are compared with; drop --compare")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: expected different seeds, at least one, got {self.seeds}")
@@ -204,7 +205,7 @@ class RunOptions:
             saved = self.prune_ratio if self.target_savings is None else self.target_savings
             return in_batch.read_arm(self.policy, float(1 - decimal_fraction(saved)))
         if is_spec(self.policy):
-            return Arm(spec_name(self.policy), read_policy(self.policy))
+            return Arm(arm_name(spec_name(self.policy)), read_policy(self.policy))
         choice = Choice(self.prune_ratio, self.delta, self.sampling, self.target_savings)
         return Arm(arm_name(self.policy), make(self.policy, choice, self.train.epochs))
 
@@ -353,7 +354,7 @@ def _weighs(policy: Policy) -> bool:
         return policy.rescale
     if isinstance(policy, Subset):
         return policy.weights is not None
-    return not isinstance(policy, RS2)
+    return not isinstance(policy, RS2 | KeepAll | BatchPolicy)
 
 
 def run(
@@ -414,6 +415,8 @@ def run(
             for name in planned:  # an earlier run in the same folder must not be mixed in
                 for file in OWN_FILES:
                     (options.out / name / file).unlink(missing_ok=True)
+            for file in (*files.REPORTS, *pictures.PICTURES):
+                (options.out / file).unlink(missing_ok=True)
         files.write_json(options.out / "config.json", config)
         results = _train(options, data, say, resume=resume, watch=watch)
         # What was trained, not what the folder holds by now: anyone may have changed that.
@@ -513,22 +516,26 @@ def _arm(
     within = options.arm().within if name == RANDOM else None
     if isinstance(within, in_batch.InBatch):
         return Arm(RANDOM, KeepAll(), within=within.control())
-    if name == RANDOM and options.policy == "bpas":
-        kept = tuple(row["batches"] for row in tested.rows)
-        if len(kept) < options.train.epochs:
-            kept += (0,)  # the policy had dropped everything by then
-        batches = RandomBatches(
-            options.train.batch_size,
-            kept=kept,
-            drop_last=True,
-            shuffle_batches=options.shuffle_batches,
-        )
-        return Arm(RANDOM, batches)
     if name == RANDOM:
         like = options.arm(seed).policy
+        if isinstance(like, BPAS):
+            return Arm(RANDOM, _batches_like(like, options.train.epochs, tested))
         return Arm(RANDOM, random_like(like, options.train, data, tested.served))
     arms = {arm.name: arm for arm in (options.arm(seed), *options.others())}
     return arms[name]
+
+
+def _batches_like(policy: BPAS, num_epochs: int, tested: ArmResult) -> RandomBatches:
+    """Return the control that drops as many of the same batches, epoch by epoch, at random."""
+    kept = tuple(row["batches"] for row in tested.rows)
+    if len(kept) < num_epochs:
+        kept += (0,)  # the policy had dropped everything by then
+    return RandomBatches(
+        policy.batch_size,
+        kept=kept,
+        drop_last=policy.drop_last,
+        shuffle_batches=policy.shuffle_batches,
+    )
 
 
 def _write(folder: Path, result: ArmResult) -> None:

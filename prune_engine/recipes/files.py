@@ -18,6 +18,8 @@ from typing import Any, cast
 from prune_engine.files import write_bytes
 from prune_engine.recipes.results import FOOTNOTE, SCHEMA, Report, RunResult
 
+TABLE, SUMMARY, PAGE = "table.md", "summary.json", "report.html"
+REPORTS = (TABLE, SUMMARY, PAGE)  # of a run, made of its rows
 Rows = list[dict[str, Any]]
 MEANS = ("mean_before", "mean_after", "mean_rescaled")
 HISTOGRAM = ("epoch", "edges", "before", "after", "rescaled", *MEANS)
@@ -187,5 +189,5 @@ def write_report(folder: Path, run: Run) -> None:
     title = f"{arguments['data']}, {arguments['train']['model']}, {run.config['policy_arm']}"
     said = "\n".join(f"- {sentence}" for sentence in report.sentences())
     text = f"# {title}\n\n{report.table(markdown=True)}\n\n{said}\n\n{FOOTNOTE}\n"
-    write_bytes(folder / "table.md", text.encode())
-    write_json(folder / "summary.json", report.summary())
+    write_bytes(folder / TABLE, text.encode())
+    write_json(folder / SUMMARY, report.summary())

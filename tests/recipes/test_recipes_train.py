@@ -352,6 +352,7 @@ def test_a_control_weighs_where_its_policy_does_and_anneals_where_it_does(
     assert control(pe.policies.OrderDP(0.5, 0.7)) == (False, 1.0)
     assert control(pe.policies.RS2(0.5)) == control(pe.UCB(0.5)) == (False, 1.0)
     assert control(pe.RandomSubset(0.5, True, 0.9)) == (True, 0.9)
+    assert control(pe.KeepAll()) == control(pe.RandomBatches(16)) == (False, 1.0)
 
 
 def test_every_policy_of_the_command_makes_an_arm(tmp_path: Path) -> None:
@@ -453,6 +454,27 @@ def test_batch_pruning_is_compared_on_equal_batches(tmp_path: Path) -> None:
     assert counts["bpas"] == counts["random"]
     assert counts["bpas"][0] == 37 > counts["bpas"][-1]
     assert set(counts["full"]) == {None}
+
+
+@pytest.mark.full("trains")
+@pytest.mark.extra("sklearn")
+def test_batch_pruning_in_words_of_its_own_has_the_control_of_its_batches(tmp_path: Path) -> None:
+    words = "bpas(batch_size=16, drop_last=True, shuffle_batches=True, target_dsi=0.3)"
+    chosen = options(tmp_path, policy=words, compare=True)
+    found = run(replace(chosen, train=replace(TINY, epochs=6)), lambda line: None)
+    assert found is not None
+    counts = {name: [row["batches"] for row in rows] for name, rows in found.rows.items()}
+    (policy,) = [name for name in counts if name.startswith("bpas")]
+    assert counts["random-seed0"] == counts[policy]
+    assert counts[policy][-1] < counts[policy][0], "control: it dropped some"
+
+
+def test_a_call_is_no_arm_that_the_comparison_has_already(tmp_path: Path) -> None:
+    names = options(tmp_path, policy="random()", compare=True).names(0)
+    assert names == ["full", "random_no_rescale", "random", "full_cut"]
+    assert options(tmp_path, policy="full()").names(0) == ["full"], "control: alone it is one"
+    with pytest.raises(ValueError, match="full is what the others are compared with"):
+        options(tmp_path, policy="full()", compare=True)
 
 
 def test_options_of_batch_pruning_are_refused_elsewhere(tmp_path: Path) -> None:

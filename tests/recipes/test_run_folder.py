@@ -113,3 +113,19 @@ def test_without_locks_in_the_file_system_the_process_is_asked(
     (tmp_path / "run.lock").write_text(json.dumps({**mine, "process": int(ended.stdout)}))
     with owner.owned(tmp_path):
         pass
+
+
+@pytest.mark.extra("sklearn")
+def test_what_an_earlier_run_reported_is_not_that_of_one_that_was_broken_off(
+    tmp_path: Path,
+) -> None:
+    for name in (*files.REPORTS, "accuracy.png", "notes.txt"):
+        (tmp_path / name).write_text("old")
+
+    def die(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with num_threads(1), pytest.raises(KeyboardInterrupt):
+        run(options(tmp_path), die)
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert left == {"config.json", "notes.txt"}, "control: what is no run's stays"
