@@ -29,6 +29,7 @@ from prune_engine.losses.scores import nll
 from prune_engine.ops.pick import FLOOR, PickRule
 from prune_engine.plain import store_plain
 from prune_engine.policies import KeepAll
+from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.policy_spec import make_called, read_call, spec_name
 from prune_engine.recipes.reference import cross_fitted
@@ -216,15 +217,16 @@ class _Chooser(ABC):
         return self.reference[indices]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rule's state, and the reference, which is not trained again."""
+        """Return the rule's state on each rank, and the reference, which is not trained again."""
         rule = {} if self.rule is None else self.rule.state_dict()
         reference = None if self.reference is None else self.reference.cpu()
-        return {"rule": rule, "reference": reference}
+        return {"rules": ranks.of_each(rule, self.trainer.device), "reference": reference}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore both."""
+        own = ranks.own(state.get("rules") or [state["rule"]])  # as it was once, of one rank
         if self.rule is not None:
-            self.rule.load_state_dict(state["rule"])
+            self.rule.load_state_dict(own)
         reference = state["reference"]
         self.reference = None if reference is None else reference.to(self.trainer.device)
 

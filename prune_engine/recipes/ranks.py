@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from prune_engine.epoch.ranks import world
+from prune_engine.epoch.ranks import gather, world
+from prune_engine.errors import StateMismatchError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -98,3 +102,49 @@ def summed(value: Tensor) -> Tensor:
     if world()[1] > 1:
         dist.all_reduce(value)  # pyright: ignore[reportUnknownMemberType]
     return value
+
+
+def of_each(own: Mapping[str, Tensor], device: torch.device) -> list[dict[str, Tensor]]:
+    """Return what every rank has of some tensors: what a checkpoint must hold of ranks that differ.
+
+    Args:
+        own: this rank's, of the same names and shapes on all; with several ranks a collective.
+        device: of the training.
+
+    Returns:
+        On the cpu, in the order of the ranks.
+
+    Example:
+        >>> of_each({"tau": torch.zeros(())}, torch.device("cpu"))
+        [{'tau': tensor(0.)}]
+    """
+    every = {name: gather(tensor.to(device)).cpu() for name, tensor in own.items()}
+    # Copies: torch takes a generator's state from memory of its own alone, and crashes on a view.
+    return [
+        {name: found[rank].clone() for name, found in every.items()} for rank in range(world()[1])
+    ]
+
+
+def own(every: Sequence[T]) -> T:
+    """Return this rank's part of what ``of_each`` returned when it was saved.
+
+    Args:
+        every: one part for each rank.
+
+    Returns:
+        The part.
+
+    Raises:
+        StateMismatchError: it was saved by another number of ranks.
+
+    Example:
+        >>> own(["alone"])
+        'alone'
+    """
+    rank, size = world()
+    if len(every) != size:
+        raise StateMismatchError(
+            f"the training was saved by {len(every)} ranks, each with a part of its own, and "
+            f"cannot be continued by {size}: start as many"
+        )
+    return every[rank]

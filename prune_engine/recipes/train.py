@@ -377,10 +377,10 @@ def _predict(trainer: Trainer, path: Path) -> None:
 def _save(
     engine: PruneEngine, trainer: Trainer, parts: dict[str, Any], result: ArmResult, path: Path
 ) -> None:
-    """Save a training after an epoch, whole."""
+    """Save a training after an epoch, whole: what differs between ranks, of every one."""
     extra = {
         **{name: part.state_dict() for name, part in parts.items()},
-        "generator": trainer.generator.get_state(),
+        "generators": ranks.of_each({"state": trainer.generator.get_state()}, trainer.device),
         "rows": result.rows,
         "histogram": result.histogram,
     }
@@ -392,9 +392,10 @@ def _restored(
 ) -> ArmResult:
     """Bring a training back to where it was saved."""
     extra = load_state(engine, path)
+    own = ranks.own(extra.get("generators") or [{"state": extra["generator"]}])  # as it was once
     for name, part in parts.items():
         part.load_state_dict(extra[name])
-    trainer.generator.set_state(extra["generator"])
+    trainer.generator.set_state(own["state"])
     return ArmResult(extra["rows"], extra["histogram"])
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from prune_engine.data.device_loader import Batch, DeviceLoader
+from prune_engine.data.device_loader import Batch, DeviceLoader, batch_seed
 from prune_engine.engine import PruneEngine, Reduction, ScoreName
 from prune_engine.epoch.ranks import world
 from prune_engine.losses.reduce import cross_entropy
@@ -26,6 +26,8 @@ from prune_engine.recipes.byte_model import ByteTransformer
 from prune_engine.recipes.data import Gather, ImageData, Positions
 from prune_engine.recipes.optimizers import OPTIMIZERS, make_optimizer
 from prune_engine.recipes.text import ByteGPT2, TextData, each_token
+
+MOST_NATS = 709.0  # a float ends at exp(709.78)
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,11 @@ class Trainer(ABC):
         self.num_samples, self.config = data.num_samples, config
         self.batch_size = ranks.share_of(config.batch_size)
         self.device = torch.device(config.device)
-        # Ranks differ in their augmentation, and in nothing else.
-        self.generator = torch.Generator().manual_seed(seed + (world()[0] << 32))
+        # Ranks differ in their augmentation, and in nothing else. Of a seed torch's generator on
+        # the cpu takes the low 32 bits alone, so the rank is mixed into those.
+        rank = world()[0]
+        mixed = batch_seed(seed, rank, 0) if rank else seed
+        self.generator = torch.Generator().manual_seed(mixed)
         self.model = model.to(self.device)
         self.averaged = ranks.averaged(self.model)
         self.optimizer = make_optimizer(
@@ -157,6 +162,11 @@ class Trainer(ABC):
         # Workers are other processes: they get the data on the host. Without workers it can lie on
         # the device, and a batch never crosses.
         home = self.device if self.config.num_workers == 0 else torch.device("cpu")
+        seeds = self.generator
+        if self.config.num_workers:
+            # Workers that persist take a seed when the first epoch begins, and again after a
+            # resume: of the augmentation's generator that would be another augmentation.
+            seeds = torch.Generator().manual_seed(engine.seed)
         return DataLoader(
             Positions(self.num_samples),
             batch_size=self.batch_size,
@@ -164,7 +174,7 @@ class Trainer(ABC):
             collate_fn=Gather(inputs.to(home), targets.to(home)),
             num_workers=self.config.num_workers,
             persistent_workers=self.config.num_workers > 0,
-            generator=self.generator,
+            generator=seeds,
         )
 
     @abstractmethod
@@ -365,7 +375,8 @@ class TextTrainer(Trainer):
                 sums, counts = self._sums(self.data.test_rows[start : start + 128])
                 total += torch.stack([sums.sum().double(), counts.sum().double()])
         self.model.train()
-        return math.exp(float(total[0] / total[1]))
+        mean = float(total[0] / total[1])
+        return math.inf if mean > MOST_NATS else math.exp(mean)  # inf: it diverged
 
 
 def make_trainer(data: ImageData | TextData, config: TrainConfig, seed: int) -> Trainer:

@@ -291,6 +291,26 @@ def test_a_choice_that_does_not_fit_is_refused(digits: data.ImageData) -> None:
         InBatch("best")
 
 
+def test_workers_change_nothing_after_a_stop(digits: data.ImageData, tmp_path: Path) -> None:
+    config = replace(TINY, augment=True, num_workers=1)
+    arm, kept = Arm("infobatch", pe.InfoBatch()), Keep(checkpoint=tmp_path / "state.pt")
+    whole = train_arm(digits, config, arm, 0)
+
+    def stop(result: ArmResult) -> None:
+        if len(result.rows) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_arm(digits, config, arm, 0, stop, keep=kept)
+    resumed = train_arm(digits, config, arm, 0, keep=kept)
+    losses = [row["train_loss"] for row in resumed.rows]
+    assert losses == [row["train_loss"] for row in whole.rows]
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert len(saved["extra"]["rows"]) == 3
+    plain = train_arm(digits, replace(config, augment=False), arm, 0)
+    assert losses != [row["train_loss"] for row in plain.rows], "control: the augmentation is drawn"
+
+
 RANKED = ("divbs", "rho_loss", "importance_sampling")
 
 
@@ -327,3 +347,69 @@ def test_ranks_choose_of_their_own_batches_and_train_one_model(
     # Each rank scores all of the data by both models, which one process does once.
     assert first["rho_loss"]["counts"][0] == (2 * 80 + 40, 2 * 80 + 2 * 160 + 40 + 160)
     assert not torch.equal(first["divbs"]["weights"], first["rho_loss"]["weights"]), "control"
+
+
+CONTINUED = ("evolved_sampling", "selective_backprop")
+
+
+def continue_on_a_rank(rank: int, size: int, folder: str) -> None:
+    """Train whole, and stopped and continued; then with another part in the place of rank 1's."""
+    store = dist.FileStore(f"{folder}/store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    loaded, found = data.load("digits", limit=64), {}
+    config = replace(TINY, augment=True)
+
+    def losses(rule: str, file: str | None, rows: int = 3) -> list[float]:
+        def stop(result: ArmResult) -> None:
+            if len(result.rows) > rows:
+                raise Stopped
+
+        kept = Keep(checkpoint=None if file is None else Path(folder) / file)
+        try:
+            ended = train_arm(loaded, config, read_arm(rule, K / 16), 0, stop, keep=kept)
+        except Stopped:
+            return []
+        finally:
+            dist.barrier()
+        return [row["train_loss"] for row in ended.rows]
+
+    for rule in CONTINUED:
+        names = {name: f"{rule}-{name}.pt" for name in ("whole", "generators", "rules")}
+        found[rule] = {"whole": losses(rule, None)}
+        losses(rule, names["whole"], rows=2)
+        if rank == 0:
+            for name in ("generators", "rules"):
+                saved = torch.load(f"{folder}/{names['whole']}", weights_only=True)
+                if name == "generators":
+                    saved["extra"][name][1] = saved["extra"][name][0]
+                else:
+                    (rule_state,) = saved["extra"]["within"][name][1].values()
+                    rule_state.copy_(torch.linspace(0, 50, len(rule_state)))
+                torch.save(saved, f"{folder}/{names[name]}")
+        dist.barrier()
+        found[rule] |= {f"of {name}": losses(rule, file) for name, file in names.items()}
+    torch.save(found, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+
+
+@pytest.mark.full("trains on two processes")
+@pytest.mark.distributed
+def test_ranks_go_on_as_they_would_have_each_with_what_it_knew(
+    digits: data.ImageData, tmp_path: Path
+) -> None:
+    assert start_ranks(continue_on_a_rank, 2, str(tmp_path)).join() == [0, 0]
+    found = torch.load(tmp_path / "rank0.pt", weights_only=True)
+    for rule in CONTINUED:
+        whole = found[rule]["whole"]
+        assert len(whole) == 3
+        assert found[rule]["of whole"] == whole
+        for name in ("generators", "rules"):
+            other = found[rule][f"of {name}"]
+            assert other[:2] == whole[:2]
+            assert other[2] != whole[2], f"control: rank 1 went on with its part of {name}"
+    kept = Keep(checkpoint=tmp_path / "selective_backprop-whole.pt")
+    arm = read_arm("selective_backprop", K / 16)
+    with pytest.raises(
+        pe.StateMismatchError, match=r"saved by 2 ranks, .* cannot be continued by 1"
+    ):
+        train_arm(digits.limited(64), replace(TINY, augment=True), arm, 0, keep=kept)

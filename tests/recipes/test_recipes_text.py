@@ -180,6 +180,19 @@ def test_perplexity_of_a_model_that_knows_nothing_is_the_number_of_bytes(folder)
     assert trainer.evaluate() == pytest.approx(256)
 
 
+def test_a_model_that_diverged_has_an_infinite_perplexity_and_does_not_end_the_run(folder):
+    trainer = make_trainer(data.load("gsm8k", folder), replace(CONFIG, model="bytes"), 0)
+    assert 1 < trainer.evaluate() < 1e6, "control: a number"
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.mul_(1e4)
+    assert trainer.evaluate() == math.inf
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.fill_(math.nan)
+    assert math.isnan(trainer.evaluate())
+
+
 @pytest.mark.parametrize("model", [pytest.param("bytes", marks=pytest.mark.full("trains")), "gpt2"])
 def test_a_comparison_of_batch_pruning_on_text_ends_in_perplexities(folder, tmp_path, model):
     options = RunOptions(
