@@ -860,7 +860,8 @@ class PruneEngine:
         Weights multiply gradients, and so the learning rate (InfoBatch's 2 doubles it). Compare it
         with the peak of the schedule that is best for full training: beyond that runs diverge, and
         ``wrap_scheduler`` warns (``errors.LargeWeightWarning``). Reads one number from the device,
-        once per epoch.
+        once per epoch. With ``shard_scores`` the weight is the largest of the table, whether or not
+        a sample has it: the same on every rank.
 
         Args:
             optimizer: whose rates; default those of the scheduler that was wrapped.

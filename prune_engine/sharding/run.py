@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -57,6 +58,14 @@ class ShardedPlan(EpochPlan):
     def num_kept(self) -> int:
         """How many samples are kept over all ranks."""
         return self._share().num_kept
+
+    @cached_property
+    def largest_weight(self) -> float:
+        """The largest weight of the table, which is the same on every rank.
+
+        A rank's own samples may have none as large: rates that are divided by it must not differ.
+        """
+        return float(self.weight_table.max().item())
 
     @property
     def sources(self) -> tuple[Tensor, ...]:

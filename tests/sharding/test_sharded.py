@@ -282,3 +282,21 @@ def test_parts_that_are_missing_or_of_another_moment_are_refused_by_all_ranks():
         plain.load_state_dict([first, second])
     with pytest.raises(pe.StateMismatchError, match="records: expected"):
         plain.load_state_dict(first)
+
+
+def test_the_effective_rate_is_the_same_on_ranks_whose_samples_differ():
+    easy = owned(N, 0, 2)
+
+    def work(rank: int) -> tuple[float, float]:
+        engine = engine_of()
+        for batch in batches(engine.sampler(align=BATCH), BATCH // 2):
+            indices = torch.tensor(batch)
+            losses = torch.where(indices < easy.stop, 1.0, 3.0)
+            engine.observe(torch.ones(len(batch)), indices, score=losses)
+        engine.end_epoch()
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+        return engine.effective_lr(optimizer), float(engine.plan.weights.max())
+
+    first, second = Ranks(2).run(work)
+    assert (first[1], second[1]) == (2, 1), "control: only rank 0 owns a sample that weighs 2"
+    assert first[0] == second[0] == 1.0
