@@ -76,9 +76,10 @@ def _classes_of(values: NDArray[np.float32]) -> tuple[Tensor, list[float]]:
     """Return the class of each weight from 2 on, and the mean weight of each class."""
     # Of positive floats the bits ascend as they do.
     keys = torch.from_numpy(values).view(torch.int32).to(torch.int64)  # pyright: ignore[reportUnknownMemberType]
-    shift, levels = 0, torch.unique(keys)  # ascending
-    while len(levels) > NUM_CLASSES - 2:
-        shift, levels = shift + 1, torch.unique(levels >> 1)
+    shift, ascending = 0, np.unique(keys.numpy())
+    while len(ascending) > NUM_CLASSES - 2:
+        shift, ascending = shift + 1, np.unique(ascending >> 1)
+    levels = torch.from_numpy(ascending)  # pyright: ignore[reportUnknownMemberType]
     kinds = torch.searchsorted(levels, keys >> shift)
     nothing = torch.zeros(len(levels), dtype=torch.float64)
     wide = torch.from_numpy(values).to(torch.float64)  # pyright: ignore[reportUnknownMemberType]
