@@ -28,8 +28,9 @@ class KAKURENBO(ScoreRule):
     80% of the run). Scores must be cross-entropies of one label, without smoothing: tau >= 0.5 then
     reads "loss at most -ln tau". Written from the paper; ours: no forward pass over the hidden at
     an epoch's end, which the paper pays for. Instead only who was trained in the last epoch can be
-    hidden, so that nobody is hidden twice in a row on a stale loss; and the learning rate, which
-    the paper multiplies by 1 / (1 - hidden), is the user's. No weights: biased.
+    hidden, so that nobody is hidden twice in a row on a stale loss (with ``mode="flow"``: who was
+    trained by the horizon, and with a horizon of 0 nobody); and the learning rate, which the paper
+    multiplies by 1 / (1 - hidden), is the user's. No weights: biased.
 
     Args:
         fraction: in (0, 1), the largest share that is hidden.

@@ -56,8 +56,16 @@ class RePBMemory(Marks):
             epoch: the epoch that ended.
         """
         super().end_epoch(buffer, epoch)
+        self.missed = self.missed_with(buffer)
+
+    def missed_with(self, buffer: ScoreBuffer) -> Tensor:
+        """Return how many epochs each sample has missed, uint8 [N], the running one counted.
+
+        Args:
+            buffer: whose weight classes are the running epoch's.
+        """
         out = (buffer.weight_class == 0) & (self.missed < MOST_EPOCHS)
-        self.missed = self.missed + out.to(torch.uint8)
+        return self.missed + out.to(torch.uint8)
 
     def resize(self, num_samples: int) -> None:
         """Follow a data set that changes: a new sample has missed nothing.
@@ -108,9 +116,10 @@ class RePB(ScoreRule):
     batch; else, and where it was not in this epoch, it stays with probability 1 - rho. In epoch E,
     counted from 1, it weighs ``E / n``, n being the epochs that have had it: the weights make up
     for what was missed over the run, not in each epoch. The batch is a rank's own, so ranks and
-    batch sizes change what is low, though not that all ranks keep the same. Written from notes of
-    the paper, whose code was not to be had; at most 255 epochs, one weight class for each number
-    missed.
+    batch sizes change what is low, though not that all ranks keep the same. With ``mode="flow"``
+    an epoch is decided before the one before it has ended: the last that has says who is low.
+    Written from notes of the paper, whose code was not to be had; at most 255 epochs, one weight
+    class for each number missed.
 
     Args:
         rho: in (0, 1).
@@ -205,6 +214,10 @@ class RePB(ScoreRule):
             )
         if progress.epoch == 0:
             return Rule.keep_all(buffer.device)
-        doubtful = ~own.said(progress.epoch - 1) | (own.numbers == 1)
+        # Decided ahead (mode="flow"), the epoch before has not ended: the batches of the last one
+        # that has are asked, and what the running one leaves out is known from its plan.
+        ahead = own.epoch < progress.epoch
+        missed = own.missed_with(buffer) if ahead else own.missed
+        doubtful = ~own.said(own.epoch - 1) | (own.numbers == 1)
         kept = drop_drawn(buffer, doubtful, self.rho, seed=progress.seed, epoch=progress.epoch)
-        return Selection(kept * (own.missed + 1), self.weights(progress.epoch + 1))
+        return Selection(kept * (missed + 1), self.weights(progress.epoch + 1))

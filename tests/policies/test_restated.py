@@ -691,10 +691,36 @@ def test_marks_are_made_in_place_and_of_the_epoch_that_the_device_knows():
             replayed.buffer.observe(losses, indices)
             graph(indices, losses)
             replayed.consume(len(batch))
-        assert epoch or memory.marks.data_ptr() == address
+        assert memory.marks.data_ptr() == address
         engine.end_epoch()
         replayed.end_epoch()
     assert engine.plan.num_kept < N, "control: marks decide"
+
+
+@pytest.mark.parametrize("horizon", [0.0, 0.5])
+def test_repb_decided_ahead_goes_by_the_last_epoch_that_has_ended(horizon):
+    engine = pe.PruneEngine(N, RePB(rho=0.7), num_epochs=6, mode="flow", horizon=horizon, seed=SEED)
+    plans: list[torch.Tensor] = []
+    high: list[set[int]] = []
+    while not engine.done:
+        for batch in batches(engine.sampler(align=10), 10):
+            losses = losses_at(batch, 0)
+            engine.observe(losses, torch.tensor(batch))
+            if not engine.done and engine.epoch == len(plans):
+                plans.append(engine.plan.weights)
+                high.append(set())
+            least = losses.double().mean()
+            high[-1] |= {i for i, loss in zip(batch, losses.double(), strict=True) if loss >= least}
+    kept = [set(weights.nonzero()[:, 0].tolist()) for weights in plans]
+    assert [len(each) for each in kept[:2]] == [N, N], "nothing had ended when they were decided"
+    epochs_that_had = np.zeros(N)
+    for epoch, weights in enumerate(plans):
+        epochs_that_had += weights.numpy() > 0
+        want = np.where(weights.numpy() > 0, (epoch + 1) / epochs_that_had, 0.0)
+        assert weights.tolist() == want.astype(np.float32).tolist()
+    for epoch in range(2, 6):
+        assert high[epoch - 2] <= kept[epoch]
+        assert len(kept[epoch]) < 0.8 * N, "control: of the low ones some are dropped"
 
 
 def test_a_subset_brings_its_weights():
