@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _runs import N, epochs, infobatch
+from _runs import N, epochs, infobatch, through_disk
 
 import prune_engine as pe
 from prune_engine.loggers import EpochLog, MLflow, TensorBoard, WandB
+from prune_engine.terminal_view import View
 
 LABELS = np.arange(N) % 3
 NAMES = ["a", "<script>", "日本"]
@@ -218,3 +219,23 @@ def test_labels_of_before_a_resize_are_refused() -> None:
     divided = pe.PruneEngine(N, pe.InfoBatch(), num_epochs=2, shard_scores=True)
     with pytest.raises(ValueError, match="labels need whole scores"):
         EpochLog(divided, labels=LABELS)
+
+
+def test_seconds_saved_are_those_of_this_process() -> None:
+    """Of a run that was restored into epochs that keep everything, nothing is saved any more."""
+
+    def made() -> pe.PruneEngine:
+        return pe.PruneEngine(N, pe.InfoBatch(0.5, delta=0.5), num_epochs=4)
+
+    engine, resumed = made(), made()
+    epochs(engine, 2)
+    resumed.load_state_dict(through_disk(engine.state_dict()))
+    kept = Kept()
+    log, view = EpochLog(resumed, kept), View(resumed)
+    epochs(resumed, 1)
+    log.log()
+    history = resumed.history
+    assert history.nominal_trained > history.samples_trained, "control: before it some were"
+    assert kept.values["prune/saved_seconds"] == [0.0]
+    assert view.seconds_saved() == 0.0
+    assert dict(view.figures())["saved"].startswith("0:00, ")
