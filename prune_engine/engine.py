@@ -841,7 +841,8 @@ class PruneEngine:
         Returns:
             An ``LRScheduler`` to ``step()`` after each optimizer step
             (``schedule.VirtualScheduler``). It warns once, ``errors.LargeWeightWarning``, where the
-            largest weight times the rate exceeds the schedule's peak.
+            largest weight times the rate exceeds the schedule's peak (of rates that are tensors on
+            a device it does not: the host would wait).
 
         Raises:
             TypeError: the scheduler waits for a metric.

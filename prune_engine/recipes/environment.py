@@ -59,13 +59,16 @@ def hardware() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout this package runs from; None for an installed package."""
+    """Commit of the checkout this package runs from; None for an installed one, or without git."""
     package = Path(__file__).resolve().parents[1]
     git = shutil.which("git")
     if git is None or not (package.parent / ".git").exists():
         return None
     command = [git, "-C", str(package.parent), "rev-parse", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # it cannot be said, which is no reason not to train
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 

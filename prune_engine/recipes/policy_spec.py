@@ -112,6 +112,8 @@ def _find(text: str, module: str, name: str) -> Any:
         if name not in TABLE:
             raise ValueError(f"policy: expected one of {', '.join(TABLE)}, got {name!r}")
         return TABLE[name]
+    if module.startswith("."):
+        raise ValueError(f"policy: {text!r} cannot be found: name the module from its package on")
     here = os.getcwd()
     sys.path.insert(0, here)
     try:

@@ -328,6 +328,7 @@ def test_a_policy_of_any_module_is_trained_and_named_in_the_folder(
         ("{}:dataclass", "must be a Policy"),
         ("{}:Nobody", "cannot be found"),
         ("nowhere_at_all:Mine", "cannot be found"),
+        (".nearby:Mine", "cannot be found"),
         ("orderdp(keep=2)", "keep must be in (0, 1)"),
         ("nobody(1)", "expected one of infobatch"),
         ("nobody", "expected one of infobatch"),
