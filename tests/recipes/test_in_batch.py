@@ -152,6 +152,24 @@ def test_a_layers_statistics_move_in_the_training_pass_alone() -> None:
         assert (moved, result.served) == ([2], 8)
 
 
+@pytest.mark.parametrize(
+    ("rule", "others"), [("evolved_sampling", False), ("importance_sampling", True)]
+)
+def test_what_is_worth_nothing_is_chosen_only_where_the_chosen_weigh_for_it(
+    digits: data.ImageData, rule: str, others: bool
+) -> None:
+    batch, wanted = Batch(digits, rule), [1, 6, 7, 12]
+    worth = torch.zeros(16).index_fill(0, torch.tensor(wanted), 1.0)
+    batch.chooser.values = lambda losses, indices: worth
+    chosen: set[int] = set()
+    for _ in range(12):
+        batch.indices = batch.indices.clone()  # another batch, and so another choice
+        _, losses = batch.observe()
+        chosen |= set(batch.places(losses))
+    assert chosen >= set(wanted)
+    assert (chosen > set(wanted)) == others
+
+
 @pytest.mark.parametrize("rule", in_batch.SAMPLES)
 def test_rows_count_what_was_passed_backward_and_forward(digits: data.ImageData, rule: str) -> None:
     result = train_arm(digits, TINY, read_arm(rule, K / 16), 0)
