@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prune_engine.recipes import files
@@ -100,6 +102,22 @@ def test_the_verdict_over_the_control_follows_the_numbers(
     said = make({"infobatch": policy, "random": control}).sentences()
     assert said[0].startswith(f"infobatch {verb} the random control at equal savings: ")
     assert "paired over 3 seeds" in said[0]
+
+
+@pytest.mark.parametrize("seeds", [*range(2, 11), 14])
+def test_the_interval_holds_95_percent_of_students_t(seeds: int) -> None:
+    policy = [0.9 + 0.01 * (-1) ** at + 0.001 * at for at in range(seeds)]
+    (gap, *_) = make({"infobatch": policy, "random": [0.9] * seeds}).gaps()
+    gaps = 100 * (np.array(policy) - 0.9)
+    t = gap.bound * math.sqrt(seeds) / gaps.std(ddof=1)
+    df = seeds - 1
+    x = (np.arange(200_000) + 0.5) / 200_000 * t  # the density of Student's t from 0 to t
+    scale = math.gamma((df + 1) / 2) / (math.gamma(df / 2) * math.sqrt(df * math.pi))
+    held = 2 * float((scale * (1 + x**2 / df) ** (-(df + 1) / 2)).mean()) * t
+    if seeds <= 10:
+        assert held == pytest.approx(0.95, abs=1e-4)
+    else:
+        assert 0.95 < held < 0.97, "wider than need be, and never narrower"
 
 
 def test_one_seed_claims_nothing() -> None:
