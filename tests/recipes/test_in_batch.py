@@ -309,6 +309,7 @@ def test_a_choice_that_does_not_fit_is_refused(digits: data.ImageData) -> None:
         InBatch("best")
 
 
+@pytest.mark.full("starts workers")
 def test_workers_change_nothing_after_a_stop(digits: data.ImageData, tmp_path: Path) -> None:
     config = replace(TINY, augment=True, num_workers=1)
     arm, kept = Arm("infobatch", pe.InfoBatch()), Keep(checkpoint=tmp_path / "state.pt")

@@ -6,8 +6,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,27 @@ def test_what_an_earlier_run_reported_is_not_that_of_one_that_was_broken_off(
         run(options(tmp_path), die)
     left = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert left == {"config.json", "notes.txt"}, "control: what is no run's stays"
+
+
+@pytest.mark.full("reads the data many times")
+@pytest.mark.extra("sklearn")
+def test_a_run_is_continued_with_its_own_arguments_alone(tmp_path: Path) -> None:
+    def die(line: str) -> None:
+        raise KeyboardInterrupt
+
+    given = options(tmp_path / "run")
+    others = [
+        *(replace(given, policy="repb"), replace(given, prune_ratio=0.4)),
+        *(replace(given, seeds=(1,)), replace(given, limit=399), replace(given, record=False)),
+        *(replace(given, train=replace(TINY, lr=0.06)), replace(given, compare=True)),
+    ]
+    with num_threads(1):
+        with pytest.raises(KeyboardInterrupt):
+            run(given, die, resume=True)
+        for other in others:
+            with pytest.raises(ValueError, match="a run with other arguments"):
+                run(other, die, resume=True)
+        shutil.copytree(tmp_path / "run", tmp_path / "moved")
+        moved = replace(given, out=tmp_path / "moved", train=replace(TINY, progress=True))
+        found = run(moved, lambda line: None, resume=True)
+    assert found is not None and found.report.runs[0].epochs == 2, "control: these do not decide"
