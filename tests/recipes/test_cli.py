@@ -364,3 +364,17 @@ def test_a_warning_is_one_line_without_the_source(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("prune-engine train: warning: period=10 is longer than the run")
+
+
+def test_quantiles_are_those_of_the_samples_that_were_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    engine = pe.PruneEngine(20, pe.KeepAll(), num_epochs=2)
+    batch = torch.tensor(list(engine.sampler())[:5])
+    engine.observe(torch.tensor([3.0, 1.0, 5.0, 2.0, 4.0]), batch)
+    torch.save(engine.state_dict(), tmp_path / "state.pt")
+    assert main(["inspect", str(tmp_path / "state.pt"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["seen"], facts["planned"], facts["cursor"]) == (5, 20, 5)
+    found = facts["score_quantiles"]
+    assert [found[q] for q in ("0", "0.25", "0.5", "0.75", "1")] == [1, 2, 3, 4, 5]
