@@ -127,7 +127,7 @@ def differences(found: Iterable[Found]) -> list[Difference]:
             settings = each.options.savings if arm == FULL else (saving,)
             for stated in settings:
                 made += _difference(each, arm, saving, stated)
-        for rule in each.options.rules:
+        for rule in each.rules:
             if not rule_named(rule).settable:
                 made += [one for arm in (FULL_CUT, *CONTROLS) for one in _own(each, rule, arm)]
     tested = [k for k, one in enumerate(made) if _counts(one)]
