@@ -24,6 +24,7 @@ from prune_engine.recipes import models
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.study import regimes, rules, run, tables
 from prune_engine.recipes.study.design import (
+    CONTROLS,
     RATE,
     RATE_SEEDS,
     RESCALED,
@@ -205,6 +206,23 @@ def test_a_rule_that_saves_little_is_compared_at_the_rate_of_full_training(tmp_p
     assert rates == {"infobatch": {0.2}, "repb": {0.1}}
 
 
+def test_each_regime_gets_the_rules_that_have_there_what_they_decide_by(tmp_path: Path) -> None:
+    every = options(tmp_path, regimes=("plain", "grpo"), rules=())
+    assert every.rules == tuple(rules.RULES), "none named: all that one of them takes"
+    arms = {name: {arm for arm, _ in Found(name, (), every).arms()} for name in every.regimes}
+    both = {"full", "full_cut", *CONTROLS, "orderdp", "rs2", "infobatch"}
+    assert both <= arms["plain"] & arms["grpo"]
+    assert arms["grpo"] - arms["plain"] == {"zero_variance"}
+    assert {"divbs", "rcap", "kakurenbo", "reselect_el2n"} <= arms["plain"] - arms["grpo"]
+    assert "zero_variance" not in options(tmp_path, rules=()).rules
+    assert "grpo" in StudyOptions(tmp_path).regimes, "any model of images takes it"
+    # A rule that saves what it saves has its controls there, and nowhere else.
+    found = Found("grpo", (), options(tmp_path, regimes=("grpo",), rules=("zero_variance",)))
+    while training := next(iter(found.pending()), None):
+        found.add(row_of(training))
+    assert found.control(None, "zero_variance") == "random"
+
+
 @pytest.mark.extra("scipy")
 def test_a_win_is_sure_after_holm_and_a_tie_is_not(tmp_path: Path) -> None:
     made = {(one.arm, one.saving): one for one in tables.differences([finished(options(tmp_path))])}
@@ -366,6 +384,10 @@ def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, ca
         (["--regimes", "plain", "nowhere"], "regimes: expected of plain"),
         (["--regimes", "plain", "plain"], "regimes: expected different ones"),
         (["--model", "cnn", "--regimes", "digits"], "digits is for mlp, got model 'cnn'"),
+        (["--model", "char_mlp", "--regimes", "grpo"], "grpo is for any of mlp, small_cnn"),
+        (["--model", "char_mlp", "--regimes", "plain"], "plain is for any of mlp, small_cnn"),
+        (["--regimes", "plain", "--rules", "zero_variance"], "zero_variance is for regimes of re"),
+        (["--regimes", "grpo", "--rules", "divbs"], "divbs is for regimes of labels, got grpo"),
         (["--rules", "nobody"], "rules: expected one of orderdp"),
         (["--savings", "1.5"], "savings: expected numbers in"),
         (["--seeds", "0"], "seeds: expected at least 1"),
@@ -384,7 +406,7 @@ def test_the_command_says_what_does_not_fit(tmp_path, capsys, words: list[str], 
 
 SMALL = ["--regimes", "digits", "--images", "200", "--epochs", "1", "--seeds", "2"]
 SMALL += ["--rates", "0.05", "0.1", "--savings", "0.4", "--batch-size", "32"]
-SMALL += ["--rules", "orderdp", "infobatch", "align_prune"]
+SMALL += ["--rules", "orderdp", "reselect_el2n", "infobatch", "align_prune"]
 
 
 def what_matters(folder: Path) -> list[tuple[Any, ...]]:
