@@ -252,6 +252,18 @@ def test_a_choice_within_batches_is_held_to_the_uniform_one(tmp_path: Path) -> N
     assert "| divbs |" not in page.partition("of each batch left out")[0]
 
 
+@pytest.mark.extra("scipy")
+def test_a_page_says_what_its_samples_are(tmp_path: Path) -> None:
+    pages = {
+        regime: tables.page(
+            [Found(regime, (), options(tmp_path, regimes=(regime,), rules=made))], ""
+        )
+        for regime, made in (("plain", ("orderdp", "reselect_el2n")), ("grpo", ("orderdp",)))
+    }
+    assert "rolled out" in pages["grpo"] and "rolled out" not in pages["plain"]
+    assert "`reselect_*`" in pages["plain"] and "`reselect_*`" not in pages["grpo"]
+
+
 def test_holm_and_students_t_are_those_of_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     generator = np.random.default_rng(0)
@@ -370,9 +382,14 @@ def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, ca
     text = guide.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "`orderdp` +1.0" in text and "`budget`" not in text
+    listed = (tmp_path / "studies" / "README.md").read_text()
+    assert f"| [mlp](mlp/study.md) | plain | 10,000 | 3 | {len(rows)} |" in listed
     assert "| `orderdp` | **+1.0 ± 0.0** |" in front.read_text()
     (given.out / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
     assert pages.main(["--check"]) == 1, "a row less is another page"
+    given.out.rename(tmp_path / "studies" / "other")
+    assert pages.main([]) == 0 and "**other (mlp)**" in guide.read_text(), "told from its model"
+    given = replace(given, out=tmp_path / "studies" / "other")
     (given.out / run.HEADER).write_text("{}")
     with pytest.raises(ValueError, match="not the header of a study"):
         run.reopen(given.out)

@@ -12,8 +12,10 @@ from typing import Any
 
 from prune_engine.recipes.in_batch import UNIFORM
 from prune_engine.recipes.results import FULL, FULL_CUT, lay_out, spread
+from prune_engine.recipes.study.anew import EVERY
 from prune_engine.recipes.study.design import CONTROLS, RESCALED, Found, Row
 from prune_engine.recipes.study.regimes import REGIMES
+from prune_engine.recipes.study.rewards import ROLLOUTS
 from prune_engine.recipes.study.rules import RULES, rule_named
 
 LEVEL = 0.05
@@ -438,4 +440,23 @@ def page(found: Sequence[Found], title: str) -> str:
         "weights: the higher bar. A training has diverged where it ends without a finite loss, or "
         "no better than chance."
     )
+    said += "".join(f" {words}" for words in _notes(found))
     return f"# {title}\n\n{said}\n\n{summary(found)}\n\n{render(found)}\n"
+
+
+def _notes(found: Sequence[Found]) -> list[str]:
+    """What must be said where some rules or regimes are in a study."""
+    notes: list[str] = []
+    if any(REGIMES[each.regime].rewarded for each in found):
+        notes.append(
+            f"Of a regime of rewards a sample is a prompt that was rolled out: {ROLLOUTS} answers "
+            "are drawn from the model, and it learns from which of them were right (GRPO). The "
+            "score of every rule is the spread of a prompt's rewards (`pe.scores.reward_spread`), "
+            "accuracy that of the likeliest answer."
+        )
+    if any(rule.startswith("reselect_") for rule in found[0].options.rules):
+        notes.append(
+            f"`reselect_*` pass all samples forward every {EVERY} epochs to choose anew: a row's "
+            "`forwards` and the time count that, the samples saved do not."
+        )
+    return notes
