@@ -231,6 +231,12 @@ def test_a_win_is_sure_after_holm_and_a_tie_is_not(tmp_path: Path) -> None:
     assert not made["budget", 0.7].sure and abs(made["budget", 0.7].mean) < 0.1
     assert made["full", 0.4].mean > 2 and not made["full", 0.4].sure, "full is no rule"
     assert made["infobatch", None].saved == 0.3 and made["orderdp", 0.7].time == pytest.approx(0.3)
+    busier = finished(options(tmp_path))
+    for row in [*busier.tested("orderdp", 0.7).values()]:
+        busier.add({**row, "piece": 1, "cpu_seconds": 9.0})
+    other = {(one.arm, one.saving): one for one in tables.differences([busier])}
+    assert math.isnan(other["orderdp", 0.7].time), "another machine says nothing of time"
+    assert other["orderdp", 0.4].time == pytest.approx(0.6), "control: this one does"
     broken = finished(options(tmp_path))
     for row in [*broken.tested("random", 0.4).values()][:1]:
         broken.add({**row, "accuracy": 0.1})

@@ -35,7 +35,8 @@ class Difference:
         half: of the 95% interval; nan for one seed.
         p: of Student's t, two-sided; nan for one seed.
         saved: share of the samples that the arm saved.
-        time: its processor seconds over those of full training.
+        time: its processor seconds over those of full training in the same piece of the study;
+            nan where none was trained there: another machine, or a busier one, says nothing.
         diverged: trainings that ended without a finite loss, or no better than chance.
         sure: whether p stands after Holm's correction over all rules of the study.
     """
@@ -188,10 +189,6 @@ def _compared(
         return []
     gaps = [100 * (rows[seed]["accuracy"] - others[seed]["accuracy"]) for seed in seeds]
     half, p = student(gaps)
-    full = found.tested(FULL, None)
-    both = [seed for seed in seeds if seed in full]
-    cost = sum(full[seed]["cpu_seconds"] for seed in both)
-    spent = sum(rows[seed]["cpu_seconds"] for seed in both)
     return [
         Difference(
             found.regime,
@@ -203,10 +200,20 @@ def _compared(
             half,
             p,
             fmean(rows[seed]["saved"] for seed in seeds),
-            spent / cost if cost else math.nan,
+            _relative_time(rows.values(), found.tested(FULL, None).values()),
             sum(_diverged(found.regime, rows[seed]) for seed in seeds),
         )
     ]
+
+
+def _relative_time(rows: Iterable[Row], full: Iterable[Row]) -> float:
+    """Processor seconds of rows over those of full training, piece by piece."""
+    costs: dict[int, list[float]] = {}
+    for row in full:
+        costs.setdefault(row["piece"], []).append(row["cpu_seconds"])
+    both = [row for row in rows if row["piece"] in costs]
+    cost = sum(fmean(costs[row["piece"]]) for row in both)
+    return sum(row["cpu_seconds"] for row in both) / cost if cost else math.nan
 
 
 def _diverged(regime: str, row: Row) -> bool:
