@@ -70,7 +70,7 @@ def observed(trainer: rewards.RewardTrainer, indices: list[int]) -> tuple[Any, .
 def test_losses_gradients_and_scores_are_the_restatements() -> None:
     trainer = rewards.RewardTrainer(blobs(), CONFIG, SEED)
     for parameter in trainer.model.parameters():
-        parameter.data.mul_(2)  # sure enough that some groups are alike
+        parameter.data.mul_(0.75)  # less sure: some groups are alike, not all
     indices = [40, 3, 77, *range(10, 30)]
     kept: list[torch.Tensor] = []
     trainer.model.register_forward_hook(lambda module, given, out: kept.append(out))
@@ -140,7 +140,8 @@ def test_rewards_alone_teach_and_groups_without_variance_are_skipped() -> None:
     scores = engine.scores()
     assert set(scores[scores <= 0].tolist()) <= {0.0, -1.0}
     full, _ = trained(pe.KeepAll())
-    assert full[-1][1] > 0.9 > 0.5 > full[0][1], "a model that has learned"
+    base = rewards.RewardTrainer(blobs(), CONFIG, 0).evaluate()
+    assert full[-1][1] >= base + 0.15 > 0.5, "it has learned more than its base model knew"
     assert full[0][0] == rows[0][0], "the same rollouts, as long as the same is trained"
     skipped = sum(row[2] for row in full) - sum(row[2] for row in rows)
     assert skipped > N and full[-1][2] == N, "control: what keeps all trains all"
