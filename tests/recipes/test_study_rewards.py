@@ -70,7 +70,7 @@ def observed(trainer: rewards.RewardTrainer, indices: list[int]) -> tuple[Any, .
 def test_losses_gradients_and_scores_are_the_restatements() -> None:
     trainer = rewards.RewardTrainer(blobs(), CONFIG, SEED)
     for parameter in trainer.model.parameters():
-        parameter.data.mul_(0.88)  # less sure: some groups are alike, not all
+        parameter.data.mul_(1.3)  # sure enough that many groups are alike, not all
     indices = [40, 3, 77, *range(10, 30)]
     kept: list[torch.Tensor] = []
     trainer.model.register_forward_hook(lambda module, given, out: kept.append(out))
