@@ -327,10 +327,11 @@ def test_what_the_guide_and_the_front_page_say_is_what_the_rows_say(pages: Any) 
     every = []
     for folder in studies.values():
         every += tables.differences(run.read(run.reopen(folder)))
-    # InfoBatch is neither better nor worse for sure; OrderDP loses where labels are wrong alone.
+    # InfoBatch is neither better nor worse for sure; OrderDP loses where labels are wrong alone,
+    # and by rewards, of which the guide speaks apart.
     assert not [one for one in every if one.arm == "infobatch" and one.sure]
     lost = {one.regime for one in every if one.arm == "orderdp" and one.sure and one.mean < 0}
-    assert lost and lost <= {"label_noise", "cifar10n_aggre", "cifar10n_worse"}
+    assert lost and lost <= {"label_noise", "cifar10n_aggre", "cifar10n_worse", "grpo"}
     cnn = {
         (one.regime, one.arm, one.saving): one
         for one in tables.differences(run.read(run.reopen(studies["small_cnn"])))
@@ -362,6 +363,22 @@ def test_what_the_guide_and_the_front_page_say_is_what_the_rows_say(pages: Any) 
     times = [one for one in made.values() if one.arm == "orderdp" and one.saving is not None]
     saved = sum(one.saved for one in times) / len(times)
     assert abs(saved - sum(1 - one.time for one in times) / len(times)) < 0.03
+
+
+@pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_rewards_is_what_the_rows_say(pages: Any) -> None:
+    found = run.read(run.reopen(pages.STUDIES / "grpo"))
+    made = {(one.arm, one.saving): one for one in tables.differences(found)}
+    skipped = made["zero_variance", None]
+    assert skipped.n == 16 and round(skipped.saved, 2) == 0.60 and not skipped.sure
+    assert (round(skipped.mean, 1), round(skipped.half, 1)) == (0.2, 0.2)
+    full, own = (found[0].tested(arm, None) for arm in ("full", "zero_variance"))
+    gaps = [100 * (own[seed]["accuracy"] - full[seed]["accuracy"]) for seed in own]
+    half, _ = tables.student(gaps)
+    assert (round(sum(gaps) / len(gaps), 1), round(half, 1)) == (-0.8, 0.3)
+    sure = {key: round(one.mean, 1) for key, one in made.items() if one.sure}
+    lost = {("orderdp", 0.4): -1.1, ("hardest_late", 0.4): -0.8, ("proportional", 0.7): -1.6}
+    assert sure == lost, "and nothing has won"
 
 
 @pytest.mark.extra("scipy", "matplotlib")

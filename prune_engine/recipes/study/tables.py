@@ -15,7 +15,7 @@ from prune_engine.recipes.results import FULL, FULL_CUT, lay_out, spread
 from prune_engine.recipes.study.anew import EVERY
 from prune_engine.recipes.study.design import CONTROLS, RESCALED, Found, Row
 from prune_engine.recipes.study.regimes import REGIMES
-from prune_engine.recipes.study.rewards import ROLLOUTS
+from prune_engine.recipes.study.rewards import BASE, PASSES, ROLLOUTS
 from prune_engine.recipes.study.rules import RULES, rule_named
 
 LEVEL = 0.05
@@ -457,7 +457,9 @@ def _notes(found: Sequence[Found]) -> list[str]:
     if any(REGIMES[each.regime].rewarded for each in found):
         notes.append(
             f"Of a regime of rewards a sample is a prompt that was rolled out: {ROLLOUTS} answers "
-            "are drawn from the model, and it learns from which of them were right (GRPO). The "
+            "are drawn from the model, and it learns from which of them were right (GRPO). All arms "
+            f"begin with a base model, which has seen {100 * BASE:.0f}% of the images with their "
+            f"labels, {PASSES} times; that is in no column. The "
             "score of every rule is the spread of a prompt's rewards (`pe.scores.reward_spread`), "
             "accuracy that of the likeliest answer."
         )
