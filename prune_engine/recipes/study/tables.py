@@ -457,9 +457,9 @@ def _notes(found: Sequence[Found]) -> list[str]:
     if any(REGIMES[each.regime].rewarded for each in found):
         notes.append(
             f"Of a regime of rewards a sample is a prompt that was rolled out: {ROLLOUTS} answers "
-            "are drawn from the model, and it learns from which of them were right (GRPO). All arms "
-            f"begin with a base model, which has seen {100 * BASE:.0f}% of the images with their "
-            f"labels, {PASSES} times; that is in no column. The "
+            "are drawn from the model, and it learns from which of them were right (GRPO). All "
+            f"arms begin with a base model, which has seen {100 * BASE:.0f}% of the images with "
+            f"their labels, {PASSES} times; that is in no column. The "
             "score of every rule is the spread of a prompt's rewards (`pe.scores.reward_spread`), "
             "accuracy that of the likeliest answer."
         )
