@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prune_engine.coresets.greedy import largest_first
 from prune_engine.coresets.method import Method, Pick, Report, Samples, needed
-from prune_engine.coresets.pairs import Cosines, Dense, feature_products, kept
+from prune_engine.coresets.pairs import Cosines, Dense, Products, feature_products, kept
 
 Similarity = Literal["gradients", "features"]
 SIMILARITIES = ("gradients", "features")
@@ -69,9 +69,14 @@ def cut(matrix: Cosines | Dense, a: float, b: float, k: int, report: Report) -> 
 
 def similarities(samples: Samples, of: Similarity) -> Cosines:
     """Return the similarities of a class's last-layer gradients, or of its features."""
+    features = needed(samples.features, "features")
     if of == "features":
-        return Cosines(feature_products(needed(samples.features, "features")))
-    return Cosines(samples.last_layer())
+        return Cosines(feature_products(features))
+    # A cosine knows no length, and the square of a sure sample's error may be too small a number.
+    errors = samples.errors()
+    largest = errors.abs().amax(dim=1, keepdim=True)
+    errors = errors.div_(torch.where(largest > 0, largest, 1))
+    return Cosines(Products((errors, features), (0.0, 1.0)))
 
 
 def check_similarity(similarity: str) -> None:

@@ -86,17 +86,18 @@ def _round(matrix: Matrix, values: Tensor, update: Update, left: int) -> Tensor:
     return candidates[torch.tensor(chosen, device=candidates.device)]
 
 
-def facilities(matrix: Matrix, k: int, report: Report) -> Tensor:
-    """Take k times the sample that adds most to ``sum_i max_{j chosen} s_ij``, exactly.
+def facilities(matrix: Matrix, k: int, report: Report, floor: float = 0.0) -> Tensor:
+    """Take k times the sample that adds most to ``sum_i max(floor, max_{j chosen} s_ij)``, exactly.
 
     A choice changes only what is added by way of the samples that it comes nearer to, so all gains
     are kept up to date by those rows: about log k times n of them in all, where lazy evaluation
     (Minoux 1978) looks at the same gains again and again.
 
     Args:
-        matrix: similarities, none below 0.
+        matrix: similarities, none below the floor.
         k: how many.
         report: is told.
+        floor: what a sample has before anything is chosen.
 
     Returns:
         int64 [k] as they were chosen, ties to the smaller index.
@@ -105,8 +106,8 @@ def facilities(matrix: Matrix, k: int, report: Report) -> Tensor:
     n = len(matrix)
     everyone = slice(0, n)
     first = matrix.block(slice(0, 1), slice(0, 1))
-    current = torch.zeros(n, dtype=first.dtype, device=first.device)
-    gains = torch.zeros(n, dtype=torch.float64, device=first.device)
+    current = torch.full((n,), floor, dtype=first.dtype, device=first.device)
+    gains = torch.full((n,), -n * floor, dtype=torch.float64, device=first.device)
     for rows in slices(n, n):
         gains += matrix.block(rows, everyone).sum(dim=0, dtype=torch.float64)
     chosen: list[Tensor] = []
