@@ -141,9 +141,7 @@ def select(
     if balance:
         parts = _by_class(samples, chosen_method, k)
     else:
-        pick = chosen_method.pick(samples, k)
-        _check_pick(chosen_method, pick, n, k)
-        parts = [pick]
+        parts = [_checked_pick(chosen_method, chosen_method.pick(samples, k), n, k)]
     return _joined(parts, samples.rank.device)
 
 
@@ -217,8 +215,8 @@ def _check_rows(given: dict[str, Tensor]) -> None:
             )
         if name != "targets":
             _check_finite(name, value)
-        if name == "features":
-            _check_squares(value)
+        if name in ("features", "logits"):
+            _check_sizes(name, value)
 
 
 def _check_finite(name: str, values: Tensor) -> None:
@@ -237,15 +235,17 @@ def _check_finite(name: str, values: Tensor) -> None:
             raise ValueError(f"{name} must {what}, got {float(wrong)} at sample {row}")
 
 
-def _check_squares(features: Tensor) -> None:
-    """Refuse features whose inner products overflow: what compares them would compare inf."""
-    most = (torch.finfo(wide_dtype(features.dtype)).max / features.shape[1]) ** 0.5 / 4
-    for start in range(0, len(features), ROWS):
-        sizes = features[start : start + ROWS].abs().amax(dim=1)
+def _check_sizes(name: str, values: Tensor) -> None:
+    """Refuse features whose inner products overflow, and logits whose differences do."""
+    most, what = torch.finfo(wide_dtype(values.dtype)).max / 4, "differences"
+    if name == "features":
+        most, what = (most / 4 / values.shape[1]) ** 0.5, "squares"
+    for start in range(0, len(values), ROWS):
+        sizes = values[start : start + ROWS].abs().amax(dim=1)
         if bool((sizes > most).any()):
             row = int((sizes > most).to(torch.uint8).argmax())
             raise ValueError(
-                f"features must be at most {most:.3g} for their squares to be finite, got "
+                f"{name} must be at most {most:.3g} for their {what} to be finite, got "
                 f"{float(sizes[row]):.3g} at sample {start + row}"
             )
 
@@ -272,6 +272,8 @@ def _check_head(head: Tensor, features: Tensor | None, logits: Tensor | None) ->
 
 def _judges(validation: Embedding, features: Tensor | None, logits: Tensor | None) -> Samples:
     """Return the validation samples, which must be made by the same model."""
+    if not isinstance(validation, Embedding):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"validation must be an Embedding, got {type(validation).__name__}")
     rows = {
         "features": validation.features,
         "logits": validation.logits,
@@ -283,6 +285,10 @@ def _judges(validation: Embedding, features: Tensor | None, logits: Tensor | Non
         if own is not None and own.shape[1] != rows[name].shape[1]:
             raise ValueError(
                 f"validation must have {name} of width {own.shape[1]}, got {rows[name].shape[1]}"
+            )
+        if own is not None and own.device != rows[name].device:
+            raise ValueError(
+                f"validation must be on the device of {name}, {own.device}, got {rows[name].device}"
             )
     if not len(validation.targets):
         raise ValueError("validation must have samples, got none")
@@ -322,8 +328,7 @@ def _by_class(samples: Samples, method: Method, k: int) -> list[Pick]:
         part = samples.take(members) if size < len(targets) else samples
         if samples.validation is not None:
             part = replace(part, validation=_judges_of(samples.validation, label))
-        pick = method.pick(part, count)
-        _check_pick(method, pick, size, count)
+        pick = _checked_pick(method, method.pick(part, count), size, count)
         found.append(Pick(members[pick.order], pick.weights))
     return found
 
@@ -337,16 +342,29 @@ def _judges_of(validation: Samples, label: int) -> Samples:
     return validation.take(rows)
 
 
-def _check_pick(method: Method, pick: Pick, n: int, k: int) -> None:
-    """Refuse what a method of a user's own gets wrong: another number, or one twice."""
-    order = pick.order
-    ascending = torch.sort(order).values
-    fits = order.shape == (k,) and bool((ascending[1:] > ascending[:-1]).all())
-    if not fits or int(ascending[0]) < 0 or int(ascending[-1]) >= n:
+def _checked_pick(method: Method, pick: Pick, n: int, k: int) -> Pick:
+    """Return a pick; refuse what a method of a user's own gets wrong: a number, or one twice."""
+    name, order, weights = type(method).__name__, pick.order, pick.weights
+    if order.dtype not in (torch.int64, torch.int32) or order.shape != (k,):
         raise ValueError(
-            f"{type(method).__name__} must pick {k} different positions in 0..{n - 1}, got "
-            f"{host_ints(ascending[:9])} and so on, {len(order)} of them"
+            f"{name} must pick {k} different positions, as integers [{k}], got "
+            f"{order.dtype} {list(order.shape)}"
         )
+    ascending = torch.sort(order).values
+    apart = bool((ascending[1:] > ascending[:-1]).all())
+    if not apart or int(ascending[0]) < 0 or int(ascending[-1]) >= n:
+        raise ValueError(
+            f"{name} must pick {k} different positions in 0..{n - 1}, got "
+            f"{host_ints(ascending[:9])} and so on"
+        )
+    if weights is None:
+        return Pick(order.to(torch.int64))
+    if weights.shape != (k,) or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise ValueError(
+            f"{name} must give {k} finite weights of at least 0, one for each pick, got "
+            f"{list(weights.shape)}, the least {float(weights.min()) if weights.numel() else None}"
+        )
+    return Pick(order.to(torch.int64), weights)
 
 
 def _joined(parts: list[Pick], device: torch.device) -> Coreset:

@@ -53,11 +53,11 @@ def influences(samples: Samples, lam: float) -> Products:
     """Return the products of ``H^-1 g_i``, factored: ``(B^-1 e_i) (x) (A^-1 [h_i; 1])``."""
     features, logits = needed(samples.features, "features"), needed(samples.logits, "logits")
     inner, outer = _feature_factor(features, lam), _output_factor(samples, lam)
-    n, (d, c) = len(samples), (features.shape[1], logits.shape[1])
+    n, classes, width = len(samples), logits.shape[1], features.shape[1]
     # Into whole tensors: a list of parts and what they are joined to would be twice as much.
-    left = wide(logits[:0]).new_empty(n, c)
-    right = wide(features[:0]).new_empty(n, d + 1)
-    for rows in slices(n, c + d):
+    left = wide(logits[:0]).new_empty(n, classes)
+    right = wide(features[:0]).new_empty(n, width + 1)
+    for rows in slices(n, classes + width):
         part = samples.take(rows)
         left[rows] = torch.cholesky_solve(part.errors().double().T, outer).T
         right[rows] = torch.cholesky_solve(_with_one(features[rows]).double().T, inner).T

@@ -26,8 +26,6 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     sys.modules.pop("coresets")
 
 
-# A subset's weights are divided by their sum in each batch, which the engine does not know.
-@pytest.mark.filterwarnings("ignore:a sample that weighs:prune_engine.errors.LargeWeightWarning")
 @pytest.mark.full("trains")
 @pytest.mark.extra("sklearn")
 def test_accuracies_resume_and_make_a_table(bench, tmp_path, monkeypatch, capsys) -> None:
