@@ -326,7 +326,8 @@ def _home(model: nn.Module) -> torch.device:
 
 def _name_of(model: nn.Module, layer: nn.Module) -> str:
     """Return the name of a part of a model; no name where it is none."""
-    return next((name for name, module in model.named_modules() if module is layer), "")
+    parts: list[tuple[str, nn.Module]] = list(model.named_modules())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return next((name for name, module in parts if module is layer), "")
 
 
 def _head(source: nn.Module, features: Tensor, logits: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.coresets.method import Method, Pick, Samples, needed
-from prune_engine.coresets.pairs import Dense, Matrix, Products, feature_products, kept
+from prune_engine.coresets.pairs import Dense, Matrix, Products, centred_products, kept
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Herding(Method):
 
     def pick(self, samples: Samples, k: int) -> Pick:
         """Take one by one what leaves the smallest distance."""
-        products = feature_products(needed(samples.features, "features"))
+        # mu is taken from all features at once: t of them are in t mu, and t in s + h.
+        products = centred_products(needed(samples.features, "features"))
         n = len(samples)
         uniform = torch.full((n,), 1 / n, dtype=torch.float64, device=samples.rank.device)
         pull = products.along(products.total(uniform))  # mu . h_j
@@ -62,4 +63,4 @@ def _row(source: Matrix, products: Products, best: Tensor) -> Tensor:
     """Return h_best . h_j of all j: of the matrix where it is kept, else in one pass."""
     if isinstance(source, Dense):
         return source.entries.index_select(0, best[None])[0].double()
-    return products.along(products.factors[0][best[None]].to(products.dtype).T)
+    return products.along(products.rows(best[None])[0].T)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prune_engine.coresets.greedy import largest_first
 from prune_engine.coresets.method import Method, Pick, Samples, needed
-from prune_engine.coresets.pairs import Distances, Matrix, feature_products, slices
+from prune_engine.coresets.pairs import Distances, Matrix, centred_products, slices
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class KCenter(Method):
 
     def pick(self, samples: Samples, k: int) -> Pick:
         """Take the farthest k - 1 times."""
-        matrix = Distances(feature_products(needed(samples.features, "features")))
+        matrix = Distances(centred_products(needed(samples.features, "features")))
         return Pick(farthest_first(matrix, samples, k))
 
 
