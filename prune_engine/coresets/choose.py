@@ -195,13 +195,14 @@ def _checked(
     return Samples(rank, *parts, validation=judges)
 
 
-def _check_rows(given: dict[str, Tensor]) -> None:
+def _check_rows(given: dict[str, Tensor], whose: str = "") -> None:
     """Refuse what is no tensor of its kind, of another length or device, or not finite."""
     first = next(iter(given))
-    for name, value in given.items():
+    for key, value in given.items():
+        name = whose + key
         if not isinstance(value, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-        dims, shape = (2, "[N, d]") if name in ("features", "logits") else (1, "[N]")
+        dims, shape = (2, "[N, d]") if key in ("features", "logits") else (1, "[N]")
         if value.dim() != dims or (dims == 2 and not value.shape[1]):
             raise ValueError(f"{name} must be {shape}, got shape {tuple(value.shape)}")
         if len(value) != len(given[first]):
@@ -213,32 +214,32 @@ def _check_rows(given: dict[str, Tensor]) -> None:
                 f"{name} must be on the device of {first}, {given[first].device}, got "
                 f"{value.device}"
             )
-        if name != "targets":
-            _check_finite(name, value)
-        if name in ("features", "logits"):
-            _check_sizes(name, value)
+        if key != "targets":
+            _check_finite(name, value, infinite=key == "scores")
+        if key in ("features", "logits"):
+            _check_sizes(name, value, squared=key == "features")
 
 
-def _check_finite(name: str, values: Tensor) -> None:
-    """Refuse nan, and inf except among scores, by the first sample that has it."""
+def _check_finite(name: str, values: Tensor, *, infinite: bool, row_of: str = "sample") -> None:
+    """Refuse nan, and inf except where it is allowed, by the first row that has it."""
     if not values.is_floating_point():
         raise TypeError(f"{name} must be floating, got {values.dtype}")
     for start in range(0, len(values), ROWS):
         part = values[start : start + ROWS]
-        bad = torch.isnan(part) if name == "scores" else ~torch.isfinite(part)
+        bad = torch.isnan(part) if infinite else ~torch.isfinite(part)
         bad = bad.flatten(1).any(dim=1) if bad.dim() > 1 else bad
         if bool(bad.any()):
             row = start + int(bad.to(torch.uint8).argmax())
             found = values[row].flatten()
             wrong = found[torch.isnan(found) | torch.isinf(found)][0]
-            what = "not be nan" if name == "scores" else "be finite"
-            raise ValueError(f"{name} must {what}, got {float(wrong)} at sample {row}")
+            what = "not be nan" if infinite else "be finite"
+            raise ValueError(f"{name} must {what}, got {float(wrong)} at {row_of} {row}")
 
 
-def _check_sizes(name: str, values: Tensor) -> None:
+def _check_sizes(name: str, values: Tensor, *, squared: bool) -> None:
     """Refuse features whose inner products overflow, and logits whose differences do."""
     most, what = torch.finfo(wide_dtype(values.dtype)).max / 4, "differences"
-    if name == "features":
+    if squared:
         most, what = (most / 4 / values.shape[1]) ** 0.5, "squares"
     for start in range(0, len(values), ROWS):
         sizes = values[start : start + ROWS].abs().amax(dim=1)
@@ -267,7 +268,7 @@ def _check_head(head: Tensor, features: Tensor | None, logits: Tensor | None) ->
     )
     if not fits:
         raise ValueError(f"head must be [{wanted[0]}, {wanted[1]}], got {tuple(head.shape)}")
-    _check_finite("head", head)
+    _check_finite("head", head, infinite=False, row_of="class")
 
 
 def _judges(validation: Embedding, features: Tensor | None, logits: Tensor | None) -> Samples:
@@ -279,7 +280,7 @@ def _judges(validation: Embedding, features: Tensor | None, logits: Tensor | Non
         "logits": validation.logits,
         "targets": validation.targets,
     }
-    _check_rows(rows)
+    _check_rows(rows, "validation.")
     _check_targets(validation.targets, validation.logits.shape[1])
     for name, own in (("features", features), ("logits", logits)):
         if own is not None and own.shape[1] != rows[name].shape[1]:
