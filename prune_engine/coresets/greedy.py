@@ -129,4 +129,5 @@ def _lost(matrix: Matrix, rows: Tensor, current: Tensor, closer: Tensor) -> Tens
     entries = matrix.block(rows, slice(0, len(matrix)))
     before, after = current[rows, None], closer[rows, None]
     # max(0, s - before) - max(0, s - after), for after is above before.
-    return entries.clamp(before, after).sub_(before).sum(dim=0, dtype=torch.float64)
+    lost = entries.clamp(before, after).sum(dim=0, dtype=torch.float64)
+    return lost.sub_(before.sum(dtype=torch.float64))
