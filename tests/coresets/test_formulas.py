@@ -237,6 +237,23 @@ def test_deepfool_of_a_curved_model_crosses_its_boundary() -> None:
         assert squares[i].item() == pytest.approx(float(moved.square().sum()), rel=1e-9)
 
 
+def test_an_input_that_nothing_moves_is_far_from_every_boundary() -> None:
+    """A model that is flat there: a sum of no steps would be the shortest of all."""
+    with torch.random.fork_rng():
+        model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU(), torch.nn.Linear(1, 2))
+    for layer, weight, bias in ((0, [[1.0]], [0.0]), (2, [[1.0], [-1.0]], [-0.1, 0.0])):
+        model[layer].weight.data.copy_(torch.tensor(weight))
+        model[layer].bias.data.copy_(torch.tensor(bias))
+    found = coresets.deepfool(model, torch.tensor([[-1.0], [2.0]]))
+    assert found.tolist() == [torch.inf, pytest.approx(1.95**2)]
+    alone = coresets.deepfool(torch.nn.Sequential(torch.nn.Flatten()), torch.ones(2, 1))
+    assert alone.tolist() == [torch.inf] * 2, "of one class there is no boundary"
+    with pytest.raises(TypeError, match=r"inputs must be a floating tensor, got torch\.int64"):
+        coresets.deepfool(model, torch.ones(2, 1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="classes must be at least 2"):
+        coresets.deepfool(model, torch.ones(2, 1), classes=1)
+
+
 def test_cal_takes_the_most_contrasting(data, form) -> None:
     p = brute.softmax(data.logits.numpy())
     contrast = brute.contrast(data.features.numpy(), p, 10)
