@@ -25,11 +25,11 @@ class CRAIG(Method):
     by their mean to keep the learning rate.
 
     Example:
-        >>> h = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
-        >>> z, y = torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)
-        >>> pick = CRAIG().pick(Samples(torch.arange(4), h, z, y), 2)
+        >>> h = torch.tensor([[0.0], [0.1], [9.0]])
+        >>> z, y = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
+        >>> pick = CRAIG().pick(Samples(torch.arange(3), h, z, y), 2)
         >>> pick.order.tolist(), pick.weights.tolist()
-        ([1, 3], [3.0, 1.0])
+        ([1, 2], [2.0, 1.0])
     """
 
     needs: ClassVar[tuple[str, ...]] = ("features", "logits", "targets")

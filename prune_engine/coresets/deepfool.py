@@ -29,7 +29,6 @@ class DeepFool(Scored):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("logits", "head")
-    alone: ClassVar[bool] = True
     keep: ClassVar[Literal["hard", "easy"]] = "easy"
 
     def score(self, samples: Samples) -> Tensor:

@@ -56,7 +56,20 @@ class DatasetQuantization(Method):
         return Pick(torch.cat(chosen))
 
     def binned(self, samples: Samples) -> list[Tensor]:
-        """Return the bins: positions, each once."""
+        """Part the samples into the bins that ``pick`` draws from.
+
+        Args:
+            samples: with what the similarity needs.
+
+        Returns:
+            int64 positions, each in one bin, in the order of the graph cut; of fewer samples than
+            bins there is one bin.
+
+        Example:
+            >>> samples = Samples(torch.arange(4), features=torch.eye(4))
+            >>> [part.tolist() for part in DatasetQuantization(2).binned(samples)]
+            [[0, 1], [2, 3]]
+        """
         left = torch.arange(len(samples), device=samples.rank.device)
         matrix, size = kept(similarities(samples, self.similarity)), len(samples) // self.bins
         found: list[Tensor] = []
