@@ -210,17 +210,18 @@ def test_deepfool_of_a_linear_model_is_that_distance(data) -> None:
     assert model.weight.requires_grad and model.training
 
 
-def test_deepfool_of_a_curved_model_crosses_its_boundary() -> None:
+@pytest.mark.parametrize("classes", [10, 2])
+def test_deepfool_of_a_curved_model_crosses_its_boundary(classes) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = torch.nn.Sequential(
             torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 12)
         ).double()
     x = made(9).features
-    squares = coresets.deepfool(model, x, classes=10)
+    squares = coresets.deepfool(model, x, classes=classes)
     for i in range(9):  # one by one, as the paper has it
         point, first = x[i].clone(), int(model(x[i]).argmax())
-        tried = torch.argsort(model(x[i]), descending=True)[1:10].tolist()
+        tried = torch.argsort(model(x[i]), descending=True)[1:classes].tolist()
         moved = torch.zeros(4, dtype=torch.float64)
         for _ in range(50):
             leaf = point.clone().requires_grad_()
@@ -235,6 +236,8 @@ def test_deepfool_of_a_curved_model_crosses_its_boundary() -> None:
             step = min(steps, key=lambda pair: pair[0])[1]
             moved, point = moved + step, point + step
         assert squares[i].item() == pytest.approx(float(moved.square().sum()), rel=1e-9)
+    others = coresets.deepfool(model, x, classes=12 - classes)
+    assert not torch.allclose(squares, others), "control: which classes are tried matters"
 
 
 def test_an_input_that_nothing_moves_is_far_from_every_boundary() -> None:
