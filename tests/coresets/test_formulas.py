@@ -175,6 +175,13 @@ def test_full_gradient_norms_are_those_of_backward() -> None:
         torch.testing.assert_close(found[i], norm)
 
 
+def test_the_hardest_are_the_largest_of_any_score_and_the_infinite_first(data) -> None:
+    scores = torch.where(torch.arange(N) == 17, torch.inf, data.scores)
+    found = order(unbalanced("hardest", data._replace(scores=scores)))
+    assert found == np.argsort(-scores.numpy(), kind="stable")[:K].tolist()
+    assert found[0] == 17
+
+
 def test_never_learned_is_harder_than_any_number_of_events() -> None:
     events = torch.tensor([0.0, 7.0, torch.inf, 2.0])
     labels = torch.zeros(4, dtype=torch.int64)
