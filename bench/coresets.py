@@ -507,15 +507,17 @@ def reference_table(rows: list[dict[str, Any]]) -> str:
 def large_table(rows: list[dict[str, Any]]) -> str:
     """One line per selection of a whole data set."""
     lines = [
-        "| method | N | d | C | k | class by class | s | processor s | inputs MiB | more MiB |",
-        "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
+        "| method | N | d | C | k | class by class | threads | s | processor s | inputs MiB "
+        "| more MiB |",
+        "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
+        more = "-" if row.get("shared_process") else f"{row['peak_mib']:.0f}"
         lines.append(
             f"| {row['method'].partition(':')[0]} | {row['n']:,} | {row['width']} "
             f"| {row['classes']} | {row['k']:,} | {'yes' if row['balance'] else 'no'} "
-            f"| {row['seconds'][0]:.1f} | {row['cpu_seconds'][0]:.1f} | {row['inputs_mib']:.0f} "
-            f"| {row['peak_mib']:.0f} |"
+            f"| {row['threads']} | {row['seconds'][0]:.1f} | {row['cpu_seconds'][0]:.1f} "
+            f"| {row['inputs_mib']:.0f} | {more} |"
         )
     return "\n".join(lines)
 

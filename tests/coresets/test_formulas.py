@@ -369,6 +369,19 @@ def test_graph_cut_is_greedy_on_its_function(data, form, a, b) -> None:
     assert brute.is_greedy(order(unbalanced(by_features, data)), N, value)
 
 
+@pytest.mark.parametrize(("a", "b"), [(0.0, 1.0), (1.0, 1.0)])
+def test_a_vector_of_length_0_is_half_like_all_and_itself(data, form, a, b) -> None:
+    features = data.features.clone()
+    features[23] = 0
+    similar = np.full((N, N), 0.5)
+    others = [i for i in range(N) if i != 23]
+    similar[np.ix_(others, others)] = brute.cosines(features[others].numpy())
+    method = coresets.GraphCut(a, b, similarity="features")
+    found = order(unbalanced(method, data._replace(features=features)))
+    assert brute.is_greedy(found, N, brute.graph_cut(similar, a, b))
+    assert (found[0] == 23) == (a == 0), "its own half counts for it, and nothing else does"
+
+
 def test_facility_location_is_greedy_on_its_function(data, form) -> None:
     value = brute.facility(brute.cosines(brute.gradients(data)))
     found = order(unbalanced("facility_location", data))
