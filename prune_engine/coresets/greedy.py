@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prune_engine.coresets.method import Report
 from prune_engine.coresets.pairs import Dense, Matrix, kept, slices
-from prune_engine.coresets.stack import chosen_of, stacked, stacked_entries
+from prune_engine.coresets.stack import chosen_of, rows_of, stacked, stacked_entries
 
 CANDIDATES = 512  # that a round looks at
 
@@ -96,7 +96,7 @@ def side_by_side(contests: Sequence[Contest], report: Report) -> list[Tensor]:
     for step in range(steps):
         best = values.argmax(dim=1)
         chosen.append(best)
-        columns = entries[lanes, best]  # symmetric: the rows
+        columns = rows_of(entries, lanes, best)  # of a symmetric matrix
         values = update(values.flatten(), columns.reshape(-1, 1)).view_as(values)
         values.scatter_(1, best[:, None], -torch.inf)
         report(sum(step < contest.k for contest in contests))

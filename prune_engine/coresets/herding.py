@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_engine.coresets.method import Pick, Report, Samples, needed
 from prune_engine.coresets.pairs import Products, centred_products, few
-from prune_engine.coresets.stack import chosen_of, stacked, stacked_entries
+from prune_engine.coresets.stack import chosen_of, rows_of, stacked, stacked_entries
 from prune_engine.coresets.together import Together
 
 
@@ -62,7 +62,11 @@ class Herding(Together):
         """Choose where the products of all pairs are kept."""
         entries = stacked_entries(products)
         lanes = torch.arange(len(products), device=entries.device)
-        return self._follow(products, lambda best: entries[lanes, best].double(), counts, report)
+
+        def row(best: Tensor) -> Tensor:
+            return rows_of(entries, lanes, best).double()
+
+        return self._follow(products, row, counts, report)
 
     def _follow(
         self,

@@ -35,6 +35,11 @@ def stacked_entries(matrices: Sequence[Matrix]) -> Tensor:
     return result
 
 
+def rows_of(entries: Tensor, lanes: Tensor, which: Tensor) -> Tensor:
+    """Return a row of each matrix [G, n, n], [G, n]: by one index, several times as fast as two."""
+    return entries.flatten(0, 1).index_select(0, lanes * entries.shape[1] + which)
+
+
 def chosen_of(steps: Sequence[Tensor], counts: Sequence[int], lanes: Tensor) -> list[Tensor]:
     """Return of each lane its own first choices, of steps [G] that went on for the longest."""
     table = torch.stack(list(steps)) if steps else lanes.new_empty(0, len(lanes))
