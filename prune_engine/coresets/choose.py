@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -29,13 +30,16 @@ from prune_engine.coresets.hardest import Hardest
 from prune_engine.coresets.herding import Herding
 from prune_engine.coresets.influence import Influence
 from prune_engine.coresets.k_center import KCenter
+from prune_engine.coresets.lots import lots
 from prune_engine.coresets.method import Coreset, Method, Pick, Samples, Scored, quiet
 from prune_engine.coresets.quotas import quotas
 from prune_engine.coresets.random import Random
 from prune_engine.coresets.stratified import Stratified
+from prune_engine.coresets.together import Together
 from prune_engine.coresets.uncertainty import Entropy, LeastConfidence, Margin
 from prune_engine.losses.reduce import wide_dtype
 from prune_engine.losses.scores import check_classes
+from prune_engine.ops.checks import check_int
 from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import plain
 
@@ -79,6 +83,7 @@ def select(
     validation: Embedding | None = None,
     balance: bool = True,
     seed: int = 0,
+    together: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **parameters: Any,
 ) -> Coreset:
@@ -102,6 +107,10 @@ def select(
         validation: the samples whose loss ``glister`` lowers; default the data set itself.
         balance: choose class by class.
         seed: in 0..2^63-1.
+        together: at least 1, how many classes ``graphcut``, ``k_center``,
+            ``contextual_diversity`` and ``herding`` choose from at a time, with the same choices:
+            on a device one takes as long as its launches, of a class or of many. Default: one on a
+            cpu, elsewhere as many as have matrices of 1 GiB together.
         progress: is told (chosen so far, k); what it raises ends the selection.
         parameters: of the method, where a name is given.
 
@@ -124,6 +133,8 @@ def select(
     chosen_method = _method(method, parameters)
     samples = _checked(features, logits, targets, scores, head, validation, seed)
     n, k = len(samples), _count(k, len(samples))
+    if together is not None:
+        together = check_int("together", together, 1, MOST_CLASSES)
     _check_needs(chosen_method, method, samples, balance)
     done = 0
 
@@ -139,7 +150,7 @@ def select(
     samples = replace(samples, report=quiet if progress is None else report)
     samples = chosen_method.prepare(samples)
     if balance:
-        parts = _by_class(samples, chosen_method, k)
+        parts = _by_class(samples, chosen_method, k, together)
     else:
         parts = [_checked_pick(chosen_method, chosen_method.pick(samples, k), n, k)]
     return _joined(parts, samples.rank.device)
@@ -313,25 +324,45 @@ def _check_needs(method: Method, name: str | Method, samples: Samples, balance: 
         )
 
 
-def _by_class(samples: Samples, method: Method, k: int) -> list[Pick]:
+def _by_class(samples: Samples, method: Method, k: int, together: int | None) -> list[Pick]:
     """Choose within each class; positions are those of the whole."""
     targets = samples.targets
     assert targets is not None
     ordered = torch.argsort(targets, stable=True)
     sizes = host_ints(torch.bincount(targets))
+    counts = quotas(sizes, k)
+    ends = list(accumulate(sizes))
+    members = [ordered[end - size : end] for size, end in zip(sizes, ends, strict=True)]
     found: list[Pick] = []
-    start = 0
-    for label, (size, count) in enumerate(zip(sizes, quotas(sizes, k), strict=True)):
-        members = ordered[start : start + size]
-        start += size
-        if not count:
-            continue
-        part = samples.take(members) if size < len(targets) else samples
-        if samples.validation is not None:
-            part = replace(part, validation=_judges_of(samples.validation, label))
-        pick = _checked_pick(method, method.pick(part, count), size, count)
-        found.append(Pick(members[pick.order], pick.weights))
+    for lot in lots(sizes, counts, _most(method, together, targets.device)):
+        parts = [_class_of(samples, label, members[label], sizes) for label in lot]
+        asked = [counts[label] for label in lot]
+        for label, pick in zip(lot, _picks(method, parts, asked), strict=True):
+            pick = _checked_pick(method, pick, sizes[label], counts[label])
+            found.append(Pick(members[label][pick.order], pick.weights))
     return found
+
+
+def _class_of(samples: Samples, label: int, members: Tensor, sizes: list[int]) -> Samples:
+    """Return the samples of a class."""
+    part = samples.take(members) if len(members) < sum(sizes) else samples
+    if samples.validation is None:
+        return part
+    return replace(part, validation=_judges_of(samples.validation, label))
+
+
+def _most(method: Method, together: int | None, device: torch.device) -> int:
+    """Return how many classes may be chosen from at a time; 0: as many as fit."""
+    if not isinstance(method, Together):
+        return 1
+    return together or (1 if device.type == "cpu" else 0)
+
+
+def _picks(method: Method, parts: list[Samples], counts: list[int]) -> list[Pick]:
+    """Choose from the classes of a lot."""
+    if len(parts) > 1 and isinstance(method, Together):
+        return method.pick_each(parts, counts)
+    return [method.pick(part, k) for part, k in zip(parts, counts, strict=True)]
 
 
 def _judges_of(validation: Samples, label: int) -> Samples:

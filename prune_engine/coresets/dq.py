@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.coresets.graphcut import Similarity, check_similarity, cut, similarities
+from prune_engine.coresets.greedy import largest_first
 from prune_engine.coresets.method import Method, Pick, Samples, quiet
 from prune_engine.coresets.pairs import kept
 from prune_engine.coresets.quotas import quotas
@@ -74,7 +75,7 @@ class DatasetQuantization(Method):
         matrix, size = kept(similarities(samples, self.similarity)), len(samples) // self.bins
         found: list[Tensor] = []
         for _ in range(self.bins - 1 if size else 0):
-            members = cut(matrix.take(left), 1.0, 1.0, size, quiet)
+            members = largest_first(cut(matrix.take(left), 1.0, 1.0, size), quiet)
             found.append(left[members])
             rest = torch.ones(len(left), dtype=torch.bool, device=left.device)
             rest[members] = False

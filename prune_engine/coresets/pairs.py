@@ -67,9 +67,14 @@ class Dense:
 M = TypeVar("M", bound=Matrix)
 
 
+def few(n: int) -> bool:
+    """Return whether the matrix of so many samples is kept."""
+    return n <= SMALL
+
+
 def kept(matrix: M) -> M | Dense:
     """Return the matrix itself, or its entries where they are few."""
-    if len(matrix) > SMALL or isinstance(matrix, Dense):
+    if not few(len(matrix)) or isinstance(matrix, Dense):
         return matrix
     return Dense(matrix.block(slice(0, len(matrix)), slice(0, len(matrix))))
 
