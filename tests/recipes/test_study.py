@@ -328,10 +328,11 @@ def test_what_the_guide_and_the_front_page_say_is_what_the_rows_say(pages: Any) 
     for folder in studies.values():
         every += tables.differences(run.read(run.reopen(folder)))
     # InfoBatch is neither better nor worse for sure; OrderDP loses where labels are wrong alone,
-    # and by rewards, of which the guide speaks apart.
+    # and by rewards and in texts, of which the guide speaks apart.
     assert not [one for one in every if one.arm == "infobatch" and one.sure]
     lost = {one.regime for one in every if one.arm == "orderdp" and one.sure and one.mean < 0}
-    assert lost and lost <= {"label_noise", "cifar10n_aggre", "cifar10n_worse", "grpo"}
+    apart = {"grpo", "tinyshakespeare", "gsm8k"}
+    assert lost - apart and lost <= {"label_noise", "cifar10n_aggre", "cifar10n_worse"} | apart
     cnn = {
         (one.regime, one.arm, one.saving): one
         for one in tables.differences(run.read(run.reopen(studies["small_cnn"])))
@@ -379,6 +380,58 @@ def test_what_the_guide_says_of_rewards_is_what_the_rows_say(pages: Any) -> None
     sure = {key: round(one.mean, 1) for key, one in made.items() if one.sure}
     lost = {("orderdp", 0.4): -1.1, ("hardest_late", 0.4): -0.8, ("proportional", 0.7): -1.6}
     assert sure == lost, "and nothing has won"
+
+
+@pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_texts_is_what_the_rows_say(pages: Any) -> None:
+    found = run.read(run.reopen(pages.STUDIES / "char_mlp"))
+    made = {(one.regime, one.arm, one.saving): one for one in tables.differences(found)}
+    assert {one.regime for one in made.values()} == {"tinyshakespeare", "gsm8k"}
+    assert all(one.n == 8 for one in made.values())
+    won = {key: round(one.mean, 1) for key, one in made.items() if one.sure and one.mean > 0}
+    assert {arm for _, arm, _ in won} == {"rs2"} and sorted(won.values()) == [1.0, 1.4, 1.5]
+    for regime in ("tinyshakespeare", "gsm8k"):
+        cut, rs2 = (made[regime, arm, 0.7] for arm in ("full_cut", "rs2"))
+        assert abs(cut.mean - rs2.mean) < max(cut.half, rs2.half), "no more than cut short"
+        for arm in ("orderdp", "hardest_late", "epsilon_greedy"):
+            for saving in (0.4, 0.7):
+                one = made[regime, arm, saving]
+                assert one.sure and -11.5 < one.mean < -1
+
+
+@pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_infobatchs_arms_is_what_the_rows_say(pages: Any) -> None:
+    found = run.read(run.reopen(pages.STUDIES / "mlp"))
+    arms = ("infobatch(rescale=False)", "infobatch(side='high')")
+    made = [one for one in tables.differences(found) if one.arm in arms]
+    assert len(made) == 14 and all(one.n == 8 for one in made)
+    sure = {(one.regime, one.arm): round(one.mean, 1) for one in made if one.sure}
+    assert sure == {("digits", arms[0]): -1.5, ("easy_majority", arms[1]): -0.8}
+
+
+@pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_subsets_chosen_anew_is_what_the_rows_say(pages: Any) -> None:
+    found = run.read(run.reopen(pages.STUDIES / "mlp"))
+    made = {
+        (one.regime, one.arm, one.saving): one
+        for one in tables.differences(found)
+        if one.arm.startswith("reselect_")
+    }
+    assert len(made) == 7 * 3 * 2 and all(one.n >= 8 for one in made.values())
+    assert not [one for one in made.values() if one.sure and one.mean > 0]
+    assert not [key for key, one in made.items() if key[1:] == ("reselect_craig", 0.4) and one.sure]
+    lost = made["label_noise", "reselect_craig", 0.7]
+    assert lost.sure and round(lost.mean, 1) == -1.3
+    cut = [one.mean for key, one in made.items() if key[1:] == ("reselect_graphcut", 0.7)]
+    assert -9 < min(cut) <= max(cut) < -1
+    hardest = [one.mean for one in made.values() if one.arm == "reselect_el2n"]
+    assert round(min(hardest)) == -52
+    for saving, share in ((0.4, 0.60), (0.7, 0.65)):
+        tested = [each.tested("reselect_craig", saving).values() for each in found]
+        rows = [row for of in tested for row in of]
+        spent = sum(row["engine_seconds"] for row in rows) / sum(row["seconds"] for row in rows)
+        assert round(spent, 2) == share
+        assert all(row["forwards"] > row["samples"] for row in rows)
 
 
 @pytest.mark.extra("scipy", "matplotlib")
