@@ -203,11 +203,12 @@ class Emulated:
         self._call("solve_levels", counts, target, least, top, cut, table, solution)
         return top, cut, table, solution
 
-    def plan_levels(self, records, top, cut, seed, epoch, out, first=0, /):
+    def plan_levels(self, records, top, cut, seed, epoch, out, first=0, unseen=None, /):
         offsets = torch.full((-(-records.numel() // 4096) + 1,), -1, dtype=torch.int64)
         self._call(
             "plan_levels",
-            *(records, records.numel(), top, cut, seed, epoch, first, out, offsets),
+            *(records, records.numel(), top, top if unseen is None else unseen, cut),
+            *(seed, epoch, first, out, offsets),
         )
         return offsets
 

@@ -135,8 +135,11 @@ def test_plan_compact_and_order(
 ):
     rng = random.Random(salt)
     scored = offset_view(int64(records(rng, num_samples, epoch)), skip)
+    edges = sorted(floats(rng, bands - 1))
+    if edges and rng.random() < 0.3:
+        edges[-1] = float("inf")  # above it are the never seen, or nobody
     rule = (
-        torch.tensor(sorted(floats(rng, bands - 1)), dtype=torch.float32),
+        torch.tensor(edges, dtype=torch.float32),
         [rng.randrange(65536) if draws else 0 for _ in range(bands)],
         [rng.randrange(1, 256) for _ in range(bands)],
         [rng.randrange(0, 8) for _ in range(bands)],
