@@ -160,6 +160,11 @@ void check_losses(const Tensor& losses, const Tensor& indices, const Tensor& sco
   check_size(scored, "score", size);
 }
 
+void check_mean(const Tensor& losses, const Tensor& indices, const Tensor& scored) {
+  check_losses(losses, indices, scored);
+  STD_TORCH_CHECK(has_dtype(losses, ScalarType::Float), "losses must be float32");
+}
+
 ScoreState make_state(const std::vector<Tensor>& state) {
   STD_TORCH_CHECK(state.size() == 7, "state must be 7 tensors, got ", state.size());
   const Tensor &records = state[0], &score_sum = state[1], &counters = state[2], &step = state[3];

@@ -43,6 +43,8 @@ void check_indices(const Tensor& indices, int64_t size);
 
 void check_losses(const Tensor& losses, const Tensor& indices, const Tensor& scored);
 
+void check_mean(const Tensor& losses, const Tensor& indices, const Tensor& scored);
+
 // state: records, score_sum, counters, step, weight_class, weight_table and epoch. Checks all but
 // the value of epoch, which only a cpu can read.
 ScoreState make_state(const std::vector<Tensor>& state);

@@ -13,6 +13,11 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   m.def(
       "observe(Tensor losses, Tensor indices, Tensor? score, Tensor(a!)[] state, bool advance) "
       "-> (Tensor, Tensor)");
+  // As observe; returns the gradient of the weighed mean of the losses, which are float32:
+  // float32(1 / B) * weight, [B].
+  m.def(
+      "observe_mean(Tensor losses, Tensor indices, Tensor? score, Tensor(a!)[] state, "
+      "bool advance) -> Tensor");
   // score_sum [10] -> the mean threshold, float32 [1].
   m.def("mean_threshold(Tensor score_sum) -> Tensor");
   // records [N] -> weight_class [N] in place, block_offsets [ceil(N / 4096) + 1]. first: the number

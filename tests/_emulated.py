@@ -162,6 +162,16 @@ class Emulated:
         )
         return rescaled, weights
 
+    def observe_mean(self, losses, indices, score, state, advance, /):
+        scored = losses if score is None else score
+        shares = torch.empty_like(losses)
+        self._call(
+            "observe_mean",
+            *(REAL[scored.dtype], scored, int(indices.dtype == torch.int64), indices),
+            *(losses.numel(), shares, state[0], state[0].numel(), *state[1:], int(advance)),
+        )
+        return shares
+
     def mean_threshold(self, score_sum, /):
         threshold = torch.empty(1, dtype=torch.float32)
         self._call("mean_threshold", score_sum, threshold)

@@ -89,6 +89,12 @@ def observe(losses: torch.dtype, indices: torch.dtype, score: torch.dtype | None
     )
 
 
+def observe_mean() -> None:
+    """Observe a batch of 700 whose mean is trained."""
+    batch = cuda(700, dtype=torch.float32), cuda(700)
+    module("observe_mean").observe_mean(*batch, None, state(), True)
+
+
 def plan(bands: int, *, cut: int = 32768, keep_den: int = 0) -> torch.Tensor:
     """Plan with a number of bands."""
     return module("plan").plan(
@@ -222,6 +228,7 @@ CALLS: dict[str, tuple[Callable[[], object], int]] = {
     "observe-bfloat16": (lambda: observe(torch.bfloat16, torch.int32, None), 1),
     "observe-float16": (lambda: observe(torch.float16, torch.int64, torch.float32), 1),
     "observe-float64": (lambda: observe(torch.float64, torch.int64, torch.float64), 1),
+    "observe_mean": (observe_mean, 1),
     "mean_threshold": (lambda: module("mean_threshold").mean_threshold(cuda(10)), 1),
     "plan-keep-all": (lambda: plan(1, cut=0), 2),
     "plan-mean": (lambda: plan(2), 2),

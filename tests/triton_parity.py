@@ -75,9 +75,9 @@ class State:
         }
         self.tensors = {name: value.to(self.device) for name, value in self.tensors.items()}
 
-    def observe(self, losses, indices, *, epoch, score=None):
+    def observe(self, losses, indices, *, epoch, score=None, op="observe"):
         """Call the public function and return all that it returned or changed, by name."""
-        rescaled, weights = pe.ops.observe(
+        returned = getattr(pe.ops, op)(
             losses.to(self.device),
             indices.to(self.device),
             epoch=epoch,
@@ -86,7 +86,8 @@ class State:
             weight_table=WEIGHTS.to(self.device),
             **self.tensors,
         )
-        found = {"rescaled": rescaled, "batch_weights": weights, **self.tensors}
+        returned = returned if isinstance(returned, tuple) else (returned,)
+        found = dict(zip(("rescaled", "batch_weights"), returned, strict=False)) | self.tensors
         return {name: value.cpu() for name, value in found.items()}
 
 
@@ -131,6 +132,23 @@ def test_observe_equals_the_reference(
     one, other = both(num_samples, salt, epoch)
     got = one.observe(losses, indices, epoch=epoch, score=score)
     want = other.observe(losses, indices, epoch=epoch, score=score)
+    for name, value in want.items():
+        assert_bitwise(got[name], value, name)
+
+
+@few
+@given(
+    batch_size=st.sampled_from([0, 1, 33, 257]),
+    score_dtype=st.sampled_from([None, torch.bfloat16, torch.float64]),
+    epoch=epochs,
+    salt=salts,
+)
+def test_observe_mean_equals_the_reference(batch_size, score_dtype, epoch, salt):
+    losses, indices = random_batch(random.Random(salt), 33, batch_size, torch.float32, torch.int64)
+    score = None if score_dtype is None else losses.flip(0).to(score_dtype)
+    one, other = both(33, salt, epoch)
+    got = one.observe(losses, indices, epoch=epoch, score=score, op="observe_mean")
+    want = other.observe(losses, indices, epoch=epoch, score=score, op="observe_mean")
     for name, value in want.items():
         assert_bitwise(got[name], value, name)
 

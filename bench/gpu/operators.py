@@ -149,21 +149,24 @@ class Batches:
         )
         # Losses, indices and both results once; a record is read and written, a class is read.
         self.bytes = batch * (4 + 8 + 4 + 4 + 16 + 1)
+        self.mean_bytes = self.bytes - 4 * batch  # one result
 
     def next_epoch(self) -> None:
         """Let every batch be news: a record of a later epoch is larger than any before."""
         self.epoch.add_(1)
 
 
-def observe_operator(kernels: Any, made: Batches) -> Operator:
+def observe_operator(kernels: Any, made: Batches, name: str = "observe") -> Operator:
     """A step's bookkeeping; each sample of each call changes its record."""
+    call = getattr(kernels, name)
 
     def observe() -> None:
         for losses, indices in zip(made.losses, made.indices, strict=True):
-            kernels.observe(losses, indices, None, made.state, True)
+            call(losses, indices, None, made.state, True)
 
     steps = len(made.losses)
-    return Operator("observe", observe, made.bytes, made.next_epoch, steps)
+    size = made.bytes if name == "observe" else made.mean_bytes
+    return Operator(name, observe, size, made.next_epoch, steps)
 
 
 def logit_operators(
@@ -262,6 +265,7 @@ def all_operators(
     contest = scored.records, n // 3, 32768, 0, 1, scored.other_class
     return [
         observe_operator(kernels, batches),
+        observe_operator(kernels, batches, "observe_mean"),
         *epoch_operators(kernels, scored)[1:],  # the whole is its parts
         Operator("draw", lambda: kernels.draw(places, 0, 1, 0)),
         Operator("plan_top", lambda: kernels.plan_top(*contest), 33 * n),

@@ -58,8 +58,11 @@ void observe_logits(const Logit* logits, const int64_t* targets, const Index* in
       stats[2 * b + 1] = row_factor(found, weight, smoothing);
     }
   });
-  observe_batch<Real, Index, float>({losses, indices, score, size}, state, advance, losses,
-                                    batch_weights);
+  const ScoredBatch<Index, float> batch = {indices, score, size};
+  observe_batch(batch, state, advance, [&](int64_t b, float weight) {
+    batch_weights[b] = weight;
+    losses[b] = rescale<Real>(losses[b], weight);
+  });
   state.counters[kSaturated] += saturated;
 }
 

@@ -32,12 +32,15 @@ std::tuple<Tensor, Tensor> observe_cpu(
         using Loss = std::remove_pointer_t<decltype(loss)>;
         using Score = std::remove_pointer_t<decltype(score_type)>;
         using Index = std::remove_pointer_t<decltype(index)>;
-        const ScoredBatch<Loss, Index, Score> batch = {
-            static_cast<const Loss*>(losses.const_data_ptr()),
+        const ScoredBatch<Index, Score> batch = {
             static_cast<const Index*>(indices.const_data_ptr()),
             static_cast<const Score*>(scored.const_data_ptr()), size};
-        observe_batch(batch, state, advance, static_cast<Loss*>(rescaled.mutable_data_ptr()),
-                      weights);
+        const auto* given = static_cast<const Loss*>(losses.const_data_ptr());
+        auto* weighed = static_cast<Loss*>(rescaled.mutable_data_ptr());
+        observe_batch(batch, state, advance, [&](int64_t b, float weight) {
+          weights[b] = weight;
+          weighed[b] = rescale<Loss>(given[b], weight);
+        });
       });
     });
   });

@@ -16,9 +16,8 @@ namespace prune_engine {
 // prefetches into the first level 6.6 at its best distance).
 constexpr int64_t kPrefetch = 48;
 
-template <typename Loss, typename Index, typename Score>
+template <typename Index, typename Score>
 struct ScoredBatch {
-  const Loss* losses;
   const Index* indices;
   const Score* scores;
   int64_t size;
@@ -76,9 +75,10 @@ void prefetch_first(const ScoreState& state, const Index* indices, int64_t size)
   for (int64_t b = 0; b < std::min(kPrefetch, size); ++b) prefetch_sample(state, indices[b]);
 }
 
-template <typename Loss, typename Index, typename Score>
-void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreState& state,
-                   bool advance, Loss* rescaled, float* batch_weights) {
+// weigh(b, weight) is told what each sample of the batch weighs.
+template <typename Index, typename Score, typename Weigh>
+void observe_batch(const ScoredBatch<Index, Score>& batch, const ScoreState& state, bool advance,
+                   const Weigh& weigh) {
   const Index* indices = batch.indices;
   const int64_t epoch = *state.epoch;
   check_range(indices, batch.size, state.num_samples);
@@ -87,9 +87,7 @@ void observe_batch(const ScoredBatch<Loss, Index, Score>& batch, const ScoreStat
   for (int64_t b = 0; b < batch.size; ++b) {
     if (b + kPrefetch < batch.size) prefetch_sample(state, indices[b + kPrefetch]);
     const auto index = static_cast<ptrdiff_t>(indices[b]);
-    const float weight = state.weight_table[state.weight_class[index]];
-    batch_weights[b] = weight;
-    rescaled[b] = rescale<Loss>(batch.losses[b], weight);
+    weigh(b, state.weight_table[state.weight_class[index]]);
     const uint32_t bits = float_bits(static_cast<float>(batch.scores[b]));
     if (!is_finite_bits(bits)) {  // Edge case 2: the last finite score decides
       ++nonfinite;

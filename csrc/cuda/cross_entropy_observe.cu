@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // cross_entropy_observe on a GPU: one launch. A warp has a row of up to 1024 classes, a block a
 // longer one; each thread keeps the sums of its logits (softmax.h), which are merged in a fixed
-// order, so the result does not depend on timing. One thread of the row then records as observe.cu.
+// order, so the result does not depend on timing. One thread of the row then records as observe
+// does.
 #include "logits.cuh"
 #include "record.cuh"
 

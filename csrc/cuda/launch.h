@@ -37,14 +37,14 @@ enum class Real : int { kFloat, kDouble, kHalf, kBFloat16 };
 
 struct LossBatch {
   Real loss_type;
-  const void* losses;  // [size]
+  const void* losses;  // [size]; observe_mean reads none
   Real score_type;
   const void* score;    // [size]; the losses themselves where nothing else is scored
   bool wide;            // indices are int64, else int32
   const void* indices;  // [size]
   int64_t size;
   void* rescaled;        // [size] of loss_type
-  float* batch_weights;  // [size]
+  float* batch_weights;  // [size]; observe_mean writes none
 };
 
 // Fixed counts, found on the device: the smallest draw that can stay in each band, and how many of
@@ -243,6 +243,10 @@ struct Activated {
 
 cudaError_t launch_observe(const LossBatch& batch, const ScoreState& state, bool advance,
                            cudaStream_t stream);
+
+// rescaled gets weight times float32(1 / size).
+cudaError_t launch_observe_mean(const LossBatch& batch, const ScoreState& state, bool advance,
+                                cudaStream_t stream);
 cudaError_t launch_mean_threshold(const int64_t* score_sum, float* threshold, cudaStream_t stream);
 // Of each row of blocks + 1 counts: exclusive prefix sums in place, the total last.
 cudaError_t launch_offsets(int64_t* counts, int rows, int64_t blocks, cudaStream_t stream);

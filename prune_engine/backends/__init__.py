@@ -31,6 +31,18 @@ class Kernels(Protocol):
         """Record the scores of one batch and weigh its losses."""
         ...
 
+    def observe_mean(
+        self,
+        losses: Tensor,
+        indices: Tensor,
+        score: Tensor | None,
+        state: Sequence[Tensor],
+        advance: bool,
+        /,
+    ) -> Tensor:
+        """Record the scores of one batch and return the gradient of its weighed mean."""
+        ...
+
     def mean_threshold(self, score_sum: Tensor, /) -> Tensor:
         """Turn the running sum into the float32 mean threshold."""
         ...

@@ -62,6 +62,7 @@ def cuda_refusal() -> str:
 
 
 observe = _ops.observe.default
+observe_mean = _ops.observe_mean.default
 mean_threshold = _ops.mean_threshold.default
 plan = _ops.plan.default
 compact = _ops.compact.default
@@ -88,7 +89,8 @@ gelu_moments = _ops.gelu_moments.default
 # What observe returns has no gradient, so autograd need not look at its arguments, nor need they be
 # detached for it, which takes as long as a step's own work. (Kept: what it says goes with it.)
 _autograd = torch.library.Library("prune_engine", "IMPL")
-_autograd.impl("observe", torch.library.fallthrough_kernel, "Autograd")  # pyright: ignore[reportUnknownMemberType]
+for _name in ("observe", "observe_mean"):
+    _autograd.impl(_name, torch.library.fallthrough_kernel, "Autograd")  # pyright: ignore[reportUnknownMemberType]
 
 
 @_register_fake("prune_engine::observe")
@@ -100,6 +102,17 @@ def _(
     advance: bool,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(losses), torch.empty_like(losses, dtype=torch.float32)
+
+
+@_register_fake("prune_engine::observe_mean")
+def _(
+    losses: Tensor,
+    indices: Tensor,
+    score: Tensor | None,
+    state: Sequence[Tensor],
+    advance: bool,
+) -> Tensor:
+    return torch.empty_like(losses)
 
 
 @_register_fake("prune_engine::mean_threshold")

@@ -186,8 +186,9 @@ class ScoreBuffer:
         self._kernels = backends.load(self.backend)
         self._checks = self._kernels.CHECKS_ARGUMENTS
         # What calling a compiled operator comes to; only a graph needs its name.
-        self._observe: Any = getattr(self._kernels.observe, "_op", self._kernels.observe)
-        self._part: tuple[int, Tensor | None] = (0, None)  # B, and 1 / B for each of a batch
+        mean = self._kernels.observe_mean
+        self._observe_mean: Any = getattr(mean, "_op", mean)
+        self._largest_dot = MAX_DOT if self.device.type == "cpu" else 0
         self.observe_arguments: ObserveState = (
             self.records,
             self.score_sum,
@@ -276,35 +277,19 @@ class ScoreBuffer:
                 return None
             if score is not None and not (score.is_cpu and losses.dim() == 1):
                 return None
-            size, traced = losses.numel(), is_compiling()
-            if traced or size != self._part[0]:
-                part = self._new_part(size)
-            else:
-                part = self._part[1]
-            if part is None:
+            size = losses.numel()
+            if not 0 < size <= self._largest_dot:
                 return None
             if not self._checks:
                 if not (losses.is_contiguous() and indices.is_contiguous()):
                     return None
                 check_state(*self.observe_arguments)
                 check_batch(losses, indices, score, self.device)
-            # Weights times 1 / B are what the operator makes of B losses of 1 / B.
-            seen, state = losses if score is None else score, self.observe_arguments
-            observe = self._kernels.observe if traced else self._observe
-            shares, _ = observe(part, indices, seen, state, advance)
+            observe = self._kernels.observe_mean if is_compiling() else self._observe_mean
+            shares = observe(losses, indices, score, self.observe_arguments, advance)
         except (AttributeError, RuntimeError, TypeError):
             return None  # nothing is recorded: what does not fit is converted or said by observe
         return losses.dot(shares)
-
-    def _new_part(self, size: int) -> Tensor | None:
-        """Return what ``observe_mean`` multiplies weights by, and keep it for the next batch."""
-        if self.device.type != "cpu" or not 0 < size <= MAX_DOT:
-            return None
-        part = torch.full((size,), 1 / size, dtype=torch.float32, device=self.device)
-        if is_compiling() or type(part) is not Tensor:
-            return part  # of a graph or a mode, which it must not outlive
-        self._part = (size, part)
-        return part
 
     def cross_entropy_observe(
         self,

@@ -15,6 +15,7 @@ from prune_engine.ops.gelu_moments import gelu_moments
 from prune_engine.ops.mean_threshold import mean_threshold
 from prune_engine.ops.moments import merge_moments, moments
 from prune_engine.ops.observe import observe
+from prune_engine.ops.observe_mean import observe_mean
 from prune_engine.ops.order import order
 from prune_engine.ops.pick import pick
 from prune_engine.ops.plan import plan
@@ -40,6 +41,7 @@ __all__ = [
     "merge_moments",
     "moments",
     "observe",
+    "observe_mean",
     "order",
     "percentiles",
     "pick",

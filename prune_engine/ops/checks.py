@@ -29,6 +29,48 @@ INDEX_DTYPES = (torch.int64, torch.int32)
 ObserveState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
+def state_of(
+    records: Tensor,
+    score_sum: Tensor,
+    counters: Tensor,
+    step: Tensor,
+    weight_class: Tensor,
+    weight_table: Tensor,
+    epoch: int | Tensor,
+) -> ObserveState:
+    """Return the state that an operator which records a batch is called with.
+
+    What is changed must be changed in place (``check_state``); what is read may be converted.
+
+    Args:
+        records: see ``observe``.
+        score_sum: see ``observe``.
+        counters: see ``observe``.
+        step: see ``observe``.
+        weight_class: see ``observe``.
+        weight_table: see ``observe``.
+        epoch: see ``observe``; a number becomes a tensor.
+
+    Returns:
+        The seven tensors, none of them checked but an epoch that is a number.
+
+    Raises:
+        ValueError: the epoch is out of range.
+
+    Example:
+        >>> zero = torch.zeros(1)
+        >>> state_of(zero, zero, zero, zero, zero, zero, 3)[-1]
+        tensor([3])
+    """
+    epoch = plain(epoch)
+    if isinstance(epoch, int):
+        check_seed_epoch(0, epoch)
+        epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
+    if isinstance(weight_class, Tensor) and isinstance(weight_table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        weight_class, weight_table = weight_class.contiguous(), weight_table.contiguous()
+    return records, score_sum, counters, step, weight_class, weight_table, epoch
+
+
 def check_vector(
     name: str,
     tensor: object,

@@ -13,10 +13,10 @@ from prune_engine.ops.checks import (
     ObserveState,
     check_int,
     check_labels,
-    check_seed_epoch,
     check_state,
     has_tangent,
     raise_index_error,
+    state_of,
 )
 from prune_engine.ops.cross_entropy_grad import cross_entropy_loss
 from prune_engine.plain import plain
@@ -93,13 +93,7 @@ def cross_entropy_observe(
         >>> round(losses.item(), 4), round(buffer.scores[3].item(), 4)
         (0.6931, 0.6931)
     """
-    epoch = plain(epoch)
-    if isinstance(epoch, int):
-        check_seed_epoch(0, epoch)
-        epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
-    if isinstance(weight_class, Tensor) and isinstance(weight_table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        weight_class, weight_table = weight_class.contiguous(), weight_table.contiguous()
-    state = (records, score_sum, counters, step, weight_class, weight_table, epoch)
+    state = state_of(records, score_sum, counters, step, weight_class, weight_table, epoch)
     check_state(*state)
     kernels = backends.kernels_for(backend, records)
     result = cross_entropy_state(

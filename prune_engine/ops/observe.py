@@ -10,13 +10,12 @@ from prune_engine import backends
 from prune_engine.ops.checks import (
     ObserveState,
     check_batch,
-    check_seed_epoch,
     check_state,
     has_tangent,
     raise_index_error,
+    state_of,
 )
 from prune_engine.ops.weights import rescale
-from prune_engine.plain import plain
 
 
 def observe(
@@ -79,14 +78,7 @@ def observe(
         >>> rescaled.tolist(), state["score_sum"][9].item()
         ([1.0, 3.0], 2)
     """
-    epoch = plain(epoch)
-    if isinstance(epoch, int):
-        check_seed_epoch(0, epoch)
-        epoch = torch.tensor([epoch], dtype=torch.int64, device=records.device)
-    # What is changed must be changed in place (check_state); what is read may be converted.
-    if isinstance(weight_class, Tensor) and isinstance(weight_table, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        weight_class, weight_table = weight_class.contiguous(), weight_table.contiguous()
-    state = (records, score_sum, counters, step, weight_class, weight_table, epoch)
+    state = state_of(records, score_sum, counters, step, weight_class, weight_table, epoch)
     try:
         kernels = backends.kernels_for(backend, records)
     except AttributeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -161,7 +162,9 @@ def _classes() -> Tensor:
     return drawn.to(torch.uint8)
 
 
-def _observe(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
+def _observe(
+    operators: Any, backend: str, device: torch.device, name: str = "observe"
+) -> Iterator[Tensor]:
     held = state(NUM_SAMPLES, device)
     held["weight_class"] = _classes().to(device)
     losses = _scores()
@@ -171,7 +174,8 @@ def _observe(operators: Any, backend: str, device: torch.device) -> Iterator[Ten
         for start in range(0, NUM_SAMPLES, 2048):
             part = slice(start, start + 2048)
             batch = (losses[part].to(device), indices[part].to(device))
-            yield from operators.observe(*batch, epoch=epoch, backend=backend, **held)
+            result = getattr(operators, name)(*batch, epoch=epoch, backend=backend, **held)
+            yield from result if isinstance(result, tuple) else (result,)
         losses = losses.flip(0)
     yield from (held["records"], held["score_sum"], held["counters"], held["step"])
 
@@ -315,6 +319,7 @@ def _cross_entropy_observe(operators: Any, backend: str, device: torch.device) -
 Case = Callable[[Any, str, torch.device], Iterator[Tensor]]
 CASES: dict[str, Case] = {
     "observe": _observe,
+    "observe_mean": partial(_observe, name="observe_mean"),
     "mean_threshold": _mean_threshold,
     "plan": _plan,
     "cells": _cells,

@@ -162,6 +162,18 @@ void emulated_observe(int loss_type, const void* losses, int score_type, const v
       advance != 0, nullptr);
 }
 
+void emulated_observe_mean(int score_type, const void* score, int wide, const void* indices,
+                           int64_t size, float* shares, int64_t* records, int64_t num_samples,
+                           int64_t* score_sum, int64_t* counters, int64_t* step,
+                           const uint8_t* weight_class, const float* weight_table,
+                           const int64_t* epoch, int advance) {
+  cuda::launch_observe_mean(
+      {cuda::Real::kFloat, nullptr, static_cast<cuda::Real>(score_type), score, wide != 0, indices,
+       size, shares, nullptr},
+      {records, num_samples, score_sum, counters, step, weight_class, weight_table, epoch},
+      advance != 0, nullptr);
+}
+
 void emulated_mean_threshold(const int64_t* score_sum, float* threshold) {
   cuda::launch_mean_threshold(score_sum, threshold, nullptr);
 }

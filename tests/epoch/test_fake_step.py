@@ -44,7 +44,7 @@ def kernels_named(name: str, launched: list[str], patch: pytest.MonkeyPatch) -> 
 
             return call
 
-        names = ("observe", "mean_threshold", "plan", "compact", "order", "audit")
+        names = ("observe", "observe_mean", "mean_threshold", "plan", "compact", "order", "audit")
         return SimpleNamespace(CHECKS_ARGUMENTS=True, **{each: noted(each) for each in names})
     pytest.importorskip("triton")
     import _triton_launches

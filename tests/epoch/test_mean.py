@@ -208,7 +208,7 @@ def test_a_step_calls_one_operator_of_the_library_and_one_product():
     made.observe(losses[0], torch.arange(256))
     found: list[Tensor] = []
     forward = calls_of(lambda: found.append(made.observe(losses[1], torch.arange(256))))
-    assert forward == {"arange": 1, "prune_engine::observe": 1, "dot": 1}
+    assert forward == {"arange": 1, "prune_engine::observe_mean": 1, "dot": 1}
     assert type(found[0].grad_fn).__name__ == "DotBackward0"
     by_sum = calls_of(lambda: made.observe(losses[1], torch.arange(256), reduction="sum"))
     assert by_sum == {  # control: another reduction calls more

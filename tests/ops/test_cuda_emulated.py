@@ -87,6 +87,37 @@ def test_observe(emulated, num_samples, batch_size, dtype, index_dtype, score_dt
         assert_bitwise(a, b, label)
 
 
+@settings(max_examples=15)
+@given(
+    num_samples=SIZES,
+    batch_size=st.sampled_from([0, 1, 31, 33, 256, 257, 700]),
+    index_dtype=st.sampled_from([torch.int64, torch.int32]),
+    score_dtype=st.sampled_from([None, None, *DTYPES]),
+    epoch=epochs,
+    salt=salts,
+)
+def test_observe_mean(emulated, num_samples, batch_size, index_dtype, score_dtype, epoch, salt):
+    rng = random.Random(salt)
+    # One beyond the end, sometimes: counted, and its share is that of a weight of 1.
+    span = num_samples + rng.choice([0, 1])
+    indices = torch.tensor([rng.randrange(span) for _ in range(batch_size)], dtype=index_dtype)
+    losses = torch.tensor(floats(rng, batch_size, finite=False))
+    score = None
+    if score_dtype is not None:
+        score = torch.tensor(floats(rng, batch_size, finite=False)).to(score_dtype)
+    start = mutable_state(rng, num_samples, epoch)
+    fixed = [uint8([rng.randrange(256) for _ in range(num_samples)]), WEIGHTS, int64([epoch])]
+    want_state, got_state = ([t.clone() for t in start] for _ in range(2))
+    part = torch.full((batch_size,), 1 / max(1, batch_size))
+    seen = losses if score is None else score
+    want, _ = emulated.observe(part, indices, seen, [*want_state, *fixed], True)
+    got = emulated.observe_mean(losses, indices, score, [*got_state, *fixed], True)
+    for label, a, b in zip(
+        ("shares", *CHANGED), (got, *got_state), (want, *want_state), strict=True
+    ):
+        assert_bitwise(a, b, label)
+
+
 def test_observe_more_samples_than_threads(ordered):
     rng = random.Random(3)
     losses = torch.tensor(floats(rng, 6000, finite=False))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.triton
 
 TESTS = Path(__file__).resolve().parents[1]
 OPS = (
-    *("observe", "mean_threshold", "plan", "compact", "order", "shuffle", "audit"),
+    *("observe", "observe_mean", "mean_threshold", "plan", "compact", "order", "shuffle", "audit"),
     *("draw", "plan_top"),
     *("moments", "activation_std", "relu_moments", "gelu_moments"),
     *("select", "top", "pick"),

@@ -66,6 +66,7 @@ table = torch.arange(256.0)
 state = [records, sums, counters, torch.tensor([7]), classes, table, torch.tensor([4])]
 same("observe", (losses, indices, None, state, True), changed=(3,))
 call("observe", losses, indices, None, state, True)
+same("observe_mean", (losses, indices, None, state, True), changed=(3,))
 threshold = same("mean_threshold", (sums,))
 rule = ([32768, 0], [2, 1], [1, 1], 0, -1, 7, 5)
 offsets = same("plan", (records, threshold, *rule, classes), changed=(9,))
@@ -117,7 +118,16 @@ def test_the_dispatcher_reaches_the_kernels_with_the_bits_of_the_reference():
     assert done.stdout.split() == [
         *("served", "activation_std", "audit", "cells", "compact", "cross_entropy_grad"),
         *("cross_entropy_observe", "draw", "gelu_moments", "mean_threshold", "moments", "observe"),
-        *("order", "pick", "plan", "plan_levels", "plan_top", "relu_moments", "relu_moments_"),
+        *(
+            "observe_mean",
+            "order",
+            "pick",
+            "plan",
+            "plan_levels",
+            "plan_top",
+            "relu_moments",
+            "relu_moments_",
+        ),
         *("select", "shuffle", "solve_levels", "top"),
     ]
 

@@ -47,6 +47,7 @@ from prune_engine.backends.reference.gelu_moments import gelu_moments
 from prune_engine.backends.reference.mean_threshold import mean_threshold
 from prune_engine.backends.reference.moments import moments
 from prune_engine.backends.reference.observe import observe
+from prune_engine.backends.reference.observe_mean import observe_mean
 from prune_engine.backends.reference.order import order
 from prune_engine.backends.reference.pick import pick
 from prune_engine.backends.reference.plan import plan
@@ -76,6 +77,7 @@ __all__ = [
     "mean_threshold",
     "moments",
     "observe",
+    "observe_mean",
     "order",
     "philox4x32",
     "pick",

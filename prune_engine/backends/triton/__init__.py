@@ -31,6 +31,7 @@ try:
     from prune_engine.backends.triton.mean_threshold import mean_threshold
     from prune_engine.backends.triton.moments import moments
     from prune_engine.backends.triton.observe import observe
+    from prune_engine.backends.triton.observe_mean import observe_mean
     from prune_engine.backends.triton.order import order
     from prune_engine.backends.triton.pick import pick
     from prune_engine.backends.triton.plan import plan
@@ -59,6 +60,7 @@ __all__ = [
     "mean_threshold",
     "moments",
     "observe",
+    "observe_mean",
     "order",
     "pick",
     "plan",
@@ -86,6 +88,7 @@ OPERATORS = {
     "mean_threshold": mean_threshold,
     "moments": moments,
     "observe": observe,
+    "observe_mean": observe_mean,
     "order": order,
     "pick": pick,
     "plan": plan,
