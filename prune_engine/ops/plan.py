@@ -96,5 +96,6 @@ def plan(
 
 def _edges(rule: Rule) -> Tensor:
     """Return a threshold fewer than there are bands: infinity below that of the never seen."""
-    own = len(rule.bands) - 1 - rule.thresholds.shape[0]
-    return pad(rule.thresholds, (0, own), value=torch.inf).contiguous()
+    edges = rule.thresholds.contiguous()
+    own = len(rule.bands) > edges.shape[0] + 1
+    return pad(edges, (0, 1), value=torch.inf) if own else edges

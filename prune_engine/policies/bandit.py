@@ -249,7 +249,7 @@ class UCB(Bandit):
         coefficient: at least 0, of the variance: the confidence of the published replica, 1 where
             it names none.
         first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random; the next
-            choice is of as many, the never seen first.
+            choice is of as many, the never seen first, ties by index.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 
@@ -309,7 +309,7 @@ class EpsilonGreedy(Bandit):
         decay: in [0, 1), of the averages.
         epsilon: in [0, 1].
         first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random; the next
-            choice is of as many, the never seen first.
+            choice is of as many, the never seen first, ties by index.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 

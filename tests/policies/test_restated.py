@@ -876,18 +876,6 @@ def test_warm_up_epochs_are_full():
         assert max(found[3:]) < N
 
 
-def test_even_epochs_have_one_length():
-    for policy in (pe.Budget(0.4, delta=1.0, first_epoch="even"), UCB(0.6, 1, first_epoch="even")):
-        engine = made(policy)
-        counts = []
-        for _ in range(3):
-            counts.append(engine.plan.num_kept)
-            serve(engine)
-            engine.end_epoch()
-        assert all(abs(count - 60) <= 15 for count in counts[:1])
-        assert made(OrderDP(0.3)).plan.num_kept == 30
-
-
 def test_no_sample_weighs_more_than_the_cap():
     heavy, capped = (made(pe.Budget(0.7, 0.72, weight_cap=cap)) for cap in (None, 2.0))
     for engine in (heavy, capped):
