@@ -27,8 +27,9 @@ __global__ void __launch_bounds__(kPlanThreads, 4)
   uint4 pairs[kThreadPairs];
   load_pairs(records + begin, size, vector_in && whole, pairs);
   cut[threadIdx.x] = cuts[threadIdx.x];
-  const int32_t top = *top_in, unseen = level_of(*unseen_in, top);
+  const int32_t top = *top_in, never = *unseen_in;
   make_draws(first + begin, seed, epoch, word);
+  const int32_t unseen = level_of(never, top);
   Keys<kThreadSamples> keys = make_keys(pairs);
 #pragma unroll
   for (int e = 0; e < kThreadSamples; ++e) {
