@@ -252,6 +252,7 @@ class PruneEngine:
             loss = self.buffer.observe_mean(losses, indices, score, not again)
         if loss is None:
             loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, again)
+            run.divides = run.divides or reduction == "weighted_mean"
         run.trained(indices, indices.numel(), again)
         run.engine_seconds += perf_counter() - began
         return loss
@@ -432,6 +433,7 @@ class PruneEngine:
             run.consume(indices.shape[0])
         else:
             run.trained(given, indices.shape[0], again)
+            run.divides = run.divides or reduction == "weighted_mean"
         loss = reduce_losses(rescaled, weights, reduction, denom)
         run.add_seconds(began)
         return loss
@@ -839,7 +841,8 @@ class PruneEngine:
         Returns:
             An ``LRScheduler`` to ``step()`` after each optimizer step
             (``schedule.VirtualScheduler``). It warns once, ``errors.LargeWeightWarning``, where the
-            largest weight times the rate exceeds the schedule's peak.
+            largest weight times the rate exceeds the schedule's peak; not where losses are observed
+            with ``reduction="weighted_mean"``, which divides the weights out of each step.
 
         Raises:
             TypeError: the scheduler waits for a metric.
@@ -847,7 +850,7 @@ class PruneEngine:
         """
         if self._run.num_epochs is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
-        watch = RateWatch(self, peak_of(scheduler))
+        watch = RateWatch(self._run, peak_of(scheduler))
         wrapped = VirtualScheduler(scheduler, total_steps, ProgressOf(self), watch)
         self._run.schedule = weakref.ref(wrapped)
         return wrapped

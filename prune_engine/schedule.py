@@ -43,7 +43,9 @@ class ProgressOf:
 
 
 class HasWeights(HasProgress, Protocol):
-    """Whoever knows the largest weight of a sample as well; an engine."""
+    """Whoever knows the largest weight of a sample as well; an engine's run."""
+
+    divides: bool  # whether a step's loss is divided by the sum of its weights
 
     @property
     def plan(self) -> Any:
@@ -58,7 +60,7 @@ class RateWatch:
     full training, times the largest weight, is one that nobody has tried, and runs diverge at it.
 
     Args:
-        source: the engine.
+        source: the engine's run.
         peak: the largest rate of the schedule made for full training.
     """
 
@@ -69,7 +71,7 @@ class RateWatch:
         """Look at the rates of the next step."""
         largest = max((float(rate) for rate in rates), default=0.0)
         self.peak = max(self.peak, largest)
-        if self.told:
+        if self.told or self.source.divides:
             return
         weight = float(self.source.plan.weight_bound)
         if weight * largest > self.peak * (1 + 1e-9):

@@ -371,6 +371,31 @@ def train_below_the_peak():
     train_epochs(slow, slow.wrap_scheduler(inner, STEPS), EPOCHS)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("reduction", ["weighted_mean", "mean"])
+def test_a_weight_is_not_warned_of_where_each_step_divides_it_out(fused, reduction):
+    subset = pe.policies.Subset(range(SAMPLES), [7.0] + [1.0] * (SAMPLES - 1))
+    engine, optimizer = pe.PruneEngine(SAMPLES, subset, num_epochs=1), optimizer_of()
+    scheduler = engine.wrap_scheduler(ExponentialLR(optimizer, 0.97), STEPS)
+
+    def step():
+        indices = torch.arange(SIZE)
+        if fused:
+            logits, labels = torch.zeros(SIZE, 2), torch.zeros(SIZE, dtype=torch.int64)
+            engine.cross_entropy_observe(logits, labels, indices, reduction=reduction)
+        else:
+            engine.observe(torch.ones(SIZE), indices, reduction=reduction)
+        optimizer.step()
+        scheduler.step()
+
+    if reduction == "mean":  # control
+        with pytest.warns(LargeWeightWarning, match="a sample that weighs 7 at"):
+            step()
+    else:
+        step()
+
+
 def test_the_effective_rate_is_that_of_the_largest_weight_in_use():
     engine, optimizer = heavy(), optimizer_of(0.5)
     assert engine.effective_lr(optimizer) == 0.5
