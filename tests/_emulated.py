@@ -92,12 +92,12 @@ def _compile(
 ) -> Emulated:
     sources = []
     for path in sorted(CSRC.glob("cuda/*.cu*")):
-        text = edit(path.read_text(encoding="utf-8")).replace('"../', f'"{CSRC}/')
+        text = translate(edit(path.read_text(encoding="utf-8")).replace('"../', f'"{CSRC}/'))
         if path.suffix == ".cuh":
             (folder / path.name).write_text(text, encoding="utf-8")
         elif path.stem in names:
             sources.append(folder / f"{path.stem}.cpp")
-            sources[-1].write_text(translate(text), encoding="utf-8")
+            sources[-1].write_text(text, encoding="utf-8")
     emulator = ROOT / "tests/emulator"
     if not others:
         sources.append(emulator / "emulator.cpp")
