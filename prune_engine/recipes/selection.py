@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -291,7 +291,7 @@ def one_model(
     folder = None if options.folder is None else options.folder / f"seed{seed}"
     made = coresets.embed(
         trainer.model,
-        _images(data, trainer),
+        trainer.in_order(),
         num_samples=data.num_samples,
         folder=folder,
         amp=config.amp,
@@ -304,16 +304,9 @@ def one_model(
         recorded = engine.memory.scores(name).cpu()
     elif options.exact:
         say(f"{options.method}: moving {data.num_samples} images to the nearest boundary")
-        moved = [coresets.deepfool(trainer.model, x) for x, _, _ in _images(data, trainer)]
+        moved = [coresets.deepfool(trainer.model, x) for x, _, _ in trainer.in_order()]
         recorded = torch.cat(moved).cpu()
     return Trained(made, recorded)
-
-
-def _images(data: ImageData, trainer: ImageTrainer) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the training images as the model takes them, in order."""
-    for start in range(0, data.num_samples, 1000):
-        part = torch.arange(start, min(start + 1000, data.num_samples))
-        yield trainer.normalised(data.train_images[part]), data.train_labels[part], part
 
 
 def read_chosen(path: Path, num_samples: int | None = None) -> tuple[coresets.Coreset, float]:
