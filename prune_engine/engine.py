@@ -500,8 +500,9 @@ class PruneEngine:
     def resize(self, num_samples: int) -> None:
         """Follow a data set that has grown or shrunk at its end, between two epochs.
 
-        New samples are unseen, so every rule keeps them; the scores of the others and their exact
-        sum stay, and the epoch that begins is decided anew. With several ranks a collective. Make
+        New samples are unseen, so every rule keeps them (but of a run that began evenly, which
+        drops as many of them as of the others); the scores of the others and their exact sum
+        stay, and the epoch that begins is decided anew. With several ranks a collective. Make
         the loaders of tensors (``device_loader``) and CUDA graphs anew; others go on.
 
         Args:

@@ -248,7 +248,8 @@ class UCB(Bandit):
         decay: in [0, 1), of the averages.
         coefficient: at least 0, of the variance: the confidence of the published replica, 1 where
             it names none.
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random; the next
+            choice is of as many, the never seen first, ties by index.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 
@@ -307,7 +308,8 @@ class EpsilonGreedy(Bandit):
         period: at least 1; epoch 0 is full, and epochs 1, 1 + period, ... choose anew.
         decay: in [0, 1), of the averages.
         epsilon: in [0, 1].
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random; the next
+            choice is of as many, the never seen first, ties by index.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 
