@@ -512,12 +512,11 @@ def large_table(rows: list[dict[str, Any]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        more = "-" if row.get("shared_process") else f"{row['peak_mib']:.0f}"
         lines.append(
             f"| {row['method'].partition(':')[0]} | {row['n']:,} | {row['width']} "
             f"| {row['classes']} | {row['k']:,} | {'yes' if row['balance'] else 'no'} "
             f"| {row['threads']} | {row['seconds'][0]:.1f} | {row['cpu_seconds'][0]:.1f} "
-            f"| {row['inputs_mib']:.0f} | {more} |"
+            f"| {row['inputs_mib']:.0f} | {row['peak_mib']:.0f} |"
         )
     return "\n".join(lines)
 
