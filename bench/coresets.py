@@ -3,7 +3,7 @@
 
 python bench/coresets.py cost                      # one class of ImageNet's shape
 python bench/coresets.py reference                 # beside apricot and submodlib, if installed
-python bench/coresets.py large --samples 100000    # whole data sets of features
+python bench/coresets.py large --samples 100000    # whole data sets, a process each
 python bench/coresets.py accuracy --data fashion_mnist --data-root DIR --limit 3000
 python bench/coresets.py table --into bench/results/coresets.md
 
@@ -237,36 +237,51 @@ def reference(arguments: argparse.Namespace) -> None:
 
 
 def large(arguments: argparse.Namespace) -> None:
-    """Measure selections of a whole data set of features."""
-    torch.set_num_threads(arguments.threads)
-    n, width, classes = arguments.samples, arguments.width, arguments.classes
+    """Measure selections of a whole data set of features, each in a process of its own."""
+    n = arguments.samples
     file = RESULTS / f"large-{n}.json"
     rows = _rows(file)
-    generator = torch.Generator().manual_seed(0)
-    features = features_of(n, width)
-    targets = torch.randint(classes, (n,), generator=generator)
-    logits = torch.randn(n, classes, generator=generator) if arguments.logits else None
-    features[:4096] @ features[:256].T
+    k = arguments.count or n // 2
+    shape = {"samples": n, "width": arguments.width, "classes": arguments.classes, "count": k}
+    words = [f"--{name}={value}" for name, value in shape.items()]
     for name in arguments.methods:
-        method, _, form = name.partition(":")
-        balance = form != "whole"
-        k = arguments.count or n // 2
         if any(row["method"] == name and row["k"] == k for row in rows):
             continue
-        kind = coresets.TABLE[method]
-        given = {"features": features, "logits": logits, "targets": targets}
-        needs = {name: given[name] for name in (*kind.needs, "targets")}
-        measured = measure(
-            lambda needs=needs, method=method, k=k, balance=balance: coresets.select(
-                method, k=k, balance=balance, **needs
-            ),
-            1,
+        command = [sys.executable, __file__, "whole", name, *words]
+        done = subprocess.run(
+            [*command, "--threads", str(arguments.threads)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
-        shape = {"n": n, "width": width, "classes": classes, "k": k, "balance": balance}
-        inputs = sum(value.nbytes for value in needs.values()) / 2**20
-        rows.append({"method": name, **shape, "inputs_mib": inputs, **measured})
+        rows.append(json.loads(done.stdout))
         _say(f"{name}: {rows[-1]['seconds'][0]:.1f} s, {rows[-1]['peak_mib']:.0f} MiB more")
         _keep(file, rows)
+
+
+def whole(arguments: argparse.Namespace) -> None:
+    """Print a whole data set of one method: what ``large`` starts."""
+    torch.set_num_threads(arguments.threads)
+    shape = {"n": arguments.samples, "width": arguments.width, "classes": arguments.classes}
+    print(json.dumps(one_data_set(arguments.method, k=arguments.count, **shape)))
+
+
+def one_data_set(name: str, *, n: int, width: int, classes: int, k: int) -> dict[str, Any]:
+    """Measure a method on a whole data set, class by class or ``:whole``, in this process."""
+    method, _, form = name.partition(":")
+    balance, generator = form != "whole", torch.Generator().manual_seed(0)
+    needs = (*coresets.TABLE[method].needs, "targets")
+    given = {"targets": torch.randint(classes, (n,), generator=generator)}
+    if "features" in needs:
+        given["features"] = features_of(n, width)
+    if "logits" in needs:
+        given["logits"] = torch.randn(n, classes, generator=generator)
+    first = features_of(4096, width)
+    first @ first[:256].T  # the libraries' own buffers are no part of a method
+    measured = measure(lambda: coresets.select(method, k=k, balance=balance, **given), 1)
+    shape = {"n": n, "width": width, "classes": classes, "k": k, "balance": balance}
+    inputs = sum(value.nbytes for value in given.values()) / 2**20
+    return {"method": name, **shape, "inputs_mib": inputs, **measured}
 
 
 def fit(
@@ -386,14 +401,14 @@ def accuracy(arguments: argparse.Namespace) -> None:
         for fraction, name, method, given in jobs:
             if (name, fraction) in done or name.startswith(tuple(arguments.without)):
                 continue
-            began, high = time.perf_counter(), peak_mib()
+            began = time.perf_counter()
             chosen = coresets.select(
                 method,
                 k=int(fraction * data.num_samples),
                 seed=seed,
                 **{"targets": data.train_labels, **given},
             )
-            seconds, more = time.perf_counter() - began, peak_mib() - high
+            seconds = time.perf_counter() - began
             if name.endswith("(weights of 1)"):
                 chosen = replace(chosen, weights=torch.ones_like(chosen.weights))
             policy = pe.policies.Subset(*chosen.normalised())
@@ -402,7 +417,6 @@ def accuracy(arguments: argparse.Namespace) -> None:
                 fraction,
                 accuracy=fit(data, config, policy, seed, "loss")[2],
                 select_seconds=seconds,
-                peak_mib=more,
                 evidence_seconds=found["seconds"] if method.needs else 0.0,
                 trained=len(chosen.normalised()[0]),
             )
@@ -424,11 +438,11 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| method | "
         + " | ".join(f"{100 * f:.0f}% | less that of random" for f in fractions)
-        + " | n of each | select s | peak MiB |",
-        "| --- |" + " ---: | ---: |" * len(fractions) + " ---: | ---: | ---: |",
+        + " | n of each | select s |",
+        "| --- |" + " ---: | ---: |" * len(fractions) + " ---: | ---: |",
         f"| full data | {_cell(list(full.values()))} |"
         + " |" * (2 * len(fractions) - 1)
-        + f" {len(full)} | | |",
+        + f" {len(full)} | |",
     ]
     names = dict.fromkeys(row["method"] for row in rows if row["method"] != "full")
     for name in names:
@@ -442,11 +456,7 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
             cells.append(_gap(gaps) if name != "random" else "")
         spent = [row for row in rows if row["method"] == name and "select_seconds" in row]
         seconds = f"{statistics.median(r['select_seconds'] for r in spent):.2f}" if spent else ""
-        memory = f"{max(r['peak_mib'] for r in spent):.0f}" if spent else ""
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {'/'.join(map(str, counts))} "
-            f"| {seconds} | {memory} |"
-        )
+        lines.append(f"| {name} | {' | '.join(cells)} | {'/'.join(map(str, counts))} | {seconds} |")
     return "\n".join(lines)
 
 
@@ -497,15 +507,16 @@ def reference_table(rows: list[dict[str, Any]]) -> str:
 def large_table(rows: list[dict[str, Any]]) -> str:
     """One line per selection of a whole data set."""
     lines = [
-        "| method | N | d | C | k | class by class | s | processor s | inputs MiB | more MiB |",
-        "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
+        "| method | N | d | C | k | class by class | threads | s | processor s | inputs MiB "
+        "| more MiB |",
+        "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         lines.append(
             f"| {row['method'].partition(':')[0]} | {row['n']:,} | {row['width']} "
             f"| {row['classes']} | {row['k']:,} | {'yes' if row['balance'] else 'no'} "
-            f"| {row['seconds'][0]:.1f} | {row['cpu_seconds'][0]:.1f} | {row['inputs_mib']:.0f} "
-            f"| {row['peak_mib']:.0f} |"
+            f"| {row['threads']} | {row['seconds'][0]:.1f} | {row['cpu_seconds'][0]:.1f} "
+            f"| {row['inputs_mib']:.0f} | {row['peak_mib']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -520,9 +531,9 @@ def page() -> str:
             f"## Beside apricot and submodlib\n\nn = {CLASS['n']:,}, k = {CLASS['k']}; they are "
             "given the matrix of similarities, this package makes it.\n\n" + reference_table(rows)
         )
-    whole = [row for file in sorted(RESULTS.glob("large-*.json")) for row in _rows(file)]
-    if whole:
-        parts.append("## Whole data sets of features\n\n" + large_table(whole))
+    rows = [row for file in sorted(RESULTS.glob("large-*.json")) for row in _rows(file)]
+    if rows:
+        parts.append("## Whole data sets of features\n\n" + large_table(rows))
     runs: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(RESULTS.glob("*-seed*.json")):
         runs.setdefault(re.sub(r"-seed\d+$", "", file.stem), []).extend(_rows(file))
@@ -569,15 +580,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     others.add_argument("--threads", type=int, default=cores)
     others.set_defaults(run=reference)
 
-    whole = commands.add_parser("large")
-    whole.add_argument("--samples", type=int, default=IMAGENET)
-    whole.add_argument("--width", type=int, default=512)
-    whole.add_argument("--classes", type=int, default=1000)
-    whole.add_argument("--count", type=int)
-    whole.add_argument("--logits", action="store_true")
-    whole.add_argument("--methods", nargs="+", default=["k_center:whole", "herding"])
-    whole.add_argument("--threads", type=int, default=cores)
-    whole.set_defaults(run=large)
+    many, data_set = commands.add_parser("large"), commands.add_parser("whole")
+    many.add_argument("--methods", nargs="+", default=["k_center:whole", "herding"])
+    many.set_defaults(run=large)
+    data_set.add_argument("method")
+    data_set.set_defaults(run=whole)
+    for parsed in (many, data_set):
+        parsed.add_argument("--samples", type=int, default=IMAGENET)
+        parsed.add_argument("--width", type=int, default=512)
+        parsed.add_argument("--classes", type=int, default=1000)
+        parsed.add_argument("--count", type=int)
+        parsed.add_argument("--threads", type=int, default=cores)
 
     tested = commands.add_parser("accuracy")
     tested.add_argument("--data", choices=TRAIN, default="fashion_mnist")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from prune_engine.recipes.results import lay_out
 from prune_engine.recipes.study import figure, run, tables
 from prune_engine.recipes.study.design import Found
 
@@ -26,16 +27,45 @@ def pages() -> dict[Path, str]:
     """Return every page that is made of rows, as it should be."""
     made: dict[Path, str] = {}
     parts: list[str] = []
+    listed: list[list[str]] = []
     for folder in sorted(path.parent for path in STUDIES.glob(f"*/{run.HEADER}")):
         options = run.reopen(folder)
         found = run.read(options)
-        text = tables.page(found, f"Study: {options.model}")
+        text = tables.page(found, f"Study: {named(folder.name, options.model)}")
         made[folder / "study.md"] = f"{text}\n![every rule, regime by regime](study.svg)\n"
-        parts.append(f"{caption(found)}\n\n{tables.guide(found)}")
+        parts.append(f"{caption(folder.name, found)}\n\n{tables.guide(found)}")
+        listed.append(line(folder.name, found))
         if folder.name == SHOWN[0]:
             made[FRONT] = filled(FRONT, tables.brief(found, *SHOWN[1:]))
     made[GUIDE] = filled(GUIDE, "\n\n".join(parts))
+    made[STUDIES / "README.md"] = contents(listed)
     return made
+
+
+def named(folder: str, model: str) -> str:
+    """Return what a study is called: by its model, where that is all there is to say."""
+    return model if folder == model else f"{folder} ({model})"
+
+
+def line(folder: str, found: Sequence[Found]) -> list[str]:
+    """Return a study's line in the list of them."""
+    options = found[0].options
+    regimes = ", ".join(each.regime for each in found)
+    counts = len(options.rules), sum(len(each.rows) for each in found)
+    words = [f"{count:,}" for count in (options.images, *counts)]
+    return [f"[{named(folder, options.model)}]({folder}/study.md)", regimes, *words]
+
+
+def contents(listed: Sequence[list[str]]) -> str:
+    """Return the page that lists the studies."""
+    head = ["study", "regimes", "samples", "rules", "trainings"]
+    return (
+        "# Which rule beats a random subset, and where\n\nEach study is a folder: its rows "
+        "(`*.jsonl`, one line for each training), where it ran (`study.json`), its tables and "
+        "its figure, which `python bench/study.py` makes of the rows. What they say to whoever "
+        "has to choose: [the guide](../../../prune_engine/policies/README.md#which-rule-when)."
+        f"\n\n{lay_out(head, listed, markdown=True)}\n"
+    )
 
 
 def filled(path: Path, inside: str) -> str:
@@ -47,12 +77,12 @@ def filled(path: Path, inside: str) -> str:
     return f"{head}{BEGIN}\n\n{inside}\n\n{END}{rest.partition(END)[2]}"
 
 
-def caption(found: Sequence[Found]) -> str:
+def caption(folder: str, found: Sequence[Found]) -> str:
     """Return the line above a table."""
     options = found[0].options
     made = [one.n for one in tables.differences(found) if one.saving is not None]
     seeds = f"{min(made)} to {max(made)}" if min(made) < max(made) else f"{max(made)}"
-    return f"**{options.model}**, n = {seeds} seeds, {options.images:,} samples:"
+    return f"**{named(folder, options.model)}**, n = {seeds} seeds, {options.images:,} samples:"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -281,10 +281,12 @@ void check_solve_levels(const Tensor& counts, int64_t target, int64_t least) {
   STD_TORCH_CHECK(least >= 1 && least <= kDraws, "least must be in 1..65536, got ", least);
 }
 
-void check_plan_levels(const Tensor& records, const Tensor& top, const Tensor& cut, int64_t seed,
-                       int64_t epoch, const Tensor& weight_class, int64_t first) {
+void check_plan_levels(const Tensor& records, const Tensor& top, const Tensor& unseen,
+                       const Tensor& cut, int64_t seed, int64_t epoch, const Tensor& weight_class,
+                       int64_t first) {
   check_samples(records, weight_class);
   check_vector(top, "top", ScalarType::Int, 1);
+  check_vector(unseen, "unseen", ScalarType::Int, 1);
   check_vector(cut, "cut", ScalarType::Int, kNumClasses);
   check_seed(seed);
   check_epoch(epoch);

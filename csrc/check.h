@@ -82,8 +82,9 @@ void check_records(const Tensor& records);
 void check_solve_levels(const Tensor& counts, int64_t target, int64_t least);
 
 // All but the values of top and cut, which only a cpu can read.
-void check_plan_levels(const Tensor& records, const Tensor& top, const Tensor& cut, int64_t seed,
-                       int64_t epoch, const Tensor& weight_class, int64_t first);
+void check_plan_levels(const Tensor& records, const Tensor& top, const Tensor& unseen,
+                       const Tensor& cut, int64_t seed, int64_t epoch, const Tensor& weight_class,
+                       int64_t first);
 
 std::vector<Rank> check_select(const Tensor& values, const std::vector<int64_t>& offsets,
                                const std::vector<int64_t>& shares, int64_t den);

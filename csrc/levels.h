@@ -49,8 +49,8 @@ PE_HD bool is_top(int64_t theta, int64_t cell) {
          (cell == first_top(theta) || keep_of(theta, cell - 1, 0) < kDraws);
 }
 
-// How many draws keep a sample of a weight class: class 1 is of cell `top` and above, and of what
-// was never seen; each further class one cell lower; class 255 all that are left.
+// How many draws keep a sample of a weight class: class 1 is of cell `top` and above; each further
+// class one cell lower; class 255 all that are left.
 PE_HD int64_t level_keep(int64_t theta, int64_t top, int weight_class, int64_t least) {
   if (weight_class == 0) return 0;
   if (weight_class == 1) return kDraws;
@@ -63,10 +63,11 @@ PE_HD float level_weight(int64_t keep) {
   return keep == 0 ? 0.0f : 65536.0f / static_cast<float>(keep);
 }
 
-PE_HD int32_t level_of(uint32_t key, int32_t top) {
-  const int32_t level = top + 1 - static_cast<int32_t>(cell_of(key));
+// The class of a cell.
+PE_HD int32_t level_of(int32_t cell, int32_t top) {
+  const int32_t level = top + 1 - cell;
   const int32_t within = level > 1 ? level : 1;
-  return key == kNoKey ? 1 : within < kNumClasses - 1 ? within : kNumClasses - 1;
+  return within < kNumClasses - 1 ? within : kNumClasses - 1;
 }
 
 }  // namespace prune_engine

@@ -32,10 +32,10 @@ STABLE_TORCH_LIBRARY(prune_engine, m) {
   // [1] and cut [256], int32; weight_table, float32 [256]; and, int64 [2], theta and 65536 times
   // the number kept on average.
   m.def("solve_levels(Tensor counts, int target, int least) -> (Tensor, Tensor, Tensor, Tensor)");
-  // As plan, by levels.
+  // As plan, by levels. unseen: int32 [1], the cell of what was never seen; none: it stays.
   m.def(
       "plan_levels(Tensor records, Tensor top, Tensor cut, int seed, int epoch, "
-      "Tensor(a!) weight_class, int first=0) -> Tensor");
+      "Tensor(a!) weight_class, int first=0, Tensor? unseen=None) -> Tensor");
   // weight_class [N] -> the kept samples, ascending, int32 [num_kept].
   m.def("compact(Tensor weight_class, Tensor block_offsets, int num_kept) -> Tensor");
   // Positions (a tensor, or start + m * step for m < count) -> samples, int32.

@@ -14,6 +14,7 @@ DRAWS = 65536  # values of a keep draw
 CELLS = 4096  # bins of a count of cells of scores: 16 to an octave
 CELL_SHIFT = 19  # from a key to its cell
 FIRST_CELL = 4112  # of zero, negative and subnormal scores, and of the smallest normal ones
+LAST_CELL = 8175  # of the largest finite scores
 UNSEEN_CELL = CELLS - 1  # the bin of what was never seen
 LOWEST_THETA, HIGHEST_THETA = 1 << 23, 271 << 23  # of a threshold of levels, as float bits
 MAX_LEVEL_SAMPLES = 2**46  # 65536 times as many is an int64

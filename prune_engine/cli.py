@@ -344,7 +344,6 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     add(
         "--rules",
         nargs="+",
-        default=list(rules.RULES),
         metavar="RULE",
         help=f"of {', '.join(rules.RULES)}; or a call, 'orderdp(keep={{keep}}, pool=0.7)' or "
         "'mymodule:Mine(keep={late_keep})', in which {saved}, {keep}, {late_saved} and "

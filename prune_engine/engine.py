@@ -252,6 +252,7 @@ class PruneEngine:
             loss = self.buffer.observe_mean(losses, indices, score, not again)
         if loss is None:
             loss = self._observe(losses, indices, score, reduction, denom, reducer, picked, again)
+            run.divides = run.divides or reduction == "weighted_mean"
         run.trained(indices, indices.numel(), again)
         run.engine_seconds += perf_counter() - began
         return loss
@@ -435,6 +436,7 @@ class PruneEngine:
             run.consume(indices.shape[0])
         else:
             run.trained(given, indices.shape[0], again)
+            run.divides = run.divides or reduction == "weighted_mean"
         loss = reduce_losses(rescaled, weights, reduction, denom)
         run.add_seconds(began)
         return loss
@@ -501,8 +503,9 @@ class PruneEngine:
     def resize(self, num_samples: int) -> None:
         """Follow a data set that has grown or shrunk at its end, between two epochs.
 
-        New samples are unseen, so every rule keeps them; the scores of the others and their exact
-        sum stay, and the epoch that begins is decided anew. With several ranks a collective. Make
+        New samples are unseen, so every rule keeps them (but of a run that began evenly, which
+        drops as many of them as of the others); the scores of the others and their exact sum
+        stay, and the epoch that begins is decided anew. With several ranks a collective. Make
         the loaders of tensors (``device_loader``) and CUDA graphs anew; others go on.
 
         Args:
@@ -841,8 +844,9 @@ class PruneEngine:
         Returns:
             An ``LRScheduler`` to ``step()`` after each optimizer step
             (``schedule.VirtualScheduler``). It warns once, ``errors.LargeWeightWarning``, where the
-            largest weight times the rate exceeds the schedule's peak (of rates that are tensors on
-            a device it does not: the host would wait).
+            largest weight times the rate exceeds the schedule's peak; not where losses are observed
+            with ``reduction="weighted_mean"``, which divides the weights out of each step, nor of
+            rates that are tensors on a device, for which the host would wait.
 
         Raises:
             TypeError: the scheduler waits for a metric.
@@ -850,7 +854,7 @@ class PruneEngine:
         """
         if self._run.num_epochs is None:
             raise ValueError("num_epochs must be given to wrap a scheduler, got None")
-        watch = RateWatch(self, peak_of(scheduler))
+        watch = RateWatch(self._run, peak_of(scheduler))
         wrapped = VirtualScheduler(scheduler, total_steps, ProgressOf(self), watch)
         self._run.schedule = weakref.ref(wrapped)
         return wrapped

@@ -44,7 +44,9 @@ class ProgressOf:
 
 
 class HasWeights(HasProgress, Protocol):
-    """Whoever knows the largest weight of a sample as well; an engine."""
+    """Whoever knows the largest weight of a sample as well; an engine's run."""
+
+    divides: bool  # whether a step's loss is divided by the sum of its weights
 
     @property
     def plan(self) -> Any:
@@ -62,7 +64,7 @@ class RateWatch:
     ``effective_lr`` reads them.
 
     Args:
-        source: the engine.
+        source: the engine's run.
         peak: the largest rate of the schedule made for full training.
     """
 
@@ -74,7 +76,7 @@ class RateWatch:
         here = (rate for rate in rates if not isinstance(rate, Tensor) or rate.is_cpu)
         largest = max(map(float, here), default=0.0)
         self.peak = max(self.peak, largest)
-        if self.told:
+        if self.told or self.source.divides:
             return
         weight = float(self.source.plan.weight_bound)
         if weight * largest > self.peak * (1 + 1e-9):

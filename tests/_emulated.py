@@ -92,12 +92,12 @@ def _compile(
 ) -> Emulated:
     sources = []
     for path in sorted(CSRC.glob("cuda/*.cu*")):
-        text = edit(path.read_text(encoding="utf-8")).replace('"../', f'"{CSRC}/')
+        text = translate(edit(path.read_text(encoding="utf-8")).replace('"../', f'"{CSRC}/'))
         if path.suffix == ".cuh":
             (folder / path.name).write_text(text, encoding="utf-8")
         elif path.stem in names:
             sources.append(folder / f"{path.stem}.cpp")
-            sources[-1].write_text(translate(text), encoding="utf-8")
+            sources[-1].write_text(text, encoding="utf-8")
     emulator = ROOT / "tests/emulator"
     if not others:
         sources.append(emulator / "emulator.cpp")
@@ -213,11 +213,12 @@ class Emulated:
         self._call("solve_levels", counts, target, least, top, cut, table, solution)
         return top, cut, table, solution
 
-    def plan_levels(self, records, top, cut, seed, epoch, out, first=0, /):
+    def plan_levels(self, records, top, cut, seed, epoch, out, first=0, unseen=None, /):
         offsets = torch.full((-(-records.numel() // 4096) + 1,), -1, dtype=torch.int64)
         self._call(
             "plan_levels",
-            *(records, records.numel(), top, cut, seed, epoch, first, out, offsets),
+            *(records, records.numel(), top, top if unseen is None else unseen, cut),
+            *(seed, epoch, first, out, offsets),
         )
         return offsets
 

@@ -72,20 +72,21 @@ def counts_of(scores: Sequence[float | None]) -> Counter[int]:
     return Counter(UNSEEN if x is None else cell_of(x) - FIRST for x in scores)
 
 
-def expected_of(counts: Counter[int], theta: int, least: int) -> int:
-    """65536 times how many are kept on average."""
+def expected_of(counts: Counter[int], theta: int, least: int, unseen: float | None = None) -> int:
+    """65536 times how many are kept on average; unseen: the score of the never seen, else kept."""
+    never = ALL if unseen is None else keep_of(theta, cell_of(unseen), least)
     return sum(
-        number * (ALL if place == UNSEEN else keep_of(theta, FIRST + place, least))
+        number * (never if place == UNSEEN else keep_of(theta, FIRST + place, least))
         for place, number in counts.items()
     )
 
 
-def solve(counts: Counter[int], target: int, least: int) -> Levels:
+def solve(counts: Counter[int], target: int, least: int, unseen: float | None = None) -> Levels:
     """The smallest theta that keeps no more than the target."""
     low, high = LOWEST, HIGHEST
     while low < high:
         middle = (low + high) // 2
-        if expected_of(counts, middle, least) <= ALL * target:
+        if expected_of(counts, middle, least, unseen) <= ALL * target:
             high = middle
         else:
             low = middle + 1
@@ -94,17 +95,23 @@ def solve(counts: Counter[int], target: int, least: int) -> Levels:
     for weight_class in range(2, 255):
         cell = top + 1 - weight_class
         keep.append(keep_of(low, cell, least) if cell >= FIRST else least)
-    return Levels(low, expected_of(counts, low, least), top, [*keep, least])
+    return Levels(low, expected_of(counts, low, least, unseen), top, [*keep, least])
 
 
 def plan(
-    scores: Sequence[float | None], levels: Levels, seed: int, epoch: int, first: int = 0
+    scores: Sequence[float | None],
+    levels: Levels,
+    seed: int,
+    epoch: int,
+    first: int = 0,
+    unseen: float | None = None,
 ) -> list[int]:
     """The class of each sample, 0 where its draw is below the cut."""
     drawn = oracle.draws(first + len(scores), seed, epoch)[first:]
     classes = []
     for score, draw in zip(scores, drawn, strict=True):
-        level = 1 if score is None else levels.top + 1 - cell_of(score)
+        taken = unseen if score is None else score
+        level = 1 if taken is None else levels.top + 1 - cell_of(taken)
         level = min(255, max(1, level))
         classes.append(0 if draw < ALL - levels.keep[level] else level)
     return classes
@@ -131,16 +138,18 @@ def records_of(scores: Sequence[float | None], epoch: int = 0) -> list[int]:
     return [0 if x is None else oracle.record_of(x, epoch) for x in scores]
 
 
-Case = tuple[Tensor, int, int, int, int, int]  # records, target, least, seed, epoch, first
+# records, target, least, seed, epoch, first, and perhaps the cell of the never seen
+Case = tuple[Any, ...]
 
 
 def run(kernels: Any, case: Case) -> dict[str, Tensor]:
     """All that a backend makes of a case, by name."""
-    records, target, least, seed, epoch, first = case
+    records, target, least, seed, epoch, first, *cell = case
+    unseen = records.new_tensor(cell).int() if cell else None
     counts = kernels.cells(records)
     top, cut, table, solution = kernels.solve_levels(counts, target, least)
     classes = records.new_full(records.shape, 7).byte()
-    offsets = kernels.plan_levels(records, top, cut, seed, epoch, classes, first)
+    offsets = kernels.plan_levels(records, top, cut, seed, epoch, classes, first, unseen)
     return {
         "counts": counts,
         "top": top,

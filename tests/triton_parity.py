@@ -245,16 +245,19 @@ def test_plan_keeps_the_same_sets_of_losses_of_any_scale():
 def random_rule(rng: random.Random, num_thresholds: int, fixed: bool) -> pe.policies.Rule:
     """Return a rule with cuts and shares at both ends and between, and equal thresholds."""
     den = rng.choice([1, 2, 3, 1000, 2**31 - 1])
+    own = num_thresholds < 5 and rng.random() < 0.3  # a band of the never seen alone
     fates = [
         oracle.Fate(
             rng.choice([0, 1, 16384, 65535, rng.randrange(65536)]),
             rng.randrange(1, 256),
             Fraction(rng.choice([0, den, rng.randint(0, den)]), den),
         )
-        for _ in range(num_thresholds + 1)
+        for _ in range(num_thresholds + 1 + own)
     ]
-    thresholds = sorted(rng.choice([-0.0, 0.25, 0.25, rng.gauss(0, 2)]) for _ in fates[1:])
-    unseen = rng.randint(-1, num_thresholds)
+    thresholds = sorted(
+        rng.choice([-0.0, 0.25, 0.25, rng.gauss(0, 2)]) for _ in range(num_thresholds)
+    )
+    unseen = num_thresholds + 1 if own else rng.randint(-1, num_thresholds)
     return rule_of(thresholds, fates, fixed=fixed, unseen_band=unseen)
 
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // plan_levels on the CPU: one pass over the records, each sample in the class of its cell.
+#include <optional>
 #include <vector>
 
 #include "../check.h"
@@ -17,8 +18,8 @@ namespace {
 
 // weight_class of a block from scratch->key and scratch->draw; returns how many are kept. A fate is
 // a cut and the class it is of, looked up in a loop of its own: with the arithmetic of the class in
-// the same loop neither is vectorised.
-PE_CLONES int64_t decide_levels(int32_t top, const uint32_t* fates, int64_t size,
+// the same loop neither is vectorised. unseen: the class of what was never seen.
+PE_CLONES int64_t decide_levels(int32_t top, uint32_t unseen, const uint32_t* fates, int64_t size,
                                 BlockScratch* scratch, uint8_t* weight_class) {
   const auto count = static_cast<int32_t>(size);
   uint32_t* fate = scratch->fate;
@@ -29,7 +30,7 @@ PE_CLONES int64_t decide_levels(int32_t top, const uint32_t* fates, int64_t size
     const int32_t level = top + 1 - (cell > first ? cell : first);
     const int32_t above = level > 1 ? level : 1;
     const int32_t within = above < kNumClasses - 1 ? above : kNumClasses - 1;
-    fate[i] = key[i] == kNoKey ? 1 : static_cast<uint32_t>(within);
+    fate[i] = key[i] == kNoKey ? unseen : static_cast<uint32_t>(within);
   }
   for (int32_t i = 0; i < count; ++i) fate[i] = fates[fate[i]];
   return apply_fates(count, scratch, weight_class);
@@ -39,8 +40,8 @@ PE_CLONES int64_t decide_levels(int32_t top, const uint32_t* fates, int64_t size
 // The same without scratch: 32 samples at a time in 16-bit lanes, the 256 cuts in eight registers.
 // Not where a cut is 65536, which has no 16 bits.
 __attribute__((target("avx512f,avx512bw,avx512vl"))) int64_t
-decide_levels_avx512(const int64_t* records, int32_t top, const uint16_t* cuts, int64_t size,
-                     const uint16_t* draw, uint8_t* weight_class) {
+decide_levels_avx512(const int64_t* records, int32_t top, int32_t unseen, const uint16_t* cuts,
+                     int64_t size, const uint16_t* draw, uint8_t* weight_class) {
   alignas(64) int32_t evens[16];
   alignas(64) int16_t odd_halves[32];
   for (int k = 0; k < 16; ++k) evens[k] = 2 * k;
@@ -51,6 +52,7 @@ decide_levels_avx512(const int64_t* records, int32_t top, const uint16_t* cuts, 
   const __m512i one = _mm512_set1_epi16(1), last = _mm512_set1_epi16(kNumClasses - 1);
   const __m512i first = _mm512_set1_epi16(static_cast<int16_t>(kFirstCell));
   const __m512i above = _mm512_set1_epi16(static_cast<int16_t>(top + 1));
+  const __m512i never = _mm512_set1_epi16(static_cast<int16_t>(unseen));
   int64_t kept = 0;
   for (int64_t i = 0; i < size; i += 32) {
     const __mmask32 there = size - i < 32 ? (__mmask32{1} << (size - i)) - 1 : ~__mmask32{0};
@@ -68,7 +70,7 @@ decide_levels_avx512(const int64_t* records, int32_t top, const uint16_t* cuts, 
         _mm512_srli_epi16(_mm512_permutex2var_epi16(key[0], odd_half, key[1]), kCellShift - 16);
     __m512i level = _mm512_sub_epi16(above, _mm512_max_epi16(cell, first));
     level = _mm512_min_epi16(_mm512_max_epi16(level, one), last);
-    level = _mm512_mask_mov_epi16(one, seen, level);
+    level = _mm512_mask_mov_epi16(never, seen, level);
     const __mmask32 odd = _mm512_test_epi16_mask(level, _mm512_set1_epi16(64));
     const __mmask32 upper = _mm512_test_epi16_mask(level, _mm512_set1_epi16(128));
     __m512i quarter[4];
@@ -88,6 +90,13 @@ decide_levels_avx512(const int64_t* records, int32_t top, const uint16_t* cuts, 
 }
 #endif
 
+int32_t cell_in(const Tensor& tensor, const char* name) {
+  const int32_t cell = tensor.const_data_ptr<int32_t>()[0];
+  STD_TORCH_CHECK(cell >= kFirstCell && cell <= first_top(kHighestTheta) + 16, name,
+                  " must be a cell in 4112..8448, got ", cell);
+  return cell;
+}
+
 }  // namespace
 
 Tensor plan_levels_cpu(Tensor records,  // [N] int64
@@ -95,8 +104,9 @@ Tensor plan_levels_cpu(Tensor records,  // [N] int64
                        Tensor cut,      // [256] int32
                        int64_t seed, int64_t epoch,
                        Tensor weight_class,  // [N] uint8, changed
-                       int64_t first) {
-  check_plan_levels(records, top, cut, seed, epoch, weight_class, first);
+                       int64_t first,
+                       std::optional<Tensor> unseen) {  // [1] int32, or none: top
+  check_plan_levels(records, top, unseen.value_or(top), cut, seed, epoch, weight_class, first);
   uint32_t fates[kNumClasses];
   uint16_t cuts[kNumClasses];
   bool narrow = true;  // cuts of 16 bits; nobody is of class 0
@@ -107,9 +117,8 @@ Tensor plan_levels_cpu(Tensor records,  // [N] int64
     cuts[k] = static_cast<uint16_t>(mine);
     narrow = narrow && (k == 0 || mine < kDraws);
   }
-  const int32_t highest = top.const_data_ptr<int32_t>()[0];
-  STD_TORCH_CHECK(highest >= kFirstCell && highest <= first_top(kHighestTheta) + 16,
-                  "top must be a cell in 4112..8448, got ", highest);
+  const int32_t highest = cell_in(top, "top");
+  const int32_t never = level_of(cell_in(unseen.value_or(top), "unseen"), highest);
   const int64_t num_samples = records.numel();
   const int64_t blocks = num_blocks(num_samples, kPlanBlock);
   Tensor block_offsets = torch::stable::new_empty(records, {blocks + 1}, ScalarType::Long);
@@ -127,13 +136,14 @@ Tensor plan_levels_cpu(Tensor records,  // [N] int64
                  scratch[0].draw);
 #if PE_X86
       if (narrow && has_avx512()) {
-        offsets[block] =
-            decide_levels_avx512(all_records + at, highest, cuts, size, scratch[0].draw, out + at);
+        offsets[block] = decide_levels_avx512(all_records + at, highest, never, cuts, size,
+                                              scratch[0].draw, out + at);
         continue;
       }
 #endif
       key_block(all_records + at, size, scratch.data());
-      offsets[block] = decide_levels(highest, fates, size, scratch.data(), out + at);
+      offsets[block] = decide_levels(highest, static_cast<uint32_t>(never), fates, size,
+                                     scratch.data(), out + at);
     }
   });
   offsets_of_counts(offsets, blocks);

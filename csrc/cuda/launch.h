@@ -95,8 +95,9 @@ struct LevelTables {
 struct LevelPlanArgs {
   const int64_t* records;  // [num_samples]
   int64_t num_samples;
-  const int32_t* top;  // [1]
-  const int32_t* cut;  // [256]
+  const int32_t* top;     // [1]
+  const int32_t* unseen;  // [1]: the cell of what was never seen
+  const int32_t* cut;     // [256]
   uint64_t seed;
   uint32_t epoch;
   int64_t first;           // of a shard, as in Decision

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // plan_levels on a GPU: checked, allocated and launched.
+#include <optional>
+
 #include "on_device.h"
 
 namespace prune_engine {
@@ -9,10 +11,13 @@ Tensor plan_levels_cuda(Tensor records,  // [N] int64
                         Tensor cut,      // [256] int32
                         int64_t seed, int64_t epoch,
                         Tensor weight_class,  // [N] uint8, changed
-                        int64_t first) {
-  const OnDevice device({records, "records"},
-                        {{top, "top"}, {cut, "cut"}, {weight_class, "weight_class"}});
-  check_plan_levels(records, top, cut, seed, epoch, weight_class, first);
+                        int64_t first,
+                        std::optional<Tensor> unseen) {  // [1] int32, or none: top
+  const Tensor never = unseen.value_or(top);
+  const OnDevice device(
+      {records, "records"},
+      {{top, "top"}, {never, "unseen"}, {cut, "cut"}, {weight_class, "weight_class"}});
+  check_plan_levels(records, top, never, cut, seed, epoch, weight_class, first);
   const int64_t num_samples = records.numel();
   check_num_samples(num_samples);
   const int64_t blocks = num_blocks(num_samples, kPlanBlock);
@@ -20,6 +25,7 @@ Tensor plan_levels_cuda(Tensor records,  // [N] int64
   const cuda::LevelPlanArgs args = {records.const_data_ptr<int64_t>(),
                                     num_samples,
                                     top.const_data_ptr<int32_t>(),
+                                    never.const_data_ptr<int32_t>(),
                                     cut.const_data_ptr<int32_t>(),
                                     static_cast<uint64_t>(seed),
                                     static_cast<uint32_t>(epoch),

@@ -15,9 +15,9 @@ static_assert(kPlanThreads == kNumClasses, "a cut per thread");
 __global__ void __launch_bounds__(kPlanThreads, 4)
     plan_levels_kernel(const int64_t* __restrict__ records, int64_t num_samples, bool vector_in,
                        bool vector_out, const int32_t* __restrict__ top_in,
-                       const int32_t* __restrict__ cuts, uint64_t seed, uint32_t epoch,
-                       int64_t first, uint8_t* __restrict__ weight_class,
-                       int64_t* __restrict__ block_offsets) {
+                       const int32_t* __restrict__ unseen_in, const int32_t* __restrict__ cuts,
+                       uint64_t seed, uint32_t epoch, int64_t first,
+                       uint8_t* __restrict__ weight_class, int64_t* __restrict__ block_offsets) {
   alignas(16) __shared__ uint32_t word[kPairs];
   alignas(16) __shared__ uint8_t classes[kPlanBlock];
   __shared__ int32_t cut[kNumClasses];
@@ -27,12 +27,14 @@ __global__ void __launch_bounds__(kPlanThreads, 4)
   uint4 pairs[kThreadPairs];
   load_pairs(records + begin, size, vector_in && whole, pairs);
   cut[threadIdx.x] = cuts[threadIdx.x];
-  const int32_t top = *top_in;
+  const int32_t top = *top_in, never = *unseen_in;
   make_draws(first + begin, seed, epoch, word);
+  const int32_t unseen = level_of(never, top);
   Keys<kThreadSamples> keys = make_keys(pairs);
 #pragma unroll
   for (int e = 0; e < kThreadSamples; ++e) {
-    keys.key[e] = (keys.seen >> e & 1u) != 0 ? level_of(keys.key[e], top) : 1;
+    const auto cell = static_cast<int32_t>(cell_of(keys.key[e]));
+    keys.key[e] = (keys.seen >> e & 1u) != 0 ? level_of(cell, top) : unseen;
   }
   __syncthreads();
 
@@ -67,8 +69,8 @@ cudaError_t launch_plan_levels(const LevelPlanArgs& args, cudaStream_t stream) {
   if (blocks > 0) {
     plan_levels_kernel<<<static_cast<unsigned>(blocks), kPlanThreads, 0, stream>>>(
         args.records, args.num_samples, aligned(args.records, sizeof(uint4)),
-        aligned(args.weight_class, sizeof(uint4)), args.top, args.cut, args.seed, args.epoch,
-        args.first, args.weight_class, args.block_offsets);
+        aligned(args.weight_class, sizeof(uint4)), args.top, args.unseen, args.cut, args.seed,
+        args.epoch, args.first, args.weight_class, args.block_offsets);
     const cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess) return error;
   }

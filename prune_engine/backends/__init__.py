@@ -84,6 +84,7 @@ class Kernels(Protocol):
         epoch: int,
         weight_class: Tensor,
         first: int = 0,
+        unseen: Tensor | None = None,
         /,
     ) -> Tensor:
         """Write every sample's class by its level and count the kept ones by block."""

@@ -162,6 +162,7 @@ def _(
     epoch: int,
     weight_class: Tensor,
     first: int = 0,
+    unseen: Tensor | None = None,
 ) -> Tensor:
     blocks = (records.numel() + PLAN_BLOCK - 1) // PLAN_BLOCK
     return records.new_empty(blocks + 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.coresets.method import Method, Pick, Samples, needed
-from prune_engine.coresets.pairs import Distances, feature_products, slices
+from prune_engine.coresets.pairs import Distances, centred_products, slices
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def divergence_of_neighbours(samples: Samples, neighbours: int) -> Tensor:
     count = min(neighbours, n - 1)
     if count == 0:
         return torch.zeros(n, dtype=torch.float64, device=logs.device)
-    distances = Distances(feature_products(needed(samples.features, "features")))
+    distances = Distances(centred_products(needed(samples.features, "features")))
     chances = logs.exp()
     negentropy = (chances * logs).sum(dim=1, dtype=torch.float64)
     found: list[Tensor] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -29,13 +30,16 @@ from prune_engine.coresets.hardest import Hardest
 from prune_engine.coresets.herding import Herding
 from prune_engine.coresets.influence import Influence
 from prune_engine.coresets.k_center import KCenter
+from prune_engine.coresets.lots import lots
 from prune_engine.coresets.method import Coreset, Method, Pick, Samples, Scored, quiet
 from prune_engine.coresets.quotas import quotas
 from prune_engine.coresets.random import Random
 from prune_engine.coresets.stratified import Stratified
+from prune_engine.coresets.together import Together
 from prune_engine.coresets.uncertainty import Entropy, LeastConfidence, Margin
 from prune_engine.losses.reduce import wide_dtype
 from prune_engine.losses.scores import check_classes
+from prune_engine.ops.checks import check_int
 from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import plain
 
@@ -79,6 +83,7 @@ def select(
     validation: Embedding | None = None,
     balance: bool = True,
     seed: int = 0,
+    together: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **parameters: Any,
 ) -> Coreset:
@@ -102,6 +107,10 @@ def select(
         validation: the samples whose loss ``glister`` lowers; default the data set itself.
         balance: choose class by class.
         seed: in 0..2^63-1.
+        together: at least 1, how many classes ``graphcut``, ``k_center``,
+            ``contextual_diversity`` and ``herding`` choose from at a time, with the same choices:
+            on a device one takes as long as its launches, of a class or of many. Default: one on a
+            cpu, elsewhere as many as have matrices of 1 GiB together.
         progress: is told (chosen so far, k); what it raises ends the selection.
         parameters: of the method, where a name is given.
 
@@ -124,6 +133,8 @@ def select(
     chosen_method = _method(method, parameters)
     samples = _checked(features, logits, targets, scores, head, validation, seed)
     n, k = len(samples), _count(k, len(samples))
+    if together is not None:
+        together = check_int("together", together, 1, MOST_CLASSES)
     _check_needs(chosen_method, method, samples, balance)
     done = 0
 
@@ -139,11 +150,9 @@ def select(
     samples = replace(samples, report=quiet if progress is None else report)
     samples = chosen_method.prepare(samples)
     if balance:
-        parts = _by_class(samples, chosen_method, k)
+        parts = _by_class(samples, chosen_method, k, together)
     else:
-        pick = chosen_method.pick(samples, k)
-        _check_pick(chosen_method, pick, n, k)
-        parts = [pick]
+        parts = [_checked_pick(chosen_method, chosen_method.pick(samples, k), n, k)]
     return _joined(parts, samples.rank.device)
 
 
@@ -197,13 +206,14 @@ def _checked(
     return Samples(rank, *parts, validation=judges)
 
 
-def _check_rows(given: dict[str, Tensor]) -> None:
+def _check_rows(given: dict[str, Tensor], whose: str = "") -> None:
     """Refuse what is no tensor of its kind, of another length or device, or not finite."""
     first = next(iter(given))
-    for name, value in given.items():
+    for key, value in given.items():
+        name = whose + key
         if not isinstance(value, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-        dims, shape = (2, "[N, d]") if name in ("features", "logits") else (1, "[N]")
+        dims, shape = (2, "[N, d]") if key in ("features", "logits") else (1, "[N]")
         if value.dim() != dims or (dims == 2 and not value.shape[1]):
             raise ValueError(f"{name} must be {shape}, got shape {tuple(value.shape)}")
         if len(value) != len(given[first]):
@@ -215,37 +225,39 @@ def _check_rows(given: dict[str, Tensor]) -> None:
                 f"{name} must be on the device of {first}, {given[first].device}, got "
                 f"{value.device}"
             )
-        if name != "targets":
-            _check_finite(name, value)
-        if name == "features":
-            _check_squares(value)
+        if key != "targets":
+            _check_finite(name, value, infinite=key == "scores")
+        if key in ("features", "logits"):
+            _check_sizes(name, value, squared=key == "features")
 
 
-def _check_finite(name: str, values: Tensor) -> None:
-    """Refuse nan, and inf except among scores, by the first sample that has it."""
+def _check_finite(name: str, values: Tensor, *, infinite: bool, row_of: str = "sample") -> None:
+    """Refuse nan, and inf except where it is allowed, by the first row that has it."""
     if not values.is_floating_point():
         raise TypeError(f"{name} must be floating, got {values.dtype}")
     for start in range(0, len(values), ROWS):
         part = values[start : start + ROWS]
-        bad = torch.isnan(part) if name == "scores" else ~torch.isfinite(part)
+        bad = torch.isnan(part) if infinite else ~torch.isfinite(part)
         bad = bad.flatten(1).any(dim=1) if bad.dim() > 1 else bad
         if bool(bad.any()):
             row = start + int(bad.to(torch.uint8).argmax())
             found = values[row].flatten()
             wrong = found[torch.isnan(found) | torch.isinf(found)][0]
-            what = "not be nan" if name == "scores" else "be finite"
-            raise ValueError(f"{name} must {what}, got {float(wrong)} at sample {row}")
+            what = "not be nan" if infinite else "be finite"
+            raise ValueError(f"{name} must {what}, got {float(wrong)} at {row_of} {row}")
 
 
-def _check_squares(features: Tensor) -> None:
-    """Refuse features whose inner products overflow: what compares them would compare inf."""
-    most = (torch.finfo(wide_dtype(features.dtype)).max / features.shape[1]) ** 0.5 / 4
-    for start in range(0, len(features), ROWS):
-        sizes = features[start : start + ROWS].abs().amax(dim=1)
+def _check_sizes(name: str, values: Tensor, *, squared: bool) -> None:
+    """Refuse features whose inner products overflow, and logits whose differences do."""
+    most, what = torch.finfo(wide_dtype(values.dtype)).max / 4, "differences"
+    if squared:
+        most, what = (most / 4 / values.shape[1]) ** 0.5, "squares"
+    for start in range(0, len(values), ROWS):
+        sizes = values[start : start + ROWS].abs().amax(dim=1)
         if bool((sizes > most).any()):
             row = int((sizes > most).to(torch.uint8).argmax())
             raise ValueError(
-                f"features must be at most {most:.3g} for their squares to be finite, got "
+                f"{name} must be at most {most:.3g} for their {what} to be finite, got "
                 f"{float(sizes[row]):.3g} at sample {start + row}"
             )
 
@@ -267,22 +279,28 @@ def _check_head(head: Tensor, features: Tensor | None, logits: Tensor | None) ->
     )
     if not fits:
         raise ValueError(f"head must be [{wanted[0]}, {wanted[1]}], got {tuple(head.shape)}")
-    _check_finite("head", head)
+    _check_finite("head", head, infinite=False, row_of="class")
 
 
 def _judges(validation: Embedding, features: Tensor | None, logits: Tensor | None) -> Samples:
     """Return the validation samples, which must be made by the same model."""
+    if not isinstance(validation, Embedding):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"validation must be an Embedding, got {type(validation).__name__}")
     rows = {
         "features": validation.features,
         "logits": validation.logits,
         "targets": validation.targets,
     }
-    _check_rows(rows)
+    _check_rows(rows, "validation.")
     _check_targets(validation.targets, validation.logits.shape[1])
     for name, own in (("features", features), ("logits", logits)):
         if own is not None and own.shape[1] != rows[name].shape[1]:
             raise ValueError(
                 f"validation must have {name} of width {own.shape[1]}, got {rows[name].shape[1]}"
+            )
+        if own is not None and own.device != rows[name].device:
+            raise ValueError(
+                f"validation must be on the device of {name}, {own.device}, got {rows[name].device}"
             )
     if not len(validation.targets):
         raise ValueError("validation must have samples, got none")
@@ -306,26 +324,45 @@ def _check_needs(method: Method, name: str | Method, samples: Samples, balance: 
         )
 
 
-def _by_class(samples: Samples, method: Method, k: int) -> list[Pick]:
+def _by_class(samples: Samples, method: Method, k: int, together: int | None) -> list[Pick]:
     """Choose within each class; positions are those of the whole."""
     targets = samples.targets
     assert targets is not None
     ordered = torch.argsort(targets, stable=True)
     sizes = host_ints(torch.bincount(targets))
+    counts = quotas(sizes, k)
+    ends = list(accumulate(sizes))
+    members = [ordered[end - size : end] for size, end in zip(sizes, ends, strict=True)]
     found: list[Pick] = []
-    start = 0
-    for label, (size, count) in enumerate(zip(sizes, quotas(sizes, k), strict=True)):
-        members = ordered[start : start + size]
-        start += size
-        if not count:
-            continue
-        part = samples.take(members) if size < len(targets) else samples
-        if samples.validation is not None:
-            part = replace(part, validation=_judges_of(samples.validation, label))
-        pick = method.pick(part, count)
-        _check_pick(method, pick, size, count)
-        found.append(Pick(members[pick.order], pick.weights))
+    for lot in lots(sizes, counts, _most(method, together, targets.device)):
+        parts = [_class_of(samples, label, members[label], sizes) for label in lot]
+        asked = [counts[label] for label in lot]
+        for label, pick in zip(lot, _picks(method, parts, asked), strict=True):
+            pick = _checked_pick(method, pick, sizes[label], counts[label])
+            found.append(Pick(members[label][pick.order], pick.weights))
     return found
+
+
+def _class_of(samples: Samples, label: int, members: Tensor, sizes: list[int]) -> Samples:
+    """Return the samples of a class."""
+    part = samples.take(members) if len(members) < sum(sizes) else samples
+    if samples.validation is None:
+        return part
+    return replace(part, validation=_judges_of(samples.validation, label))
+
+
+def _most(method: Method, together: int | None, device: torch.device) -> int:
+    """Return how many classes may be chosen from at a time; 0: as many as fit."""
+    if not isinstance(method, Together):
+        return 1
+    return together or (1 if device.type == "cpu" else 0)
+
+
+def _picks(method: Method, parts: list[Samples], counts: list[int]) -> list[Pick]:
+    """Choose from the classes of a lot."""
+    if len(parts) > 1 and isinstance(method, Together):
+        return method.pick_each(parts, counts)
+    return [method.pick(part, k) for part, k in zip(parts, counts, strict=True)]
 
 
 def _judges_of(validation: Samples, label: int) -> Samples:
@@ -337,16 +374,29 @@ def _judges_of(validation: Samples, label: int) -> Samples:
     return validation.take(rows)
 
 
-def _check_pick(method: Method, pick: Pick, n: int, k: int) -> None:
-    """Refuse what a method of a user's own gets wrong: another number, or one twice."""
-    order = pick.order
-    ascending = torch.sort(order).values
-    fits = order.shape == (k,) and bool((ascending[1:] > ascending[:-1]).all())
-    if not fits or int(ascending[0]) < 0 or int(ascending[-1]) >= n:
+def _checked_pick(method: Method, pick: Pick, n: int, k: int) -> Pick:
+    """Return a pick; refuse what a method of a user's own gets wrong: a number, or one twice."""
+    name, order, weights = type(method).__name__, pick.order, pick.weights
+    if order.dtype not in (torch.int64, torch.int32) or order.shape != (k,):
         raise ValueError(
-            f"{type(method).__name__} must pick {k} different positions in 0..{n - 1}, got "
-            f"{host_ints(ascending[:9])} and so on, {len(order)} of them"
+            f"{name} must pick {k} different positions, as integers [{k}], got "
+            f"{order.dtype} {list(order.shape)}"
         )
+    ascending = torch.sort(order).values
+    apart = bool((ascending[1:] > ascending[:-1]).all())
+    if not apart or int(ascending[0]) < 0 or int(ascending[-1]) >= n:
+        raise ValueError(
+            f"{name} must pick {k} different positions in 0..{n - 1}, got "
+            f"{host_ints(ascending[:9])} and so on"
+        )
+    if weights is None:
+        return Pick(order.to(torch.int64))
+    if weights.shape != (k,) or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise ValueError(
+            f"{name} must give {k} finite weights of at least 0, one for each pick, got "
+            f"{list(weights.shape)}, the least {float(weights.min()) if weights.numel() else None}"
+        )
+    return Pick(order.to(torch.int64), weights)
 
 
 def _joined(parts: list[Pick], device: torch.device) -> Coreset:

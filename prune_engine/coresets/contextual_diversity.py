@@ -6,13 +6,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from prune_engine.coresets.greedy import Contest
 from prune_engine.coresets.k_center import farthest_first
-from prune_engine.coresets.method import Method, Pick, Samples
+from prune_engine.coresets.method import Samples
 from prune_engine.coresets.pairs import Divergences
+from prune_engine.coresets.together import Contested
 
 
 @dataclass(frozen=True)
-class ContextualDiversity(Method):
+class ContextualDiversity(Contested):
     """Farthest-first traversal over the symmetric divergence of predictions.
 
     ``d(i, j) = (KL(p_i || p_j) + KL(p_j || p_i)) / 2`` (Agarwal et al., "Contextual Diversity for
@@ -27,6 +29,6 @@ class ContextualDiversity(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("logits",)
 
-    def pick(self, samples: Samples, k: int) -> Pick:
-        """Take the farthest k - 1 times."""
-        return Pick(farthest_first(Divergences(samples.log_chances()), samples, k))
+    def contest(self, samples: Samples, k: int) -> Contest:
+        """Ask k - 1 times for the farthest."""
+        return farthest_first(Divergences(samples.log_chances()), samples, k)

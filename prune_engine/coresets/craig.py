@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prune_engine.coresets.greedy import facilities
 from prune_engine.coresets.method import Method, Pick, Samples
-from prune_engine.coresets.pairs import Distances, Products, slices
+from prune_engine.coresets.pairs import Distances, slices
 
 
 @dataclass(frozen=True)
@@ -25,29 +25,29 @@ class CRAIG(Method):
     by their mean to keep the learning rate.
 
     Example:
-        >>> h = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
-        >>> z, y = torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)
-        >>> pick = CRAIG().pick(Samples(torch.arange(4), h, z, y), 2)
+        >>> h = torch.tensor([[0.0], [0.1], [9.0]])
+        >>> z, y = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
+        >>> pick = CRAIG().pick(Samples(torch.arange(3), h, z, y), 2)
         >>> pick.order.tolist(), pick.weights.tolist()
-        ([1, 3], [3.0, 1.0])
+        ([1, 2], [2.0, 1.0])
     """
 
     needs: ClassVar[tuple[str, ...]] = ("features", "logits", "targets")
 
     def pick(self, samples: Samples, k: int) -> Pick:
         """Take k times what adds most, and count."""
-        closeness = _Closeness(samples.last_layer())
-        order = facilities(closeness, k, samples.report)
-        return Pick(order, _counts(closeness.distances, order))
+        distances = Distances(samples.last_layer())
+        # Any bound on all distances gives the same choices; this one needs no look at all pairs.
+        bound = 2 * float(distances.squares.max().sqrt())
+        order = facilities(_Nearness(distances), k, samples.report, floor=-bound)
+        return Pick(order, _counts(distances, order))
 
 
-class _Closeness:
-    """What is left of a bound on all distances: its greatest value is the choice's own affair."""
+@dataclass(frozen=True)
+class _Nearness:
+    """Distances below 0: a bound added to them would round the small ones away."""
 
-    def __init__(self, products: Products) -> None:
-        self.distances = Distances(products)
-        # Any bound gives the same choices; this one needs no look at all pairs.
-        self.bound = 2 * self.distances.squares.max().sqrt()
+    distances: Distances
 
     def __len__(self) -> int:
         """Return n."""
@@ -55,7 +55,7 @@ class _Closeness:
 
     def block(self, rows: Tensor | slice, columns: Tensor | slice) -> Tensor:
         """Return the entries of some rows and columns."""
-        return self.distances.block(rows, columns).neg_().add_(self.bound)
+        return self.distances.block(rows, columns).neg_()
 
 
 def _counts(distances: Distances, order: Tensor) -> Tensor:

@@ -89,9 +89,11 @@ def deepfool(model: nn.Module, inputs: Tensor, *, classes: int = 10, max_iter: i
         max_iter: steps at most.
 
     Returns:
-        [B] in batch order: squared lengths.
+        [B] in batch order: squared lengths; inf where no step leads anywhere (C = 1, or a model
+        that is flat there), for such an input is far from every boundary and not upon one.
 
     Raises:
+        TypeError: inputs are not a floating tensor.
         ValueError: a number is too small.
 
     Example:
@@ -105,8 +107,12 @@ def deepfool(model: nn.Module, inputs: Tensor, *, classes: int = 10, max_iter: i
         raise ValueError(
             f"classes must be at least 2 and max_iter at least 1, got {classes} and {max_iter}"
         )
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():  # pyright: ignore[reportUnnecessaryIsInstance]
+        kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"inputs must be a floating tensor, got {kind}")
     start = inputs.detach()
     moved = torch.zeros_like(start)
+    stuck = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     active = torch.arange(len(start), device=start.device)
     with evaluating(model), torch.enable_grad():
         tried: Tensor | None = None
@@ -119,14 +125,15 @@ def deepfool(model: nn.Module, inputs: Tensor, *, classes: int = 10, max_iter: i
                 count = min(classes, logits.shape[1])
                 tried = torch.sort(logits, dim=1, descending=True, stable=True).indices[:, :count]
             still = logits.argmax(dim=1) == tried[active, 0]
-            step = _step(logits.gather(1, tried[active]), x)
+            step, leads = _step(logits.gather(1, tried[active]), x)
             moved[active] += torch.where(_column(still, step), step, 0.0)
-            active = active[still]
-    return moved.flatten(1).square().sum(dim=1)
+            stuck[active] = still & ~leads
+            active = active[still & leads]
+    return torch.where(stuck, torch.inf, moved.flatten(1).square().sum(dim=1))
 
 
-def _step(logits: Tensor, x: Tensor) -> Tensor:
-    """Return the shortest step to where a linear model would change its mind."""
+def _step(logits: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the shortest step to where a linear model would change its mind, if there is one."""
     gradients = [
         torch.autograd.grad(logits[:, c].sum(), x, retain_graph=True)[0].flatten(1)
         for c in range(logits.shape[1])
@@ -134,13 +141,13 @@ def _step(logits: Tensor, x: Tensor) -> Tensor:
     lead = logits.detach()[:, :1] - logits.detach()[:, 1:]
     ways = torch.stack(gradients[1:], dim=1) - gradients[0][:, None] if lead.shape[1] else None
     if ways is None:
-        return torch.zeros_like(x)
+        return torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     lengths = ways.square().sum(dim=2)
     reach = torch.where(lengths > 0, lead / lengths.sqrt(), torch.inf)
     best = reach.argmin(dim=1)
     rows = torch.arange(len(best), device=best.device)
     scale = torch.where(lengths > 0, lead / lengths, 0.0)[rows, best]
-    return (scale[:, None] * ways[rows, best]).view_as(x)
+    return (scale[:, None] * ways[rows, best]).view_as(x), (lengths > 0).any(dim=1)
 
 
 def _column(flags: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prune_engine.coresets.graphcut import Similarity, check_similarity, cut, similarities
+from prune_engine.coresets.greedy import largest_first
 from prune_engine.coresets.method import Method, Pick, Samples, quiet
 from prune_engine.coresets.pairs import kept
 from prune_engine.coresets.quotas import quotas
@@ -56,12 +57,25 @@ class DatasetQuantization(Method):
         return Pick(torch.cat(chosen))
 
     def binned(self, samples: Samples) -> list[Tensor]:
-        """Return the bins: positions, each once."""
+        """Part the samples into the bins that ``pick`` draws from.
+
+        Args:
+            samples: with what the similarity needs.
+
+        Returns:
+            int64 positions, each in one bin, in the order of the graph cut; of fewer samples than
+            bins there is one bin.
+
+        Example:
+            >>> samples = Samples(torch.arange(4), features=torch.eye(4))
+            >>> [part.tolist() for part in DatasetQuantization(2).binned(samples)]
+            [[0, 1], [2, 3]]
+        """
         left = torch.arange(len(samples), device=samples.rank.device)
         matrix, size = kept(similarities(samples, self.similarity)), len(samples) // self.bins
         found: list[Tensor] = []
         for _ in range(self.bins - 1 if size else 0):
-            members = cut(matrix.take(left), 1.0, 1.0, size, quiet)
+            members = largest_first(cut(matrix.take(left), 1.0, 1.0, size), quiet)
             found.append(left[members])
             rest = torch.ones(len(left), dtype=torch.bool, device=left.device)
             rest[members] = False

@@ -27,6 +27,7 @@ class EL2N(Scored):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("logits", "targets")
+    alone: ClassVar[bool] = True
 
     def score(self, samples: Samples) -> Tensor:
         """Return the length of the error."""

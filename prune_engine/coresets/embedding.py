@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from prune_engine.coresets.modes import evaluating
-from prune_engine.files import write_bytes
+from prune_engine.files import NO_SYNC, naming, write_bytes
 
-FORMAT = 1
+FORMAT = 2
 NOTE = "embedding.json"
 ARRAYS = ("features", "logits", "targets", "seen")
+# Samples whose logits are made once more of their features, and how far bfloat16 may put them off.
+HEAD_ROWS, HEAD_ROUNDING = 64, 0.03
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Embedding:
         features: [N, d], what the last linear layer was given; float32, or mapped to a file.
         logits: [N, C] float32, likewise.
         targets: int64 [N].
-        head: [C, d], the weights of that layer; None where its output is not the logits.
+        head: [C, d], the weights of that layer; None where the logits are not what it makes of the
+            features.
 
     Example:
         >>> Embedding(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2)).features.shape[1]
@@ -61,14 +65,16 @@ def embed(
     The model is taken as in evaluation and left as it was; the features are caught by a hook on the
     last ``nn.Linear``, which goes again. Batches are (inputs, targets, indices), as an
     ``IndexedDataset`` makes them, in any order; or (inputs, targets) in the order of the data set.
-    With a folder the arrays are files that are mapped and not held, and a call that was broken off
-    goes on where it stopped: batches whose samples are all there are not run again.
+    With a folder the arrays are files that are mapped and not held, with their room on the disk
+    taken beforehand, and a call that was broken off goes on where it stopped: batches whose samples
+    are all there are not run again, but their targets must be those that were kept.
 
     Args:
         model: from inputs to logits [B, C].
         loader: of the whole data set, each sample once, without augmentation.
         num_samples: N; default the length of ``loader.dataset``.
-        layer: whose input the features are, where it is not the last ``nn.Linear``.
+        layer: whose input the features are, where it is not the last ``nn.Linear`` that the model
+            holds (``model.modules()`` in order; a part for other uses may come after the head).
         folder: for the files; it is made.
         device: where the model runs; default where its first parameter is.
         amp: bfloat16 autocast.
@@ -78,10 +84,12 @@ def embed(
         float32 features and logits, int64 targets, on the cpu, in the order of the data set.
 
     Raises:
-        TypeError: a batch is something else.
+        TypeError: a batch is something else, or its targets are no integers.
         ValueError: the loader shuffles and gives no indices, a sample came twice or never, the
-            model has no linear layer, or the folder holds the work of another model.
+            model has no linear layer, or the folder holds the work of another model, layer,
+            precision or data set.
         IndexError: an index is out of range.
+        OSError: the disk has no room for the files.
 
     Example:
         >>> with torch.random.fork_rng():
@@ -93,7 +101,8 @@ def embed(
     n = _length(loader, num_samples)
     source = _last_linear(model) if layer is None else layer
     where = torch.device(device) if device is not None else _home(model)
-    store = _Store(n, None if folder is None else Path(folder), model)
+    about = {"layer": _name_of(model, source), "amp": amp}
+    store = _Store(n, None if folder is None else Path(folder), model, about)
     caught: list[Tensor] = []
 
     def catch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -110,7 +119,7 @@ def embed(
                     indices = torch.arange(start, start + len(targets))
                 start += len(targets)
                 indices = indices.cpu().to(torch.int64)
-                if not store.lacks(indices):
+                if not store.lacks(indices, targets):
                     continue
                 caught.clear()
                 with torch.autocast(where.type, torch.bfloat16, enabled=amp):
@@ -125,15 +134,18 @@ def embed(
     finally:
         hook.remove()
         store.flush()
-    return store.finished(_head(source))
+    return store.finished(source)
 
 
 class _Store:
     """The arrays, held or mapped, and which samples are in them."""
 
-    def __init__(self, n: int, folder: Path | None, model: nn.Module) -> None:
+    def __init__(
+        self, n: int, folder: Path | None, model: nn.Module, about: dict[str, Any]
+    ) -> None:
         self.n, self.folder, self.count = n, folder, 0
-        self.about = {"format": FORMAT, "num_samples": n, "model": _digest(model) if folder else ""}
+        digest = _digest(model) if folder else ""
+        self.about = {"format": FORMAT, "num_samples": n, "model": digest, **about}
         self.arrays: dict[str, Any] = {}
         self.resumed: Any = np.zeros(n, dtype=bool)  # by an earlier call
         if folder is not None and (folder / NOTE).is_file():
@@ -147,7 +159,7 @@ class _Store:
             raise ValueError(f"folder: {folder / NOTE}: not a JSON object ({error})") from error
         if saved != self.about:
             raise ValueError(
-                f"folder: {folder} holds the work of another model or data set: expected "
+                f"folder: {folder} holds the work of another model, layer or data set: expected "
                 f"{self.about}, got {saved}"
             )
         for name in ARRAYS:
@@ -155,16 +167,31 @@ class _Store:
         self.count = int(self.arrays["seen"].sum())
         self.resumed = self.arrays["seen"].astype(bool)
 
-    def lacks(self, indices: Tensor) -> bool:
-        """Say whether any of these samples is still to be run."""
+    def lacks(self, indices: Tensor, targets: Tensor) -> bool:
+        """Say whether any of these samples is still to be run; refuse another data set's."""
+        if targets.shape != indices.shape or indices.dim() != 1:
+            raise ValueError(
+                f"loader must give one target and one index a sample, got targets "
+                f"{list(targets.shape)} and indices {list(indices.shape)}"
+            )
+        if targets.is_floating_point() or targets.is_complex():
+            raise TypeError(f"loader must give targets that are integers, got {targets.dtype}")
         if not len(indices):
             return False
         low, high = int(indices.min()), int(indices.max())
         if low < 0 or high >= self.n:
             wrong = low if low < 0 else high
             raise IndexError(f"loader must give indices in 0..{self.n - 1}, got {wrong}")
+        done = self.resumed[indices.numpy()]
+        if done.any():
+            stored = self.arrays["targets"][indices.numpy()[done]]
+            if bool((stored != targets.cpu().numpy()[done]).any()):
+                raise ValueError(
+                    f"folder: {self.folder} holds the work of another data set: its targets are "
+                    "not those of the loader"
+                )
         # What this call has done and is given again is no saving, and is refused by put().
-        return not bool(self.resumed[indices.numpy()].all())
+        return not bool(done.all())
 
     def put(self, indices: Tensor, features: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Keep a batch."""
@@ -199,7 +226,9 @@ class _Store:
                 self.arrays[name] = np.zeros(shape, kind)
                 continue
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.arrays[name] = open_memmap(self.folder / f"{name}.npy", "w+", kind, shape)
+            file = self.folder / f"{name}.npy"
+            self.arrays[name] = open_memmap(file, "w+", kind, shape)
+            _take_room(file)
         if self.folder is not None:
             write_bytes(self.folder / NOTE, (json.dumps(self.about) + "\n").encode())
 
@@ -209,7 +238,7 @@ class _Store:
             if name in self.arrays:
                 self.arrays[name].flush()
 
-    def finished(self, head: Tensor | None) -> Embedding:
+    def finished(self, source: nn.Module) -> Embedding:
         """Return the arrays as tensors; refuse them while a sample is missing."""
         if self.count != self.n or not self.arrays:
             seen = self.arrays["seen"] if self.arrays else np.zeros(self.n)
@@ -219,14 +248,27 @@ class _Store:
                 "never came"
             )
         features, logits, targets = (torch.as_tensor(self.arrays[name]) for name in ARRAYS[:3])
-        fits = head is not None and head.shape == (logits.shape[1], features.shape[1])
-        return Embedding(features, logits, targets, head if fits else None)
+        return Embedding(features, logits, targets, _head(source, features, logits))
+
+
+def _take_room(file: Path) -> None:
+    """Take a mapped file's room on the disk now: a full one would end the process at a write."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with naming(file), file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, os.fstat(opened.fileno()).st_size)
+    except OSError as error:
+        if error.errno not in NO_SYNC:  # what cannot be done there ends nothing
+            file.unlink(missing_ok=True)
+            raise
 
 
 def _digest(model: nn.Module) -> str:
     """Return a fingerprint of a model's weights."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    state = {name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)}
+    for name, value in sorted(state.items()):
         digest.update(name.encode())
         digest.update(
             value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
@@ -282,6 +324,21 @@ def _home(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def _head(source: nn.Module) -> Tensor | None:
-    weight = getattr(source, "weight", None)
-    return weight.detach().float().cpu().clone() if isinstance(weight, Tensor) else None
+def _name_of(model: nn.Module, layer: nn.Module) -> str:
+    """Return the name of a part of a model; no name where it is none."""
+    parts: list[tuple[str, nn.Module]] = list(model.named_modules())  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return next((name for name, module in parts if module is layer), "")
+
+
+def _head(source: nn.Module, features: Tensor, logits: Tensor) -> Tensor | None:
+    """Return a layer's weights where they make the logits of the features, but for rounding."""
+    weight, bias = getattr(source, "weight", None), getattr(source, "bias", None)
+    if not isinstance(weight, Tensor) or weight.shape != (logits.shape[1], features.shape[1]):
+        return None
+    head = weight.detach().float().cpu().clone()
+    made = features[:HEAD_ROWS] @ head.T
+    if isinstance(bias, Tensor):
+        made = made + bias.detach().float().cpu()
+    wanted = logits[:HEAD_ROWS]
+    off = (made - wanted).abs().max()
+    return head if bool(off <= HEAD_ROUNDING * wanted.abs().max()) else None

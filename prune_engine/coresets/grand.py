@@ -29,6 +29,7 @@ class GraNd(Scored):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("features", "logits", "targets")
+    alone: ClassVar[bool] = True
 
     def score(self, samples: Samples) -> Tensor:
         """Return the norm, a product of two lengths."""

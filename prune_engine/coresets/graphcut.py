@@ -9,16 +9,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from prune_engine.coresets.greedy import largest_first
-from prune_engine.coresets.method import Method, Pick, Report, Samples, needed
-from prune_engine.coresets.pairs import Cosines, Dense, feature_products, kept
+from prune_engine.coresets.greedy import Contest
+from prune_engine.coresets.method import Samples, needed
+from prune_engine.coresets.pairs import Cosines, Dense, Products, feature_products, kept
+from prune_engine.coresets.together import Contested
 
 Similarity = Literal["gradients", "features"]
 SIMILARITIES = ("gradients", "features")
 
 
 @dataclass(frozen=True)
-class GraphCut(Method):
+class GraphCut(Contested):
     """Greedy choice by the graph cut of similarities.
 
     ``f(S) = a sum_{i, j in S} s_ij - b sum_{i in S, j in S} s_ij`` with i over all samples in the
@@ -51,27 +52,31 @@ class GraphCut(Method):
             raise ValueError(f"a and b must be at least 0, got {self.a} and {self.b}")
         check_similarity(self.similarity)
 
-    def pick(self, samples: Samples, k: int) -> Pick:
-        """Take k times what adds most."""
-        matrix = kept(similarities(samples, self.similarity))
-        return Pick(cut(matrix, self.a, self.b, k, samples.report))
+    def contest(self, samples: Samples, k: int) -> Contest:
+        """Ask k times for what adds most."""
+        return cut(kept(similarities(samples, self.similarity)), self.a, self.b, k)
 
 
-def cut(matrix: Cosines | Dense, a: float, b: float, k: int, report: Report) -> Tensor:
-    """Take k times what adds most to a graph cut."""
+def cut(matrix: Cosines | Dense, a: float, b: float, k: int) -> Contest:
+    """Ask k times for what adds most to a graph cut."""
     gains = a * matrix.sums() - b * matrix.diagonal()
 
     def less(values: Tensor, entries: Tensor) -> Tensor:
         return values - (2 * b) * entries.sum(dim=1, dtype=torch.float64)
 
-    return largest_first(matrix, gains, less, k, report)
+    return Contest(matrix, gains, less, k)
 
 
 def similarities(samples: Samples, of: Similarity) -> Cosines:
     """Return the similarities of a class's last-layer gradients, or of its features."""
+    features = needed(samples.features, "features")
     if of == "features":
-        return Cosines(feature_products(needed(samples.features, "features")))
-    return Cosines(samples.last_layer())
+        return Cosines(feature_products(features))
+    # A cosine knows no length, and the square of a sure sample's error may be too small a number.
+    errors = samples.errors()
+    largest = errors.abs().amax(dim=1, keepdim=True)
+    errors = errors.div_(torch.where(largest > 0, largest, 1))
+    return Cosines(Products((errors, features), (0.0, 1.0)))
 
 
 def check_similarity(similarity: str) -> None:

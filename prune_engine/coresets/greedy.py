@@ -3,43 +3,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from prune_engine.coresets.method import Report
 from prune_engine.coresets.pairs import Dense, Matrix, kept, slices
+from prune_engine.coresets.stack import chosen_of, rows_of, stacked, stacked_entries
 
 CANDIDATES = 512  # that a round looks at
 
 Update = Callable[[Tensor, Tensor], Tensor]
 
 
-def largest_first(matrix: Matrix, values: Tensor, update: Update, k: int, report: Report) -> Tensor:
-    """Take k times the largest value, where a choice changes the others and raises none.
+@dataclass(frozen=True)
+class Contest:
+    """A choice of k times the largest value, where a choice changes the others and raises none.
 
-    A value that is out of date is then a bound, so the candidates above all others' bounds can be
+    Args:
+        matrix: [n, n].
+        values: [n], of every sample; -inf is never taken. It is overwritten.
+        update: (values [m], entries [m, p] with the chosen) -> values, none of them larger; each
+            row by itself.
+        k: how many, at most as many as are finite.
+        first: int64, what was chosen before, of which the values know already.
+    """
+
+    matrix: Matrix
+    values: Tensor
+    update: Update
+    k: int
+    first: Tensor | None = None
+
+    def order(self, found: Tensor) -> Tensor:
+        """Return all that were chosen."""
+        return found if self.first is None else torch.cat((self.first, found))
+
+
+def largest_first(contest: Contest, report: Report) -> Tensor:
+    """Settle a contest.
+
+    A value that is out of date is a bound, so the candidates above all others' bounds can be
     settled among themselves, and everyone else brought up to date with all of a round's choices in
     one matrix product (Minoux's lazy greedy, 1978, a block at a time): the same choices as one by
     one, at n x CANDIDATES entries in memory.
 
     Args:
-        matrix: [n, n].
-        values: [n], of every sample; -inf is never taken. It is overwritten.
-        update: (values [m], entries [m, p] with the chosen) -> values, none of them larger.
-        k: how many, at most as many as are finite.
+        contest: among n samples.
         report: is told.
 
     Returns:
-        int64 [k] as they were chosen, ties to the smaller index.
+        int64, as they were chosen, ties to the smaller index.
     """
+    matrix, values, update, left = contest.matrix, contest.values, contest.update, contest.k
     whole = kept(matrix)
     if isinstance(whole, Dense):
-        chosen = _one_by_one(whole.entries, values, update, k, report)
-        return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.int64)
+        return side_by_side([replace(contest, matrix=whole)], report)[0]
     found: list[Tensor] = []
-    left = k
     while left:
         picked = _round(matrix, values, update, left)
         values[picked] = -torch.inf
@@ -48,22 +70,38 @@ def largest_first(matrix: Matrix, values: Tensor, update: Update, k: int, report
         found.append(picked)
         left -= len(picked)
         report(len(picked))
-    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+    none = torch.empty(0, dtype=torch.int64, device=values.device)
+    return contest.order(torch.cat(found) if found else none)
 
 
-def _one_by_one(
-    entries: Tensor, values: Tensor, update: Update, k: int, report: Report
-) -> list[Tensor]:
-    """Take the largest k times, on the device: the host waits for none of them."""
+def side_by_side(contests: Sequence[Contest], report: Report) -> list[Tensor]:
+    """Settle contests among few samples each, a choice of every one at a time.
+
+    A choice is a few launches on a device, whatever it is of: together they cost as many as the
+    longest contest alone. The host waits for none of them, and the choices are those of each by
+    itself, bit for bit, for what is added is added row by row.
+
+    Args:
+        contests: of one method, so that they share their update; each of few samples (``few``).
+        report: is told.
+
+    Returns:
+        Of each contest int64, as they were chosen, ties to the smaller index.
+    """
+    entries = stacked_entries([contest.matrix for contest in contests])
+    values = stacked([contest.values for contest in contests], -torch.inf)
+    update, steps = contests[0].update, max(contest.k for contest in contests)
+    lanes = torch.arange(len(contests), device=values.device)
     chosen: list[Tensor] = []
-    lowest = torch.full_like(values[:1], -torch.inf)
-    for _ in range(k):
-        best = values.argmax()
+    for step in range(steps):
+        best = values.argmax(dim=1)
         chosen.append(best)
-        values = update(values, entries.index_select(0, best[None]).T)
-        values.index_copy_(0, best[None], lowest)
-        report(1)
-    return chosen
+        columns = rows_of(entries, lanes, best)  # of a symmetric matrix
+        values = update(values.flatten(), columns.reshape(-1, 1)).view_as(values)
+        values.scatter_(1, best[:, None], -torch.inf)
+        report(sum(step < contest.k for contest in contests))
+    found = chosen_of(chosen, [contest.k for contest in contests], lanes)
+    return [contest.order(order) for contest, order in zip(contests, found, strict=True)]
 
 
 def _round(matrix: Matrix, values: Tensor, update: Update, left: int) -> Tensor:
@@ -86,17 +124,18 @@ def _round(matrix: Matrix, values: Tensor, update: Update, left: int) -> Tensor:
     return candidates[torch.tensor(chosen, device=candidates.device)]
 
 
-def facilities(matrix: Matrix, k: int, report: Report) -> Tensor:
-    """Take k times the sample that adds most to ``sum_i max_{j chosen} s_ij``, exactly.
+def facilities(matrix: Matrix, k: int, report: Report, floor: float = 0.0) -> Tensor:
+    """Take k times the sample that adds most to ``sum_i max(floor, max_{j chosen} s_ij)``, exactly.
 
     A choice changes only what is added by way of the samples that it comes nearer to, so all gains
     are kept up to date by those rows: about log k times n of them in all, where lazy evaluation
     (Minoux 1978) looks at the same gains again and again.
 
     Args:
-        matrix: similarities, none below 0.
+        matrix: similarities, none below the floor.
         k: how many.
         report: is told.
+        floor: what a sample has before anything is chosen.
 
     Returns:
         int64 [k] as they were chosen, ties to the smaller index.
@@ -105,8 +144,8 @@ def facilities(matrix: Matrix, k: int, report: Report) -> Tensor:
     n = len(matrix)
     everyone = slice(0, n)
     first = matrix.block(slice(0, 1), slice(0, 1))
-    current = torch.zeros(n, dtype=first.dtype, device=first.device)
-    gains = torch.zeros(n, dtype=torch.float64, device=first.device)
+    current = torch.full((n,), floor, dtype=first.dtype, device=first.device)
+    gains = torch.full((n,), -n * floor, dtype=torch.float64, device=first.device)
     for rows in slices(n, n):
         gains += matrix.block(rows, everyone).sum(dim=0, dtype=torch.float64)
     chosen: list[Tensor] = []
@@ -128,4 +167,5 @@ def _lost(matrix: Matrix, rows: Tensor, current: Tensor, closer: Tensor) -> Tens
     entries = matrix.block(rows, slice(0, len(matrix)))
     before, after = current[rows, None], closer[rows, None]
     # max(0, s - before) - max(0, s - after), for after is above before.
-    return entries.clamp(before, after).sub_(before).sum(dim=0, dtype=torch.float64)
+    lost = entries.clamp(before, after).sum(dim=0, dtype=torch.float64)
+    return lost.sub_(before.sum(dtype=torch.float64))

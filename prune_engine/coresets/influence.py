@@ -51,14 +51,17 @@ class Influence(Scored):
 
 def influences(samples: Samples, lam: float) -> Products:
     """Return the products of ``H^-1 g_i``, factored: ``(B^-1 e_i) (x) (A^-1 [h_i; 1])``."""
-    errors, features = samples.errors(), needed(samples.features, "features")
-    inner, outer = _feature_factor(features, lam), _output_factor(samples.log_chances(), lam)
-    moved = torch.cholesky_solve(errors.double().T, outer).T.to(errors.dtype)
-    parts: list[Tensor] = []
-    for rows in slices(len(features), features.shape[1]):
-        part = torch.cholesky_solve(_with_one(features[rows]).double().T, inner).T
-        parts.append(part.to(wide(features[:0]).dtype))
-    return Products((moved, torch.cat(parts)), (0.0, 0.0))
+    features, logits = needed(samples.features, "features"), needed(samples.logits, "logits")
+    inner, outer = _feature_factor(features, lam), _output_factor(samples, lam)
+    n, classes, width = len(samples), logits.shape[1], features.shape[1]
+    # Into whole tensors: a list of parts and what they are joined to would be twice as much.
+    left = wide(logits[:0]).new_empty(n, classes)
+    right = wide(features[:0]).new_empty(n, width + 1)
+    for rows in slices(n, classes + width):
+        part = samples.take(rows)
+        left[rows] = torch.cholesky_solve(part.errors().double().T, outer).T
+        right[rows] = torch.cholesky_solve(_with_one(features[rows]).double().T, inner).T
+    return Products((left, right), (0.0, 0.0))
 
 
 def _with_one(features: Tensor) -> Tensor:
@@ -76,10 +79,14 @@ def _feature_factor(features: Tensor, lam: float) -> Tensor:
     return _damped(total / len(features), lam)
 
 
-def _output_factor(log_chances: Tensor, lam: float) -> Tensor:
+def _output_factor(samples: Samples, lam: float) -> Tensor:
     """Return the Cholesky factor of B, float64."""
-    chances = log_chances.double().exp()
-    return _damped((torch.diag(chances.sum(0)) - chances.T @ chances) / len(chances), lam)
+    logits = needed(samples.logits, "logits")
+    total = logits.new_zeros(logits.shape[1], logits.shape[1], dtype=torch.float64)
+    for rows in slices(len(samples), logits.shape[1]):
+        chances = samples.take(rows).log_chances().double().exp()
+        total += torch.diag(chances.sum(0)) - chances.T @ chances
+    return _damped(total / len(samples), lam)
 
 
 def _damped(matrix: Tensor, lam: float) -> Tensor:

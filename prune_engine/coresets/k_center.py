@@ -9,13 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prune_engine.coresets.greedy import largest_first
-from prune_engine.coresets.method import Method, Pick, Samples, needed
-from prune_engine.coresets.pairs import Distances, Matrix, feature_products, slices
+from prune_engine.coresets.greedy import Contest
+from prune_engine.coresets.method import Samples, needed
+from prune_engine.coresets.pairs import Distances, Matrix, centred_products, slices
+from prune_engine.coresets.together import Contested
 
 
 @dataclass(frozen=True)
-class KCenter(Method):
+class KCenter(Contested):
     """Farthest-first traversal: each choice is the sample farthest from the chosen.
 
     ``argmax_i min_{j chosen} || h_i - h_j ||``, from a first one at random (Sener and Savarese,
@@ -30,22 +31,21 @@ class KCenter(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("features",)
 
-    def pick(self, samples: Samples, k: int) -> Pick:
-        """Take the farthest k - 1 times."""
-        matrix = Distances(feature_products(needed(samples.features, "features")))
-        return Pick(farthest_first(matrix, samples, k))
+    def contest(self, samples: Samples, k: int) -> Contest:
+        """Ask k - 1 times for the farthest."""
+        matrix = Distances(centred_products(needed(samples.features, "features")))
+        return farthest_first(matrix, samples, k)
 
 
-def farthest_first(matrix: Matrix, samples: Samples, k: int) -> Tensor:
-    """Return the first of the draw, and k - 1 times the farthest from all before."""
+def farthest_first(matrix: Matrix, samples: Samples, k: int) -> Contest:
+    """Take the first of the draw, and ask k - 1 times for the farthest from all before."""
     first = samples.rank.argmin()[None]
     nearest = torch.empty(len(matrix), dtype=matrix.block(first, first).dtype, device=first.device)
     for rows in slices(len(matrix), 64):
         nearest[rows] = matrix.block(rows, first)[:, 0]
     nearest.index_fill_(0, first, -torch.inf)
     samples.report(1)
-    rest = largest_first(matrix, nearest, _nearer, k - 1, samples.report)
-    return torch.cat((first, rest.to(first.device)))
+    return Contest(matrix, nearest, _nearer, k - 1, first)
 
 
 def _nearer(nearest: Tensor, entries: Tensor) -> Tensor:

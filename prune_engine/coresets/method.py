@@ -17,6 +17,7 @@ from prune_engine.losses.reduce import wide_dtype
 Report = Callable[[int], None]  # how many more are chosen; what it raises ends the selection
 # What select() can be given, as methods name what they need.
 INPUTS = ("features", "logits", "targets", "scores", "head", "validation")
+TOGETHER = 2**13  # samples that are scored at a time
 
 
 def quiet(chosen: int) -> None:
@@ -155,7 +156,7 @@ class Samples:
         """Return n."""
         return len(self.rank)
 
-    def take(self, positions: Tensor) -> Samples:
+    def take(self, positions: Tensor | slice) -> Samples:
         """Return some of the samples, in the order of the positions."""
         rows = {
             name: value[positions]
@@ -172,9 +173,10 @@ class Samples:
 
     def errors(self) -> Tensor:
         """Return softmax less the one-hot target: the gradient of the loss by the logits."""
-        chances = self.log_chances().exp_()
         labels = needed(self.targets, "targets")[:, None]
-        return chances.scatter_add_(1, labels, torch.full_like(chances[:, :1], -1.0))
+        others = self.log_chances().exp_().scatter_(1, labels, 0.0)
+        # 1 - p is what all others have together: p itself rounds to 1 long before that is 0.
+        return others.scatter_(1, labels, -others.sum(dim=1, keepdim=True))
 
     def last_layer(self) -> Products:
         """Return the products of the last layer's gradients, factored."""
@@ -224,9 +226,14 @@ class Method(ABC):
 
 
 class Scored(Method):
-    """A method that takes the samples with the largest, or the smallest, of one score each."""
+    """A method that takes the samples with the largest, or the smallest, of one score each.
+
+    ``keep`` says which; ``alone`` that a sample's score asks for no other sample, so that a large
+    data set is scored a part at a time.
+    """
 
     keep: ClassVar[Literal["hard", "easy"]] = "hard"
+    alone: ClassVar[bool] = False
 
     @abstractmethod
     def score(self, samples: Samples) -> Tensor:
@@ -236,7 +243,11 @@ class Scored(Method):
         """Score all samples, unless scores were given."""
         if samples.scores is not None:
             return samples
-        return replace(samples, scores=self.score(samples))
+        if not self.alone or len(samples) <= TOGETHER:
+            return replace(samples, scores=self.score(samples))
+        starts = range(0, len(samples), TOGETHER)
+        parts = [self.score(samples.take(slice(start, start + TOGETHER))) for start in starts]
+        return replace(samples, scores=torch.cat(parts))
 
     def pick(self, samples: Samples, k: int) -> Pick:
         """Take the k first by their scores, ties to the smaller index."""

@@ -67,9 +67,14 @@ class Dense:
 M = TypeVar("M", bound=Matrix)
 
 
+def few(n: int) -> bool:
+    """Return whether the matrix of so many samples is kept."""
+    return n <= SMALL
+
+
 def kept(matrix: M) -> M | Dense:
     """Return the matrix itself, or its entries where they are few."""
-    if len(matrix) > SMALL or isinstance(matrix, Dense):
+    if not few(len(matrix)) or isinstance(matrix, Dense):
         return matrix
     return Dense(matrix.block(slice(0, len(matrix)), slice(0, len(matrix))))
 
@@ -83,10 +88,12 @@ class Products:
     Args:
         factors: one or two of [n, width] each.
         biases: b of each.
+        centre: [width], what is taken from each row of the first factor as it is read.
     """
 
     factors: tuple[Tensor, ...]
     biases: tuple[float, ...]
+    centre: Tensor | None = None
 
     def __len__(self) -> int:
         """Return n."""
@@ -98,13 +105,17 @@ class Products:
         double = any(factor.dtype == torch.float64 for factor in self.factors)
         return torch.float64 if double else torch.float32
 
-    def take(self, positions: Tensor) -> Products:
+    def take(self, positions: Tensor | slice) -> Products:
         """Return the products of some samples."""
-        return Products(tuple(factor[positions] for factor in self.factors), self.biases)
+        factors = tuple(factor[positions] for factor in self.factors)
+        return Products(factors, self.biases, self.centre)
 
     def rows(self, positions: Tensor | slice) -> list[Tensor]:
         """Return each factor of some samples, wide enough to compute with."""
-        return [factor[positions].to(self.dtype) for factor in self.factors]
+        found = [factor[positions].to(self.dtype) for factor in self.factors]
+        if self.centre is not None:
+            found[0] = found[0] - self.centre
+        return found
 
     def block(self, rows: Tensor | slice, columns: Tensor | slice) -> Tensor:
         """Return the entries of some rows and columns."""
@@ -235,6 +246,19 @@ class Divergences:
 def feature_products(features: Tensor) -> Products:
     """Return the inner products of features by themselves."""
     return Products((features,), (0.0,))
+
+
+def centred_products(features: Tensor) -> Products:
+    """Return those of features less their mean, for what depends on differences alone.
+
+    Of float32 features far from 0, as some networks have them, the products would be large numbers
+    whose differences are rounding.
+    """
+    total = features.new_zeros(features.shape[1], dtype=torch.float64)
+    for rows in slices(len(features), features.shape[1]):
+        total += features[rows].sum(dim=0, dtype=torch.float64)
+    centre = (total / max(1, len(features))).to(wide_dtype(features.dtype))
+    return Products((features,), (0.0,), centre)
 
 
 def wide(values: Tensor) -> Tensor:

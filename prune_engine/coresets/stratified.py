@@ -45,15 +45,35 @@ class Stratified(Method):
         if self.strata < 1:
             raise ValueError(f"strata must be at least 1, got {self.strata}")
 
+    def check_count(self, k: int, n: int) -> int:
+        """Refuse more than ``beta`` leaves, of a data set or of a class.
+
+        Args:
+            k: how many are wanted.
+            n: of how many.
+
+        Returns:
+            How many are left out.
+
+        Raises:
+            ValueError: k is above what is left.
+
+        Example:
+            >>> Stratified(beta=0.25).check_count(3, 4)
+            1
+        """
+        hardest = int(decimal_fraction(self.beta) * n)
+        if k > n - hardest:
+            raise ValueError(
+                f"k must be at most the {n - hardest} samples that beta={self.beta} leaves, got {k}"
+            )
+        return hardest
+
     def pick(self, samples: Samples, k: int) -> Pick:
         """Fill the budget from the smallest stratum on."""
         scores = needed(samples.scores, "scores").double()
-        hardest = torch.sort(scores, stable=True, descending=True).indices
-        rest = hardest[int(decimal_fraction(self.beta) * len(scores)) :]
-        if k > len(rest):
-            raise ValueError(
-                f"k must be at most the {len(rest)} samples that beta={self.beta} leaves, got {k}"
-            )
+        by_hardness = torch.sort(scores, stable=True, descending=True).indices
+        rest = by_hardness[self.check_count(k, len(scores)) :]
         members = [part for part in self._parts(scores, torch.sort(rest).values) if len(part)]
         members.sort(key=len)
         chosen: list[Tensor] = []

@@ -24,6 +24,7 @@ class LeastConfidence(Scored):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("logits",)
+    alone: ClassVar[bool] = True
 
     def score(self, samples: Samples) -> Tensor:
         """Return one minus the largest probability."""
@@ -42,6 +43,7 @@ class Entropy(Scored):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("logits",)
+    alone: ClassVar[bool] = True
 
     def score(self, samples: Samples) -> Tensor:
         """Return the entropy."""
@@ -60,6 +62,7 @@ class Margin(Scored):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("logits",)
+    alone: ClassVar[bool] = True
 
     def score(self, samples: Samples) -> Tensor:
         """Return one minus the lead."""

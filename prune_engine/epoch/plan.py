@@ -341,13 +341,16 @@ def _draw_levels(
     buffer: ScoreBuffer, rule: LevelRule, counts: Tensor, *, seed: int, epoch: int, ahead: bool
 ) -> _Decision:
     """Draw each sample's fate by the level of its score."""
-    levels = ops.solve_levels(counts, rule.target, least=rule.least, backend=buffer.backend)
+    levels = ops.solve_levels(
+        counts, rule.target, least=rule.least, unseen=rule.unseen, backend=buffer.backend
+    )
     weight_class, block_offsets = ops.plan_levels(
         buffer.records,
         levels.top,
         levels.cut,
         seed=seed,
         epoch=epoch,
+        unseen=rule.unseen,
         out=None if ahead else buffer.weight_class,
         first=buffer.first,
         backend=buffer.backend,
@@ -361,7 +364,8 @@ def _draw_levels(
         num_kept,
         rule.capped(levels.weight_table),
         bits.view(torch.float32),
-        rule.weight_bound if epoch else 1.0,  # nobody has a score before the first epoch
+        # Nobody has a score before the first epoch.
+        1.0 if epoch == 0 and rule.unseen is None else rule.weight_bound,
     )
 
 

@@ -125,6 +125,7 @@ class EpochRun:
         self._look: Serving | None = None  # the latest pass, where another one is being trained
         self._data: list[weakref.ref[Any]] = []  # what must have N items
         self.ahead: list[EpochPlan] = []
+        self.divides = False  # a step's loss is divided by the sum of its weights
         self.schedule: Callable[[], Any] = _no_schedule  # a weak reference, once one is wrapped
         self.memory = begin_memory(policy, buffer, seed, RunFacts(num_epochs, process_group))
         self.watcher = watcher_of(self.memory)  # None: a step calls no hook

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends
+from prune_engine.bands import CELL_SHIFT, FIRST_CELL, LAST_CELL
 from prune_engine.ops.checks import check_count, check_vector
 
 
@@ -39,3 +40,22 @@ def cells(records: Tensor, *, backend: str = "auto") -> Tensor:
     check_vector("records", records, (torch.int64,))
     check_count("records", records.shape[0])
     return backends.kernels_for(backend, records).cells(records.contiguous())
+
+
+def cell_of(score: Tensor) -> Tensor:
+    """Return the cell of one score, ``max(key >> 19, 4112)`` (SEMANTICS 3.12).
+
+    Args:
+        score: float32 [1]; what is not finite is of the first or the last cell of finite scores.
+
+    Returns:
+        int32 [1] on the same device.
+
+    Example:
+        >>> cell_of(torch.tensor([1.0])).tolist(), cell_of(torch.tensor([-1.0])).tolist()
+        ([6128], [4112])
+    """
+    bits = score.view(torch.int32)
+    # A positive float's key is its bits and 2^31; all others are of the first cell.
+    cell = (bits >> CELL_SHIFT) + (1 << 31 - CELL_SHIFT)
+    return torch.where(bits > 0, cell, FIRST_CELL).clamp(FIRST_CELL, LAST_CELL).to(torch.int32)

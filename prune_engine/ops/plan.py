@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from prune_engine import backends
 from prune_engine.ops.checks import check_count, check_first, check_seed_epoch, check_vector
@@ -27,7 +28,8 @@ def plan(
     A sample's band is the number of thresholds <= its score; with independent draws it is dropped
     iff ``draw(seed, epoch, index) < cut`` of its band (InfoBatch, ICLR 2024, eq. 4; SEMANTICS 3.3),
     with fixed counts the band's largest draws stay, ties to the smaller index. A ``TopRule`` keeps
-    the largest scores of a random pool.
+    the largest scores of a random pool. A band of the never seen alone lies above infinity, which
+    no score reaches.
 
     Args:
         records: [N] int64.
@@ -77,7 +79,7 @@ def plan(
     )
     block_offsets = backends.kernels_for(backend, records).plan(
         records.contiguous(),
-        rule.thresholds.contiguous(),
+        _edges(rule),
         [band.cut for band in rule.bands],
         [band.weight_class for band in rule.bands],
         [band.keep_num for band in rule.bands],
@@ -90,3 +92,10 @@ def plan(
     )
     torch.autograd.graph.increment_version(weight_class)
     return weight_class, block_offsets
+
+
+def _edges(rule: Rule) -> Tensor:
+    """Return a threshold fewer than there are bands: infinity below that of the never seen."""
+    edges = rule.thresholds.contiguous()
+    own = len(rule.bands) > edges.shape[0] + 1
+    return pad(edges, (0, 1), value=torch.inf) if own else edges

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from prune_engine import backends
 from prune_engine.bands import NUM_CLASSES
+from prune_engine.ops.cells import cell_of
 from prune_engine.ops.checks import check_count, check_first, check_seed_epoch, check_vector
 
 
@@ -18,15 +19,16 @@ def plan_levels(
     *,
     seed: int,
     epoch: int,
+    unseen: Tensor | None = None,
     out: Tensor | None = None,
     first: int = 0,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Decide every sample's weight class by its level and count the kept ones by block.
 
-    The class is ``top + 1 - cell`` of its score, within 1..255; 1 where it was never seen. It is
-    dropped iff ``draw(seed, epoch, index) < cut[class]``, with the draws of ``plan``
-    (SEMANTICS 3.12).
+    The class is ``top + 1 - cell`` of its score, within 1..255; where it was never seen that of
+    ``unseen``, or 1. It is dropped iff ``draw(seed, epoch, index) < cut[class]``, with the draws of
+    ``plan`` (SEMANTICS 3.12).
 
     Args:
         records: [N] int64.
@@ -34,6 +36,8 @@ def plan_levels(
         cut: [256] int32, likewise.
         seed: in 0..2^63-1.
         epoch: the epoch being planned, in 0..2^31-2.
+        unseen: float32 [1] on the device of the records, the score that the never seen count as, as
+            for ``solve_levels``; None: they stay.
         out: [N] uint8 to write the weight classes into; default a fresh tensor.
         first: the number in the data set of ``records[0]``, where these are a shard's: a multiple
             of 4096.
@@ -69,8 +73,12 @@ def plan_levels(
     check_vector(
         "out", weight_class, (torch.uint8,), size=size, device=device, changed=out is not None
     )
+    cell = None
+    if unseen is not None:
+        cell = cell_of(check_vector("unseen", unseen, (torch.float32,), size=1, device=device))
     block_offsets = backends.kernels_for(backend, records).plan_levels(
-        records.contiguous(), top.contiguous(), cut.contiguous(), seed, epoch, weight_class, first
+        *(records.contiguous(), top.contiguous(), cut.contiguous()),
+        *(seed, epoch, weight_class, first, cell),
     )
     torch.autograd.graph.increment_version(weight_class)
     return weight_class, block_offsets

@@ -20,7 +20,7 @@ from prune_engine.bands import (
     weighed_classes,
     weight_table,
 )
-from prune_engine.ops.checks import check_int
+from prune_engine.ops.checks import check_int, check_vector
 from prune_engine.plain import store_plain
 
 
@@ -34,7 +34,8 @@ class Rule:
 
     Args:
         thresholds: float32 [T], T in 0..5, ascending, on the device of the records.
-        bands: T + 1 bands, lowest scores first.
+        bands: T + 1 bands, lowest scores first; where T < 5 one more may follow, for samples that
+            have no score yet alone: then ``unseen_band`` is T + 1.
         weight_table: 2 to 256 floats; entry k is the weight of class k; 0, 1, then positive.
         fixed: draw fixed counts per band instead of independently.
         unseen_band: the band of samples that have no score yet; -1 keeps them with weight 1.
@@ -60,9 +61,12 @@ class Rule:
                 "thresholds must be a float32 vector, got "
                 f"{self.thresholds.dtype} of shape {tuple(self.thresholds.shape)}"
             )
-        if len(self.bands) != self.thresholds.numel() + 1 or len(self.bands) > MAX_BANDS:
+        of_scores = self.thresholds.numel() + 1
+        own = self.unseen_band == of_scores
+        if len(self.bands) != of_scores + own or len(self.bands) > MAX_BANDS:
+            more = f", or {of_scores + 1} with unseen_band {of_scores}" if not own else ""
             raise ValueError(
-                f"bands must have {self.thresholds.numel() + 1} entries (at most {MAX_BANDS}), "
+                f"bands must have {of_scores + own} entries{more} (at most {MAX_BANDS}), "
                 f"got {len(self.bands)}"
             )
         check_weight_table(self.weight_table)
@@ -78,6 +82,13 @@ class Rule:
             )
         if self.fixed and len({band.keep_den for band in self.bands}) != 1:
             raise ValueError("bands of a fixed rule must share one keep_den")
+
+    @property
+    def drops(self) -> bool:
+        """Whether a sample of any band may be dropped."""
+        if self.fixed:
+            return any(band.keep_num < band.keep_den for band in self.bands)
+        return any(band.cut > 0 for band in self.bands)
 
     @staticmethod
     def keep_all(device: torch.device) -> Rule:
@@ -104,19 +115,21 @@ class LevelRule:
 
     A sample of score x stays with probability ``min(1, x / tau)``, at least ``least / 65536``, in
     sixteen steps to an octave, and weighs the inverse; tau is found on the device, so that no more
-    than ``target`` stay on average (SEMANTICS 3.12; ``ops.solve_levels``). What was never seen
-    stays and counts as one of them; where the never seen and ``least`` alone are more than
-    ``target``, they stay all the same.
+    than ``target`` stay on average (SEMANTICS 3.12; ``ops.solve_levels``). What was never seen is
+    taken for a sample of the score ``unseen``; without one it stays and counts as one of them, and
+    where the never seen and ``least`` alone are more than ``target``, they stay all the same.
 
     Args:
         target: how many samples to keep on average, in 0..2^46.
         least: in 1..65536: of 65536 draws, those that keep any sample, zero and negative scores
             included.
         weight_cap: at least 1: no sample weighs more, which biases the estimate; None: no cap.
+        unseen: float32 [1] on the device of the records, such as ``buffer.mean_threshold()``: the
+            score that the never seen count as; None: they stay.
 
     Raises:
-        TypeError: a number is of the wrong kind.
-        ValueError: a number is out of range.
+        TypeError: a number is of the wrong kind, or ``unseen`` not float32.
+        ValueError: a number is out of range, or ``unseen`` not of one element.
 
     Example:
         >>> LevelRule(target=700, least=4588).target
@@ -126,12 +139,15 @@ class LevelRule:
     target: int
     least: int = 1
     weight_cap: float | None = None
+    unseen: Tensor | None = None
 
     def __post_init__(self) -> None:
         store_plain(self)
         check_int("target", self.target, 0, MAX_LEVEL_SAMPLES, "0..2^46")
         check_int("least", self.least, 1, DRAWS)
         check_weight_cap(self.weight_cap)
+        if self.unseen is not None:
+            check_vector("unseen", self.unseen, (torch.float32,), size=1)
 
     def capped(self, table: Tensor) -> Tensor:
         """Return a table in which no class weighs more than the cap, rounded to float32.

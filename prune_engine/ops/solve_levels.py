@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prune_engine import backends
-from prune_engine.bands import CELLS, DRAWS, MAX_LEVEL_SAMPLES
+from prune_engine.bands import CELLS, DRAWS, FIRST_CELL, MAX_LEVEL_SAMPLES, UNSEEN_CELL
+from prune_engine.ops.cells import cell_of
 from prune_engine.ops.checks import check_int, check_vector
 
 
@@ -34,7 +35,14 @@ class Levels(NamedTuple):
     solution: Tensor
 
 
-def solve_levels(counts: Tensor, target: int, *, least: int = 1, backend: str = "auto") -> Levels:
+def solve_levels(
+    counts: Tensor,
+    target: int,
+    *,
+    least: int = 1,
+    unseen: Tensor | None = None,
+    backend: str = "auto",
+) -> Levels:
     """Find the levels that keep a number of samples on average, in proportion to their scores.
 
     A sample of score x stays with probability ``min(1, x / tau)``, at least ``least / 65536``, in
@@ -45,17 +53,19 @@ def solve_levels(counts: Tensor, target: int, *, least: int = 1, backend: str = 
     Args:
         counts: [4096] int64, what ``cells`` returned, of all shards together; each at least 0,
             below 2^46 in all.
-        target: how many samples to keep, in 0..2^46. Where the never seen, which stay, and
+        target: how many samples to keep, in 0..2^46. Where the never seen, if they stay, and
             ``least`` alone are more, those are what is kept.
         least: in 1..65536, of 65536 draws those that keep any sample.
+        unseen: float32 [1] on the same device, the score that the never seen count as; None: they
+            stay.
         backend: which kernels.
 
     Returns:
         The levels; nothing waits for the device.
 
     Raises:
-        ValueError: a shape or number does not fit.
-        TypeError: counts are not int64, or a number is no int.
+        ValueError: a shape, device or number does not fit.
+        TypeError: a dtype does not fit, or a number is no int.
 
     Example:
         >>> counts = torch.zeros(4096, dtype=torch.int64)
@@ -68,5 +78,16 @@ def solve_levels(counts: Tensor, target: int, *, least: int = 1, backend: str = 
     check_vector("counts", counts, (torch.int64,), size=CELLS)
     target = check_int("target", target, 0, MAX_LEVEL_SAMPLES, "0..2^46")
     least = check_int("least", least, 1, DRAWS)
+    if unseen is not None:
+        counts = _moved(
+            counts, check_vector("unseen", unseen, (torch.float32,), size=1, device=counts.device)
+        )
     kernels = backends.kernels_for(backend, counts)
     return Levels(*kernels.solve_levels(counts.contiguous(), target, least))
+
+
+def _moved(counts: Tensor, unseen: Tensor) -> Tensor:
+    """Count the never seen among the samples of a score's cell."""
+    bins = torch.arange(CELLS, device=counts.device)
+    moved = torch.where(bins == cell_of(unseen) - FIRST_CELL, counts + counts[UNSEEN_CELL], counts)
+    return torch.where(bins == UNSEEN_CELL, 0, moved)

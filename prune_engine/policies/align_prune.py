@@ -194,15 +194,16 @@ class AlignPrune(ScoreRule):
     AlignPrune (CVPR 2026 Findings, arXiv 2604.07306), for label noise: the score is Pearson's
     correlation of a sample's last ``window`` losses with the mean losses of clean samples in the
     same epochs; what is below the mean alignment is dropped with probability r, and the kept ones
-    of it weigh 1 / (1 - r). Before ``window`` epochs, and for samples without an alignment, the
-    rule is InfoBatch by the loss, or keeps them. Attach a ``CleanReference``. A sample that was not
-    trained in an epoch repeats its last loss, which the published notes leave open.
+    of it weigh 1 / (1 - r). Before ``window`` epochs the rule is InfoBatch by the loss; who has no
+    alignment later stays, unless ``first_epoch`` is even. Attach a ``CleanReference``. A sample
+    that was not trained in an epoch repeats its last loss, which the published notes leave open.
 
     Args:
         prune_ratio: r, in [0, 1).
         delta: in (0, 1], the share of the run that prunes.
         window: in 2..255.
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops at random as if half were low.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops at random as if half were low, and
+            later ones as much of what was never seen or has no alignment, which weighs for it.
         warmup: epochs that keep everything.
         weight_cap: at least 1: no sample weighs more, which biases the gradient; None: no cap.
 
@@ -272,8 +273,8 @@ class AlignPrune(ScoreRule):
             return bands.decide(buffer, progress, None)
         aligned = ScoreBuffer(buffer.num_samples, device=buffer.device, backend=buffer.backend)
         numbers = torch.arange(buffer.num_samples, device=buffer.device)
-        aligned.observe(own.alignment(), numbers)  # what is nan is not recorded, and stays
-        rule = bands.decide(aligned, progress, None)
+        aligned.observe(own.alignment(), numbers)  # what is nan is not recorded: never seen
+        rule = self.dropping_unseen(bands.decide(aligned, progress, None))
         seed, epoch, backend = progress.seed, progress.epoch, buffer.backend
         classes, _ = ops.plan(aligned.records, rule, seed=seed, epoch=epoch, backend=backend)
         return Selection(classes, rule.weight_table, rule.thresholds)

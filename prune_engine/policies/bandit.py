@@ -10,12 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from prune_engine.bands import check_fraction, check_positive, decimal_fraction, weight_table
+from prune_engine.bands import (
+    STREAM_TIES,
+    check_fraction,
+    check_positive,
+    decimal_fraction,
+    weight_table,
+)
 from prune_engine.epoch.fits import class_problems, int_problems, tensor_problems
 from prune_engine.epoch.policy import LATE, PolicyMemory, Progress, RunFacts
 from prune_engine.epoch.score_buffer import ScoreBuffer
+from prune_engine.ops.draw import draw
 from prune_engine.ops.rule import AnyRule, Rule, Selection, TopRule
 from prune_engine.plain import store_plain
 from prune_engine.policies.fixed_counts import select_fixed
@@ -23,6 +31,7 @@ from prune_engine.policies.score_rule import ScoreRule
 
 TENSORS = ("ema", "varema", "chosen")
 FLT_MAX = 3.4028234663852886e38
+JUDGED = FLT_MAX / 2  # the largest float32 below 2^127: ranks above are of what was never seen
 
 
 class BanditMemory(PolicyMemory):
@@ -94,10 +103,21 @@ class BanditMemory(PolicyMemory):
         ema, varema = ema.where(~first, scores), varema.where(~first, 0.0)
         self.ema, self.varema = ema.where(fresh, self.ema), varema.where(fresh, self.varema)
         if epoch % self.policy.period == 0:
-            # What was never seen must be tried before it can be judged.
-            ranked = self.policy.ranked(self).nan_to_num(nan=math.inf)
+            ranked = self._untried_first(buffer, self.policy.ranked(self), epoch + 1)
             self.chosen = self.policy.choose(buffer, ranked, self.seed, epoch + 1)
             self.decided = True
+
+    def _untried_first(self, buffer: ScoreBuffer, ranked: Tensor, epoch: int) -> Tensor:
+        """Rank what was never seen above all else, for it must be tried before it can be judged.
+
+        In an order that is drawn: by index, the classes of sorted data would take turns.
+        """
+        numbers = torch.arange(ranked.shape[0], device=ranked.device)
+        turn = draw(
+            numbers, seed=self.seed, epoch=epoch, stream=STREAM_TIES, backend=buffer.backend
+        )
+        untried = ((turn >> 9) + 2**23).float() * 2.0**104  # exact, in 2^127 to 2^128
+        return untried.where(ranked.isnan(), ranked.clamp(max=JUDGED))
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of everything as tensors on the cpu, and a number."""
@@ -248,7 +268,8 @@ class UCB(Bandit):
         decay: in [0, 1), of the averages.
         coefficient: at least 0, of the variance: the confidence of the published replica, 1 where
             it names none.
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random; the next
+            choice is of as many, the never seen first, in an order that is drawn.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 
@@ -307,7 +328,8 @@ class EpsilonGreedy(Bandit):
         period: at least 1; epoch 0 is full, and epochs 1, 1 + period, ... choose anew.
         decay: in [0, 1), of the averages.
         epsilon: in [0, 1].
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 has as many samples, at random; the next
+            choice is of as many, the never seen first, in an order that is drawn.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 

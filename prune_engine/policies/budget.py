@@ -27,15 +27,17 @@ class Budget(ScoreRule):
     m = round(s / r * N) lowest scores are low, ties to the larger index, and exactly round(s * N)
     of them are dropped at random; the others of them weigh m / (m - round(s * N)), so the gradient
     stays unbiased. The saving is s of N to within one sample, ties or not, for any score. A sample
-    that was never seen is kept, as in the first epoch, which is full; from epoch
-    ``delta * num_epochs`` on everything is kept.
+    that was never seen counts as one of the highest scores, so it is kept where m were seen. The
+    first epoch is full; from epoch ``delta * num_epochs`` on everything is kept.
 
     Args:
         target_savings: s, in [0, 1), the share of the data set that a pruning epoch skips.
         prune_ratio: r, in (0, 1) and at least s: the share of the low samples that is dropped. The
             nearer to s, the more samples are low.
         delta: in (0, 1], the share of the run that prunes.
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random, and later ones
+            exactly as much: the never seen count as the highest scores, and are low where fewer
+            than m were seen.
         warmup: epochs that keep everything.
         weight_cap: at least 1: no sample weighs more, which biases the gradient; None: no cap.
 

@@ -32,7 +32,7 @@ class ProgressiveDropout(ScoreRule):
         tau: in (0, 1), or None with gamma.
         gamma: in (0, 1), or None.
         revision: in (0, 1], the share of the run before everything is trained again.
-        first_epoch: ``"full"``; "even" is refused.
+        first_epoch: ``"full"``; "even" is refused, for epochs are to shrink from the full one.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 

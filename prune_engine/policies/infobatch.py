@@ -40,7 +40,8 @@ class InfoBatch(ScoreRule):
             floor((1 - r) n) of the n low samples as in the published code.
         rescale: weigh the kept 1 / (1 - r); without, the gradient is biased.
         side: ``"low"``, or ``"high"``: drop from those not below the mean instead.
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops at random as if half were low.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops at random as if half were low, and
+            later ones as much of what was never seen, which weighs for it.
         warmup: epochs that keep everything.
         weight_cap: at least 1: no sample weighs more, which biases the gradient; None: no cap.
 

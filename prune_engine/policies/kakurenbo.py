@@ -35,7 +35,9 @@ class KAKURENBO(ScoreRule):
     Args:
         fraction: in (0, 1), the largest share that is hidden.
         tau: in [0.5, 1).
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 hides the fraction at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 hides the fraction at random. As after any
+            epoch, who was hidden is back in the next, which hides as many of the others, if
+            they are confident: later epochs are no longer for what was never seen.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 

@@ -29,7 +29,7 @@ class Proportional(ScoreRule):
 
     Scores must be importances: at least 0, the larger the more a sample matters, such as losses,
     EL2N or gradient norms. Zero and below stay with the least probability. What was never seen
-    stays, so a first epoch that is not ``"even"`` is full. Where the score says nothing about the
+    stays, so a first epoch is full, unless it is ``"even"``. Where the score says nothing about the
     gradient, the weights raise its variance: run ``RandomSubset`` beside it.
 
     Args:
@@ -37,7 +37,7 @@ class Proportional(ScoreRule):
         floor: in (0, 1], the least probability as a share of the budget; 1 is a random subset.
         delta: in (0, 1], the share of the run that prunes.
         first_epoch: ``"full"``, or ``"even"``: epoch 0 drops ``target_savings`` at random, and the
-            kept weigh for it; what it drops is never seen and stays in the next.
+            kept weigh for it; later ones take who was never seen for a sample of the mean score.
         warmup: epochs that keep everything.
         weight_cap: at least 1: no sample weighs more, which biases the gradient; None: no cap.
 
@@ -47,7 +47,7 @@ class Proportional(ScoreRule):
 
     Example:
         >>> Proportional(target_savings=0.3).levels(1000)
-        LevelRule(target=700, least=22938, weight_cap=None)
+        LevelRule(target=700, least=22938, weight_cap=None, unseen=None)
     """
 
     target_savings: float = 0.4

@@ -44,7 +44,8 @@ class InfoBatchQuantile(ScoreRule):
         delta: in (0, 1], the share of the run that prunes.
         sampling: ``"bernoulli"``, independent draws, or ``"fixed"``, exactly floor(keep * n) of the
             n samples of each band.
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random, and later ones of
+            what was never seen, which weighs for it. At most four percentiles then.
         warmup: epochs that keep everything.
         weight_cap: at least 1: no sample weighs more, which biases the gradient; None: no cap.
 
@@ -70,6 +71,11 @@ class InfoBatchQuantile(ScoreRule):
             raise ValueError(
                 f"percentiles and keep must have the same 1 to {MAX_BANDS - 1} entries, got "
                 f"{self.percentiles} and {self.keep}"
+            )
+        if self.first_epoch == "even" and len(self.percentiles) > MAX_BANDS - 2:
+            raise ValueError(
+                f"percentiles must have at most {MAX_BANDS - 2} entries where first_epoch is "
+                f"'even', for the never seen have a band of their own, got {len(self.percentiles)}"
             )
         for percent in self.percentiles:
             if isinstance(percent, bool) or not isinstance(percent, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]

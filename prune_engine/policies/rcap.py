@@ -43,7 +43,8 @@ class RCAP(ScoreRule):
         labels: the class of each sample, ``PerSample`` of integers in 0..65535.
         keep: in (0, 1).
         beta: above 0: the larger, the more alike the chances.
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random, and who was never
+            seen counts as one of the mean loss of its class, or of all where nobody of it was.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 
@@ -145,11 +146,23 @@ class RCAP(ScoreRule):
         totals = torch.zeros(classes, dtype=torch.int64, device=buffer.device)
         sums = host_ints(totals.index_add(0, labels, units))
         sizes = host_ints(totals.index_add(0, labels, torch.ones_like(labels)))
-        means = [s / UNIT / max(1, size) for s, size in zip(sums, sizes, strict=True)]
+        if self.first_epoch == "even":
+            seen = (buffer.records != 0).to(torch.int64)
+            means = _means(sums, host_ints(totals.index_add(0, labels, seen)))
+            typical = torch.tensor(means, dtype=torch.float32, device=buffer.device)
+            scores = torch.where(seen == 1, scores, typical[labels])
+        else:
+            means = _means(sums, sizes)
         counts = self.shares(sizes, means)
         finish = _race(buffer, progress, scores, math.log(max(2, classes)), self.beta)
         kept = _first_of_each(labels, finish, sizes, counts)
         return Selection(kept, weight_table())
+
+
+def _means(sums: list[int], counts: list[int]) -> list[float]:
+    """Return the mean loss of each class; where nobody of one counts, that of all."""
+    of_all = sum(sums) / UNIT / max(1, sum(counts))
+    return [s / UNIT / n if n else of_all for s, n in zip(sums, counts, strict=True)]
 
 
 def _race(

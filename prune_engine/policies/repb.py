@@ -123,8 +123,8 @@ class RePB(ScoreRule):
 
     Args:
         rho: in (0, 1).
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops at random as if half were low, and who
-            was dropped has missed it.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops rho / (2 - rho) at random, what later
+            ones do if half of each batch is low, and who was dropped has missed it.
         warmup: epochs that keep everything.
         weight_cap: at least 1: no sample weighs more, so that what was missed is not all made up
             for; None: no cap.
@@ -152,8 +152,8 @@ class RePB(ScoreRule):
         return True
 
     def savings(self) -> float:
-        """Return rho / 2: as if half were low."""
-        return self.rho / 2
+        """Return s = rho / (2 - rho): of who is absent, s, or low, (1 - s) / 2, rho go: s."""
+        return self.rho / (2 - self.rho)
 
     def even(self, buffer: ScoreBuffer, progress: Progress) -> AnyRule:
         """Return a random subset without weights: the next epochs make up for what it drops.

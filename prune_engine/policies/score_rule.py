@@ -3,15 +3,25 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 
-from prune_engine.bands import check_weight_cap, dropping_band, weight_table
+from prune_engine.bands import (
+    Band,
+    check_weight_cap,
+    decimal_fraction,
+    dropping_band,
+    kept_weight,
+    weighed_classes,
+    weight_table,
+)
 from prune_engine.epoch.policy import LATE, Policy, PolicyMemory, Progress
 from prune_engine.epoch.score_buffer import ScoreBuffer
 from prune_engine.ops.rule import AnyRule, LevelRule, Rule, Selection
 
 FIRST_EPOCHS = ("full", "even")
+MAX_DEN = 2**31 - 1  # of a band's share
 
 
 @dataclass(frozen=True)
@@ -23,8 +33,8 @@ class ScoreRule(Policy):
 
     Args:
         first_epoch: ``"full"`` keeps everything in epoch 0; ``"even"`` drops a random share there,
-            about as much as later epochs drop. What it drops was never seen: a rule that keeps the
-            never seen has them all in epoch 1, which is longer for it (``OrderDP`` is not).
+            about as much as later epochs drop, and of what was then never seen as much in every
+            epoch, so that all are about as long.
         warmup: epochs that keep everything, so that scores are those of a model that has begun to
             learn; 0 or 1 with ``first_epoch="full"`` is the same.
         weight_cap: at least 1: no sample weighs more. What is cut off is missing from the gradient,
@@ -69,7 +79,7 @@ class ScoreRule(Policy):
             return Rule.keep_all(buffer.device)
         if progress.epoch == 0 and self.first_epoch == "even":
             return self.capped(self.even(buffer, progress))
-        return self.capped(self.decide(buffer, progress, memory))
+        return self.capped(self.evened(self.decide(buffer, progress, memory), buffer))
 
     @abstractmethod
     def decide(
@@ -102,6 +112,40 @@ class ScoreRule(Policy):
             One band for all samples.
         """
         return random_rule(buffer, self.savings(), weighs=self.weighs())
+
+    def evened(self, rule: AnyRule, buffer: ScoreBuffer) -> AnyRule:
+        """Return a rule that spares the never seen no more than others after an even beginning.
+
+        Args:
+            rule: of a later epoch.
+            buffer: the scores.
+
+        Returns:
+            Of bands what ``dropping_unseen`` makes of them; of levels that say nothing of the never
+            seen, one that takes them for samples of the mean score; anything else, and any rule of
+            a full beginning, as it came.
+        """
+        if isinstance(rule, Rule):
+            return self.dropping_unseen(rule)
+        if self.first_epoch == "even" and isinstance(rule, LevelRule) and rule.unseen is None:
+            return replace(rule, unseen=buffer.mean_threshold())
+        return rule
+
+    def dropping_unseen(self, rule: Rule) -> Rule:
+        """Return a rule that drops a random share of the never seen after an even beginning.
+
+        Args:
+            rule: of a later epoch.
+
+        Returns:
+            Where it drops and says nothing of the never seen, one that drops ``savings()`` of them;
+            those that stay weigh for it where the rule ``weighs()``. Else the rule.
+        """
+        share = self.savings()
+        even = self.first_epoch == "even" and share > 0
+        if not even or rule.unseen_band >= 0 or not rule.drops:
+            return rule
+        return _dropping_unseen(rule, share, weighs=self.weighs())
 
     def capped(self, rule: AnyRule) -> AnyRule:
         """Return a rule in which no class weighs more than ``weight_cap``.
@@ -136,3 +180,23 @@ def random_rule(buffer: ScoreBuffer, share: float, *, weighs: bool) -> Rule:
     band = dropping_band(share, 2 if weighs else 1)
     table = weight_table(65536 / (65536 - band.cut)) if weighs else weight_table()
     return Rule(Rule.keep_all(buffer.device).thresholds, (band,), table, unseen_band=0)
+
+
+def _dropping_unseen(rule: Rule, share: float, *, weighs: bool) -> Rule:
+    """Add a band of the never seen alone, by the draws or the counts of the others."""
+    keep = 1 - decimal_fraction(share)
+    den = rule.bands[0].keep_den
+    # The others' shares stay what they are: their parts are multiplied by one number.
+    times = math.lcm(den, keep.denominator) // den
+    times = times if times * den <= MAX_DEN else MAX_DEN // den
+    kept = max(1, math.floor(keep * times * den))
+    classes = weighed_classes(rule.weight_table)
+    cut = dropping_band(share, 1).cut
+    own = Band(cut, classes if weighs else 1, kept, times * den)
+    bands = tuple(
+        Band(band.cut, band.weight_class, band.keep_num * times, band.keep_den * times)
+        for band in rule.bands
+    )
+    table = rule.weight_table[:classes]
+    table = (*table, kept_weight(own, fixed=rule.fixed)) if weighs else table
+    return Rule(rule.thresholds, (*bands, own), table, rule.fixed, unseen_band=len(bands))

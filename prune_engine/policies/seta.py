@@ -30,7 +30,8 @@ class SeTa(ScoreRule):
         groups: at least 2.
         window: in 1..groups.
         delta: in (0, 1]: from ``delta * num_epochs`` on a random 1 - prune_ratio of all is kept.
-        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random.
+        first_epoch: ``"full"``, or ``"even"``: epoch 0 drops as much at random, and later ones of
+            what was never seen.
         warmup: epochs that keep everything.
         weight_cap: of no effect, for nothing is weighed.
 
@@ -89,7 +90,7 @@ class SeTa(ScoreRule):
     def decide(
         self, buffer: ScoreBuffer, progress: Progress, memory: PolicyMemory | None
     ) -> AnyRule:
-        """Return the window of the epoch; what was never seen stays.
+        """Return the window of the epoch; of a full run, what was never seen stays.
 
         Args:
             buffer: the scores.

@@ -278,8 +278,9 @@ class RunOptions:
     def _budget(self) -> Policy | None:
         """Return the policy that saves what the subset saves, where it can save that much."""
         note = files.read_json(self.subset[0].with_name(self.subset[0].name + ".json"))
+        trained = len(read_chosen(self.subset[0])[0].normalised()[0])  # a weight of 0 trains none
         try:
-            saved = 1 - note["count"] / note["num_samples"]
+            saved = 1 - trained / note["num_samples"]
             return equal(BUDGET, saved, self.delta, self.train.epochs)
         except ValueError:
             return None
@@ -501,8 +502,8 @@ def _arm(
         return Arm(name, equal(name, options.target, options.delta, epochs, options.sampling))
     if name == RANDOM_SUBSET:
         assert isinstance(data, ImageData)
-        chosen, _ = read_chosen(options.subset_of(seed))
-        drawn = alike_at_random(chosen.indices, data.train_labels, seed)
+        trained, _ = read_chosen(options.subset_of(seed))[0].normalised()  # of a weight above 0
+        drawn = alike_at_random(trained, data.train_labels, seed)
         return Arm(RANDOM_SUBSET, Subset(PerSample(drawn)))
     if name == BUDGET and options.subset:
         policy = options._budget()  # pyright: ignore[reportPrivateUsage]

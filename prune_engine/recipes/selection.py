@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,10 +20,13 @@ from prune_engine import coresets, ops
 from prune_engine.bands import decimal_fraction
 from prune_engine.coresets.dynamics import DYNAMICS, DynamicsMemory, TrainingDynamics
 from prune_engine.coresets.method import Samples, Scored
+from prune_engine.coresets.quotas import quotas
 from prune_engine.data.subset import load_subset, save_subset
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.state import check_seed
+from prune_engine.files import naming
 from prune_engine.losses import scores
+from prune_engine.ops.to_host import host_ints
 from prune_engine.plain import store_plain
 from prune_engine.policies import KeepAll, Policy
 from prune_engine.recipes.data import ImageData, load
@@ -32,6 +38,7 @@ RECORDED = ("forgetting", *DYNAMICS)  # of a training as it goes, not of its las
 OWN = {"deepfool": coresets.DeepFool, "influence": coresets.Influence}  # scores of the methods
 OF_LOGITS = ("nll", "el2n", "grand", "margin", "least_confidence", "entropy")
 EPOCHS = 10  # of the small model, as in DeepCore's example
+LEAST_EPOCHS = {"dyn_unc": 2, "dual": 2, "tdds": 3}  # that make one window
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,11 @@ class SelectOptions:
             raise ValueError(f"exact: expected with deepfool only, got {self.method}")
         if self.beta and self.method != "stratified":
             raise ValueError(f"beta: expected with stratified only, got {self.method}")
+        least = LEAST_EPOCHS.get(self.score_name or "", 1)
+        if self.train.epochs < least:
+            raise ValueError(
+                f"epochs: expected at least {least} for {self.score_name}, got {self.train.epochs}"
+            )
 
     @property
     def takes_any_score(self) -> bool:
@@ -154,6 +166,8 @@ def choose(
     if not 0 <= k <= data.num_samples:
         raise ValueError(f"count must be in 0..{data.num_samples}, got {k}")
     method = make_method(options)
+    _check_left(method, options, data.train_labels, k)
+    ready(out)
     given: dict[str, Any] = {}
     if method.needs:
         given = evidence(options, data, say)
@@ -191,6 +205,23 @@ def choose(
         "weighed": weighed,
         "effective": round(found.effective, 1),
     }
+
+
+def ready(out: Path) -> None:
+    """Make the folder that a file is to be written to, before hours are spent on its content."""
+    with naming(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise OSError(errno.EISDIR if out.is_dir() else errno.EACCES, "cannot be written", str(out))
+
+
+def _check_left(method: coresets.Method, options: SelectOptions, labels: Tensor, k: int) -> None:
+    """Refuse more samples than a share of the hardest leaves, before a model is trained."""
+    if not isinstance(method, coresets.Stratified):
+        return
+    sizes = host_ints(torch.bincount(labels)) if options.balance else [len(labels)]
+    for count, size in zip(quotas(sizes, k), sizes, strict=True):
+        method.check_count(count, size)
 
 
 def make_method(options: SelectOptions) -> coresets.Method:
@@ -260,7 +291,7 @@ def one_model(
     folder = None if options.folder is None else options.folder / f"seed{seed}"
     made = coresets.embed(
         trainer.model,
-        _images(data, trainer),
+        trainer.in_order(),
         num_samples=data.num_samples,
         folder=folder,
         amp=config.amp,
@@ -273,16 +304,9 @@ def one_model(
         recorded = engine.memory.scores(name).cpu()
     elif options.exact:
         say(f"{options.method}: moving {data.num_samples} images to the nearest boundary")
-        moved = [coresets.deepfool(trainer.model, x) for x, _, _ in _images(data, trainer)]
+        moved = [coresets.deepfool(trainer.model, x) for x, _, _ in trainer.in_order()]
         recorded = torch.cat(moved).cpu()
     return Trained(made, recorded)
-
-
-def _images(data: ImageData, trainer: ImageTrainer) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the training images as the model takes them, in order."""
-    for start in range(0, data.num_samples, 1000):
-        part = torch.arange(start, min(start + 1000, data.num_samples))
-        yield trainer.normalised(data.train_images[part]), data.train_labels[part], part
 
 
 def read_chosen(path: Path, num_samples: int | None = None) -> tuple[coresets.Coreset, float]:
@@ -309,9 +333,8 @@ def read_chosen(path: Path, num_samples: int | None = None) -> tuple[coresets.Co
     if (
         not isinstance(weights, list)
         or len(cast("list[Any]", weights)) != len(indices)
-        or not all(isinstance(w, int | float) and w >= 0 for w in cast("list[Any]", weights))
-        or isinstance(seconds, bool)
-        or not isinstance(seconds, int | float)
+        or not all(_is_amount(w) for w in cast("list[Any]", weights))
+        or not _is_amount(seconds)
     ):
         raise ValueError(
             f"{path.name}.json: weights must be a number of at least 0 for each of {len(indices)} "
@@ -319,6 +342,12 @@ def read_chosen(path: Path, num_samples: int | None = None) -> tuple[coresets.Co
         )
     values = torch.tensor(cast("list[float]", weights), dtype=torch.float32)
     return coresets.Coreset(indices, values, indices), float(seconds)
+
+
+def _is_amount(value: Any) -> bool:
+    """Say whether a value is a finite number of at least 0, and no flag."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < math.inf
 
 
 def alike_at_random(indices: Tensor, labels: Tensor, seed: int) -> Tensor:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -190,6 +190,8 @@ def _mean_threshold(operators: Any, backend: str, device: torch.device) -> Itera
 def _plan(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
     records, threshold = _records().to(device), torch.tensor([1.0], device=device)
     rules = [mean_rule(threshold, fixed=fixed) for fixed in (False, True)]
+    never = Band(16384, 2, 1, 2)  # for the never seen alone
+    rules += [replace(rule, bands=(*rule.bands, never), unseen_band=2) for rule in rules]
     for rule in (*rules, Rule.keep_all(device)):
         yield from operators.plan(records, rule, seed=SEED, epoch=1, backend=backend)
 
@@ -202,13 +204,16 @@ def _solve_levels(operators: Any, backend: str, device: torch.device) -> Iterato
     counts = reference.cells(_records()).to(device)
     for target in (0, NUM_SAMPLES // 2, NUM_SAMPLES):
         yield from operators.solve_levels(counts, target, least=100, backend=backend)
+    key = {"least": 100, "unseen": torch.ones(1, device=device), "backend": backend}
+    yield from operators.solve_levels(counts, NUM_SAMPLES // 2, **key)
 
 
 def _plan_levels(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:
     top, cut, *_ = reference.solve_levels(reference.cells(_records()), NUM_SAMPLES // 2, 100)
     key = {"seed": SEED, "epoch": 1, "backend": backend}
     records, top, cut = (x.to(device) for x in (_records(), top, cut))
-    yield from operators.plan_levels(records, top, cut, **key)
+    for unseen in (None, torch.full((1,), 0.5, device=device)):
+        yield from operators.plan_levels(records, top, cut, unseen=unseen, **key)
 
 
 def _compact(operators: Any, backend: str, device: torch.device) -> Iterator[Tensor]:

@@ -21,7 +21,7 @@ from prune_engine.checkpoint import load_state, save_state
 from prune_engine.engine import PruneEngine
 from prune_engine.epoch.ranks import world
 from prune_engine.files import write_bytes
-from prune_engine.policies import BPAS, Policy, Subset
+from prune_engine.policies import BPAS, Policy, Reselect, Subset
 from prune_engine.recipes import ranks
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.results import SCHEMA
@@ -30,6 +30,7 @@ from prune_engine.recipes.trainer import TrainConfig, Trainer, make_trainer
 from prune_engine.schedule import ProgressOf, VirtualScheduler
 
 Row = dict[str, Any]
+Make = Callable[[ImageData | TextData, TrainConfig, int], Trainer]
 
 
 class Chooser(Protocol):
@@ -193,6 +194,7 @@ def train_arm(
     on_end: Callable[[Trainer, PruneEngine], None] | None = None,
     keep: Keep | None = None,
     tests: str = "each",
+    make: Make = make_trainer,
 ) -> ArmResult:
     """Train one model on one arm.
 
@@ -209,6 +211,7 @@ def train_arm(
         on_end: called once with what was trained.
         keep: what is left on disk beside the rows.
         tests: ``"each"`` epoch is tested, or the ``"last"`` one alone.
+        make: returns what trains, for data, configuration and seed.
 
     Returns:
         One row per epoch, and the loss distribution.
@@ -218,7 +221,8 @@ def train_arm(
         StateMismatchError: what is to be continued is another training.
     """
     with ExitStack() as watching:
-        return _train(data, config, arm, seed, on_row, on_end, keep or Keep(), tests, watching)
+        kept = keep or Keep()
+        return _train(data, config, arm, seed, on_row, on_end, kept, tests, make, watching)
 
 
 def _train(
@@ -230,6 +234,7 @@ def _train(
     on_end: Callable[[Trainer, PruneEngine], None] | None,
     keep: Keep,
     tests: str,
+    make: Make,
     watching: ExitStack,
 ) -> ArmResult:
     """Train, with whoever looks on until the training is over or has failed."""
@@ -238,7 +243,7 @@ def _train(
         raise ValueError(
             f"samples: expected a positive multiple of batch_size {config.batch_size}, got {budget}"
         )
-    trainer = make_trainer(data, config, seed)
+    trainer = make(data, config, seed)
     trainer.synchronize()
     clock, processor = time.perf_counter(), time.process_time()
     whole = data.num_samples // config.batch_size * config.batch_size  # of an epoch that is full
@@ -253,7 +258,7 @@ def _train(
         # An arm that stops within an epoch leaves planned samples unseen, and knows it.
         coverage="raise" if budget is None else "ignore",
     )
-    if isinstance(arm.policy, Subset):
+    if isinstance(arm.policy, Subset | Reselect):
         trainer.reduction = "weighted_mean"
     if isinstance(arm.policy, BPAS):
         engine.attach(trainer.monitor())
@@ -313,6 +318,7 @@ def _train(
         if epoch + 1 == max(1, epochs // 2) and fixed is None:
             result = ArmResult(result.rows, _histogram(engine))
         forwards = served if chooser is None else chooser.forwards(seen, served)
+        forwards, trainer.looked = forwards + trainer.looked, 0
         planned -= seen - served  # those left out within their batches are not trained either
         result.rows.append(
             {

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +136,7 @@ class Trainer(ABC):
         mixed = batch_seed(seed, rank, 0) if rank else seed
         self.generator = torch.Generator().manual_seed(mixed)
         self.model = model.to(self.device)
+        self.looked = 0  # samples passed forward in an epoch by who chooses, not to be trained
         self.averaged = ranks.averaged(self.model)
         self.optimizer = make_optimizer(
             config.optimizer,
@@ -303,6 +304,12 @@ class ImageTrainer(Trainer):
         )
         plain, _ = cross_entropy(logits.detach(), labels, label_smoothing=config.label_smoothing)
         return loss, plain
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the training images as the model takes them, with their labels and numbers."""
+        for start in range(0, self.num_samples, 1000):
+            part = torch.arange(start, min(start + 1000, self.num_samples))
+            yield self.normalised(self.data.train_images[part]), self.data.train_labels[part], part
 
     def _outputs(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return self.logits(inputs).float(), targets.to(self.device)

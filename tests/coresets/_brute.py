@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from _data import Data
 from numpy.typing import NDArray
 
@@ -107,3 +108,79 @@ def nonnegative(columns: Array, target: Array, lam: float) -> Array:
         if (w >= 0).all() and value < least:
             best, least = w, value
     return best
+
+
+def pursuit(g: Array, k: int, lam: float, target: Array | None = None) -> tuple[list[int], Array]:
+    """Match the sum of all, or another target, by one more gradient at a time."""
+    total = g.sum(axis=0) if target is None else target
+    found, residual, weights = [], total, np.zeros(0)
+    for _ in range(k):
+        match = g @ residual
+        match[found] = -np.inf
+        found.append(int(match.argmax()))
+        weights = nonnegative(g[found].T, total, lam)
+        residual = total - g[found].T @ weights
+    return found, weights
+
+
+def glister(
+    g: Array, judges: Data, k: int, lr: float, rounds: int, share: float = 1.0
+) -> list[int]:
+    """Take the largest gains in the judges' loss, after steps of lr times the share of the sum."""
+    classes = judges.logits.shape[1]
+    theta = np.zeros(g.shape[1])
+    h = np.hstack([judges.features.numpy(), np.ones((len(judges.targets), 1))])
+    found: list[int] = []
+    for turn in range(rounds):
+        z = judges.logits.numpy() + h @ theta.reshape(classes, -1).T
+        moved = judges._replace(logits=torch.from_numpy(z))
+        gain = g @ gradients(moved).mean(axis=0)
+        gain[found] = -np.inf
+        count = k * (turn + 1) // rounds - k * turn // rounds
+        fresh = np.argsort(-gain, kind="stable")[:count].tolist()
+        found += fresh
+        theta = theta - lr * share * g[fresh].sum(axis=0)
+    return found
+
+
+def contrast(features: Array, p: Array, neighbours: int) -> list[float]:
+    """Return the mean KL(p_j || p_i) over each sample's nearest others."""
+    found = []
+    for i in range(len(p)):
+        far = [(np.linalg.norm(features[i] - features[j]), j) for j in range(len(p)) if j != i]
+        near = [j for _, j in sorted(far)[:neighbours]]
+        found.append(float(np.mean([divergence(p[j], p[i]) for j in near])))
+    return found
+
+
+def bins(features: Array, sizes: list[int], stale: bool = False) -> list[list[int]]:
+    """Part samples into graph cuts of what is left; stale: by the sums over all, as at first."""
+    s = cosines(features)
+    left, found = list(range(len(features))), []
+    for size in sizes[:-1]:
+        counted = list(range(len(features))) if stale else left
+
+        def value(chosen: list[int], counted: list[int] = counted) -> float:
+            return float(s[np.ix_(counted, chosen)].sum() - s[np.ix_(chosen, chosen)].sum())
+
+        places = greedy(len(left), size, lambda c, left=left: value([left[j] for j in c]), [])
+        found.append([left[j] for j in places])
+        left = [i for i in left if i not in found[-1]]
+    return [*found, left]
+
+
+def strata(scores: Array, k: int, beta: float, count: int) -> dict[int, int]:
+    """Return how many of each stratum of CCS."""
+    kept = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    kept = kept[int(beta * len(scores)) :]
+    values = [scores[i] for i in kept]
+    low, width = min(values), (max(values) - min(values)) / count
+    sizes: dict[int, int] = {}
+    for value in values:
+        place = min(count - 1, int((value - low) / width)) if width else 0
+        sizes[place] = sizes.get(place, 0) + 1
+    given, left = {}, k
+    for number, place in enumerate(sorted(sizes, key=lambda place: (sizes[place], place))):
+        given[place] = min(sizes[place], left // (len(sizes) - number))
+        left -= given[place]
+    return given

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import ClassVar
 
 import pytest
@@ -73,6 +74,21 @@ def test_a_permuted_data_set_permutes_the_answer(method: str, balance: bool) -> 
     torch.testing.assert_close(weights[order[after.indices]], after.weights)
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_permutation_that_takes_the_draw_along_permutes_the_answer(name: str) -> None:
+    data, order = made(N), torch.randperm(N, generator=torch.Generator().manual_seed(3))
+    rank = torch.randperm(N, generator=torch.Generator().manual_seed(4))
+    kind = pe.coresets.TABLE[name]
+    rows = {need: getattr(data, need) for need in kind.needs}
+    before = kind().pick(Samples(rank, **rows), K).order
+    moved = {need: value[order] for need, value in rows.items()}
+    after = kind().pick(Samples(rank[order], **moved), K).order
+    assert torch.equal(order[after], before)
+    if name != "random":
+        other = kind().pick(Samples(rank, **moved), K).order
+        assert not torch.equal(order[other], before), "control: without the draw it does not"
+
+
 @pytest.mark.parametrize("sizes", [(40, 15, 5), (20, 20, 20), (0, 59, 1)])
 @pytest.mark.parametrize("k", [7, 59])
 def test_classes_give_by_largest_remainders(method: str, sizes: tuple[int, ...], k: int) -> None:
@@ -83,7 +99,27 @@ def test_classes_give_by_largest_remainders(method: str, sizes: tuple[int, ...],
     exact = torch.tensor(sizes, dtype=torch.float64) * k / N
     assert int(counts.sum()) == k
     assert bool(((counts - exact).abs() < 1).all())
-    assert counts.tolist() == quotas(sizes, k)
+    assert counts.tolist() == hamilton(sizes, k)
+
+
+def hamilton(sizes: tuple[int, ...], k: int) -> list[int]:
+    """Give the whole shares, then one each to the largest remainders, in fractions."""
+    shares = [Fraction(size * k, sum(sizes)) for size in sizes]
+    counts = [int(share) for share in shares]
+    while sum(counts) < k:
+        rests = [share - count for share, count in zip(shares, counts, strict=True)]
+        counts[rests.index(max(rests))] += 1
+    return counts
+
+
+def test_the_smaller_class_has_the_remainder_between_equals() -> None:
+    assert hamilton((2, 2, 2), 4) == quotas((2, 2, 2), 4) == [2, 1, 1]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        sizes = tuple(torch.randint(0, 9, (5,), generator=generator).tolist())
+        k = int(torch.randint(0, sum(sizes) + 1, (), generator=generator))
+        assert quotas(sizes, k) == hamilton(sizes, k)
+        assert all(count <= size for count, size in zip(quotas(sizes, k), sizes, strict=True))
 
 
 @pytest.mark.parametrize("balance", [True, False])
@@ -129,6 +165,25 @@ def test_ties_go_to_the_smaller_index(method: str) -> None:
     assert found.indices.tolist() == ([5, 6, 7, 8] if pruned else [0, 1, 2, 3])
 
 
+@pytest.mark.parametrize("name", ["k_center", "contextual_diversity"])
+@pytest.mark.parametrize("large", [False, True])
+def test_ties_of_a_traversal_go_to_the_smaller_index(name: str, large: bool, monkeypatch) -> None:
+    if large:
+        monkeypatch.setattr("prune_engine.coresets.pairs.SMALL", 0)
+        monkeypatch.setattr("prune_engine.coresets.greedy.CANDIDATES", 3)
+    alike = {"features": torch.ones(9, 4), "logits": torch.zeros(9, 2)}
+    kind = pe.coresets.TABLE[name]
+    rank = torch.tensor([3, 1, 4, 0, 5, 2, 8, 6, 7])
+    found = kind().pick(Samples(rank, **{need: alike[need] for need in kind.needs}), 6)
+    assert found.order.tolist() == [3, 0, 1, 2, 4, 5]
+
+
+def test_ties_of_bins_go_to_the_smaller_index() -> None:
+    alike = Samples(torch.arange(9), features=torch.ones(9, 4))
+    found = pe.coresets.DatasetQuantization(3).binned(alike)
+    assert [part.tolist() for part in found] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
 def test_what_is_not_finite_is_refused_with_its_index(method: str, number: float) -> None:
     data = made(N)
@@ -139,6 +194,31 @@ def test_what_is_not_finite_is_refused_with_its_index(method: str, number: float
         bad[41] = number
         with pytest.raises(ValueError, match=rf"{name} must .*, got {number} at sample 41"):
             chosen(method, data._replace(**{name: bad}), k=K)
+
+
+def test_what_is_not_finite_of_the_head_or_the_validation_is_named_as_theirs() -> None:
+    data = made(N)
+    head = data.head.clone()
+    head[2, 1] = torch.nan
+    with pytest.raises(ValueError, match="head must be finite, got nan at class 2"):
+        chosen("deepfool", data._replace(head=head), k=K)
+    bad = data.features.clone()
+    bad[3, 1] = torch.inf
+    held = pe.coresets.Embedding(bad, data.logits, data.targets)
+    with pytest.raises(ValueError, match=r"validation\.features must be finite, .* sample 3"):
+        chosen("glister", data, k=K, validation=held)
+    with pytest.raises(TypeError, match="validation must be an Embedding, got tuple"):
+        chosen("glister", data, k=K, validation=(data.features, data.logits, data.targets))
+
+
+@pytest.mark.parametrize("number", [3e38, -3e38])
+def test_logits_whose_differences_overflow_are_refused(number: float) -> None:
+    data = made(N)
+    large = data.logits.float()
+    large[17, 2] = number
+    with pytest.raises(ValueError, match=r"logits must be at most .*, got 3e\+38 at sample 17"):
+        chosen("contextual_diversity", data._replace(logits=large), k=K)
+    assert len(chosen("contextual_diversity", data._replace(logits=large.double()), k=K)) == K
 
 
 def test_features_whose_squares_overflow_are_refused() -> None:
@@ -269,17 +349,37 @@ class Faulty(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("features",)
 
-    def __init__(self, order: list[int]) -> None:
-        self.order = order
+    def __init__(self, order: object, weights: list[float] | None = None, **kind: object) -> None:
+        self.order = torch.tensor(order, **kind)
+        self.weights = None if weights is None else torch.tensor(weights)
 
     def pick(self, samples: Samples, k: int) -> Pick:
-        return Pick(torch.tensor(self.order))
+        return Pick(self.order, self.weights)
 
 
 @pytest.mark.parametrize("order", [[0, 0], [0], [0, 5], [-1, 0], [[0, 1]]])
-def test_control_a_faulty_method_is_caught(order: list[int]) -> None:
+def test_control_a_faulty_method_is_caught(order: list) -> None:
     h = torch.zeros(5, 2)
     good = pe.coresets.select(Faulty([4, 2]), k=2, features=h, balance=False)
     assert good.order.tolist() == [4, 2] and good.indices.tolist() == [2, 4]
     with pytest.raises(ValueError, match="Faulty must pick 2 different positions"):
         pe.coresets.select(Faulty(order), k=2, features=h, balance=False)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [1.0, torch.nan], [torch.inf, 1.0], []])
+@pytest.mark.parametrize("balance", [True, False])
+def test_control_faulty_weights_are_caught(weights: list[float], balance: bool) -> None:
+    given = {"features": torch.zeros(5, 2), "targets": torch.zeros(5, dtype=torch.int64)}
+    good = pe.coresets.select(Faulty([4, 2], [3.0, 1.0]), k=2, balance=balance, **given)
+    assert good.indices.tolist() == [2, 4] and good.weights.tolist() == [1.0, 3.0]
+    with pytest.raises(ValueError, match="Faulty must give 2 finite weights of at least 0"):
+        pe.coresets.select(Faulty([4, 2], weights), k=2, balance=balance, **given)
+
+
+def test_positions_are_whole_numbers_of_64_bits() -> None:
+    h = torch.zeros(5, 2)
+    small = Faulty([4, 2], dtype=torch.int32)
+    found = pe.coresets.select(small, k=2, features=h, balance=False)
+    assert found.indices.dtype == found.order.dtype == torch.int64
+    with pytest.raises(ValueError, match=r"as integers \[2\], got torch.float32 \[2\]"):
+        pe.coresets.select(Faulty([4.0, 2.0]), k=2, features=h, balance=False)

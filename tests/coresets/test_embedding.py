@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +129,63 @@ def test_the_work_of_another_model_is_refused(model, dataset, tmp_path: Path) ->
         embed(model, shuffled(dataset), folder=tmp_path)
 
 
+def test_the_work_of_another_layer_or_precision_is_refused(model, dataset, tmp_path: Path) -> None:
+    made = embed(model, shuffled(dataset), folder=tmp_path)
+    for options in ({"layer": model[2]}, {"amp": True}):
+        with pytest.raises(ValueError, match="another model, layer or data set"):
+            embed(model, shuffled(dataset), folder=tmp_path, **options)
+    again = embed(model, shuffled(dataset), folder=tmp_path, layer=model[4], amp=False)
+    assert torch.equal(again.features, made.features), "control: the same layer by its name"
+
+
+@pytest.mark.parametrize("broken_off", [True, False])
+def test_the_work_of_another_data_set_is_refused(model, dataset, tmp_path, broken_off) -> None:
+    def stop(done: int, of: int) -> None:
+        if broken_off:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if broken_off else nullcontext():
+        embed(model, shuffled(dataset), folder=tmp_path, progress=stop)
+    other = TensorDataset(dataset.tensors[0], (dataset.tensors[1] + 1) % 3)
+    with pytest.raises(ValueError, match="another data set: its targets are not those"):
+        embed(model, shuffled(other), folder=tmp_path)
+    assert len(embed(model, shuffled(dataset), folder=tmp_path).targets) == N  # control
+
+
+def test_a_disk_without_room_says_so_and_leaves_nothing(model, dataset, tmp_path, monkeypatch):
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*features\.npy"):
+        embed(model, shuffled(dataset), folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+    def unknown(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unknown)
+    assert len(embed(model, shuffled(dataset), folder=tmp_path).targets) == N
+
+
+class Cooled(nn.Module):
+    """A model whose logits are not what its last layer gives."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) / 2
+
+
+@pytest.mark.parametrize("amp", [True, False])
+def test_a_head_is_given_only_where_it_makes_the_logits(model, dataset, amp) -> None:
+    loader = DataLoader(dataset, 5, generator=torch.Generator())
+    assert embed(model, loader, amp=amp).head is not None
+    assert embed(Cooled(model), loader, amp=amp).head is None
+
+
 def batches(*indices: list[int]) -> list[tuple[Tensor, ...]]:
     return [
         (torch.ones(len(rows), 4), torch.zeros(len(rows)).long(), torch.tensor(rows))
@@ -142,6 +202,12 @@ def batches(*indices: list[int]) -> list[tuple[Tensor, ...]]:
         (batches([0, 3]), IndexError, r"indices in 0\.\.2, got 3"),
         (batches([-1, 0]), IndexError, "got -1"),
         ([], ValueError, "sample 0 never came"),
+        ([(torch.ones(3, 4), torch.zeros(3))], TypeError, "targets that are integers, got"),
+        (
+            [(torch.ones(3, 4), torch.zeros(3, 2).long())],
+            ValueError,
+            r"one target and one index a sample, got targets \[3, 2\]",
+        ),
         ([torch.ones(3, 4)], TypeError, r"batches \(inputs, targets\)"),
         ([{"x": torch.ones(3, 4)}], TypeError, "got dict"),
     ],

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import _brute as brute
 import numpy as np
+import oracle
 import pytest
 import torch
 from _data import Data, chosen, made
@@ -39,6 +42,24 @@ def unbalanced(name: str | coresets.Method, data: Data, k: int = K, **options):
     return chosen(name, data, k=k, balance=False, **options)
 
 
+def test_random_is_the_beginning_of_the_keyed_draw(data) -> None:
+    place = np.array(oracle.order(range(N), range(N), 7, 0))
+    drawn = np.argsort(place)
+    assert order(unbalanced("random", data, seed=7)) == drawn[:K].tolist()
+    balanced = order(chosen("random", data, k=K, seed=7))
+    for label in range(3):
+        mine = [i for i in balanced if data.targets[i] == label]
+        assert mine == [i for i in drawn.tolist() if data.targets[i] == label][: len(mine)]
+
+
+def test_no_sample_is_drawn_more_often_than_others() -> None:
+    data = made(20)
+    drawn = torch.stack([unbalanced("random", data, 5, seed=seed).indices for seed in range(400)])
+    counts = torch.bincount(drawn.flatten(), minlength=20)
+    # 100 each, and a standard deviation of 8.7.
+    assert 60 < int(counts.min()) and int(counts.max()) < 140
+
+
 def test_herding_follows_the_mean(data, form) -> None:
     features = data.features.numpy()
     assert order(unbalanced("herding", data)) == brute.herding(features, K)
@@ -62,7 +83,9 @@ def test_the_published_herding_runs_away_from_the_mean() -> None:
 def test_k_center_is_the_farthest_first_traversal(data, form) -> None:
     found = order(unbalanced("k_center", data))
     between = brute.distances(data.features.numpy())
-    assert found == brute.traversal(between, K, found[0])
+    first = int(np.argmin(oracle.order(range(N), range(N), 0, 0)))
+    assert found == brute.traversal(between, K, first)
+    assert found != brute.traversal(between, K + 1, first)[1:], "control: the first one is taken"
     radius = between[:, found].min(axis=1).max()
     # Gonzalez: within twice the best; among K + 1 samples so far apart two share any centre.
     assert radius <= between[np.ix_(found, found)][~np.eye(K, dtype=bool)].min() + 1e-12
@@ -152,6 +175,13 @@ def test_full_gradient_norms_are_those_of_backward() -> None:
         torch.testing.assert_close(found[i], norm)
 
 
+def test_the_hardest_are_the_largest_of_any_score_and_the_infinite_first(data) -> None:
+    scores = torch.where(torch.arange(N) == 17, torch.inf, data.scores)
+    found = order(unbalanced("hardest", data._replace(scores=scores)))
+    assert found == np.argsort(-scores.numpy(), kind="stable")[:K].tolist()
+    assert found[0] == 17
+
+
 def test_never_learned_is_harder_than_any_number_of_events() -> None:
     events = torch.tensor([0.0, 7.0, torch.inf, 2.0])
     labels = torch.zeros(4, dtype=torch.int64)
@@ -187,17 +217,18 @@ def test_deepfool_of_a_linear_model_is_that_distance(data) -> None:
     assert model.weight.requires_grad and model.training
 
 
-def test_deepfool_of_a_curved_model_crosses_its_boundary() -> None:
+@pytest.mark.parametrize("classes", [10, 2])
+def test_deepfool_of_a_curved_model_crosses_its_boundary(classes) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = torch.nn.Sequential(
             torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 12)
         ).double()
     x = made(9).features
-    squares = coresets.deepfool(model, x, classes=10)
+    squares = coresets.deepfool(model, x, classes=classes)
     for i in range(9):  # one by one, as the paper has it
         point, first = x[i].clone(), int(model(x[i]).argmax())
-        tried = torch.argsort(model(x[i]), descending=True)[1:10].tolist()
+        tried = torch.argsort(model(x[i]), descending=True)[1:classes].tolist()
         moved = torch.zeros(4, dtype=torch.float64)
         for _ in range(50):
             leaf = point.clone().requires_grad_()
@@ -212,16 +243,30 @@ def test_deepfool_of_a_curved_model_crosses_its_boundary() -> None:
             step = min(steps, key=lambda pair: pair[0])[1]
             moved, point = moved + step, point + step
         assert squares[i].item() == pytest.approx(float(moved.square().sum()), rel=1e-9)
+    others = coresets.deepfool(model, x, classes=12 - classes)
+    assert not torch.allclose(squares, others), "control: which classes are tried matters"
+
+
+def test_an_input_that_nothing_moves_is_far_from_every_boundary() -> None:
+    """A model that is flat there: a sum of no steps would be the shortest of all."""
+    with torch.random.fork_rng():
+        model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU(), torch.nn.Linear(1, 2))
+    for layer, weight, bias in ((0, [[1.0]], [0.0]), (2, [[1.0], [-1.0]], [-0.1, 0.0])):
+        model[layer].weight.data.copy_(torch.tensor(weight))
+        model[layer].bias.data.copy_(torch.tensor(bias))
+    found = coresets.deepfool(model, torch.tensor([[-1.0], [2.0]]))
+    assert found.tolist() == [torch.inf, pytest.approx(1.95**2)]
+    alone = coresets.deepfool(torch.nn.Sequential(torch.nn.Flatten()), torch.ones(2, 1))
+    assert alone.tolist() == [torch.inf] * 2, "of one class there is no boundary"
+    with pytest.raises(TypeError, match=r"inputs must be a floating tensor, got torch\.int64"):
+        coresets.deepfool(model, torch.ones(2, 1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="classes must be at least 2"):
+        coresets.deepfool(model, torch.ones(2, 1), classes=1)
 
 
 def test_cal_takes_the_most_contrasting(data, form) -> None:
     p = brute.softmax(data.logits.numpy())
-    between = brute.distances(data.features.numpy())
-    np.fill_diagonal(between, np.inf)
-    contrast = []
-    for i in range(N):
-        near = np.argsort(between[i], kind="stable")[:10]
-        contrast.append(np.mean([brute.divergence(p[j], p[i]) for j in near]))
+    contrast = brute.contrast(data.features.numpy(), p, 10)
     ranking = np.argsort(-np.array(contrast)).tolist()
     assert order(unbalanced("cal", data)) == ranking[:K]
     fault = unbalanced(coresets.CAL(published=True), data)
@@ -260,14 +305,8 @@ def test_craig_weighs_the_samples_that_it_chose(data) -> None:
 
 
 def test_gradmatch_is_matching_pursuit(data, form) -> None:
-    g, k, lam = brute.gradients(data), 8, 0.3
-    total, residual, found = g.sum(axis=0), g.sum(axis=0), []
-    for _ in range(k):
-        match = g @ residual
-        match[found] = -np.inf
-        found.append(int(match.argmax()))
-        weights = brute.nonnegative(g[found].T, total, lam)
-        residual = total - g[found].T @ weights
+    k, lam = 8, 0.3
+    found, weights = brute.pursuit(brute.gradients(data), k, lam)
     got = unbalanced(coresets.GradMatch(lam), data, k)
     assert order(got) == found
     by_index = dict(zip(got.indices.tolist(), got.weights.tolist(), strict=True))
@@ -288,33 +327,17 @@ def test_gradmatch_lets_a_weight_fall_to_zero_and_come_back() -> None:
     assert falls > 10, "control: weights do fall to zero here"
 
 
-def _glister(data: Data, judges: Data, k: int, lr: float, rounds: int) -> list[int]:
-    g = brute.gradients(data)
-    theta = np.zeros(g.shape[1])
-    h = np.hstack([judges.features.numpy(), np.ones((len(judges.targets), 1))])
-    found: list[int] = []
-    for turn in range(rounds):
-        z = judges.logits.numpy() + h @ theta.reshape(3, -1).T
-        moved = judges._replace(logits=torch.from_numpy(z))
-        gain = g @ brute.gradients(moved).mean(axis=0)
-        gain[found] = -np.inf
-        count = k * (turn + 1) // rounds - k * turn // rounds
-        fresh = np.argsort(-gain, kind="stable")[:count].tolist()
-        found += fresh
-        theta = theta - lr * g[fresh].sum(axis=0)
-    return found
-
-
 @pytest.mark.parametrize(("k", "rounds"), [(12, 15), (20, 3), (17, 4), (12, 1)])
 def test_glister_renews_the_gradient_of_the_validation_loss(data, k, rounds) -> None:
     judges = made(25, seed=9)
     held = coresets.Embedding(judges.features, judges.logits, judges.targets)
     method = coresets.Glister(lr=0.05, rounds=rounds)
     found = order(unbalanced(method, data, k, validation=held))
-    assert found == _glister(data, judges, k, 0.05, rounds)
+    g = brute.gradients(data)
+    assert found == brute.glister(g, judges, k, 0.05, rounds)
     stale = coresets.Glister(lr=0.05, rounds=rounds, published=True)
     once = order(unbalanced(stale, data, k, validation=held))
-    assert once == _glister(data, judges, k, 0.05, 1)
+    assert once == brute.glister(g, judges, k, 0.05, 1)
     assert (found == once) == (rounds == 1), "control: the fault is seen"
 
 
@@ -326,7 +349,8 @@ def test_glister_judges_a_class_by_its_own_validation(data) -> None:
         members = (data.targets == label).nonzero()[:, 0]
         own = judges.rows((judges.targets == label).nonzero()[:, 0])
         mine = [i for i in order(balanced) if data.targets[i] == label]
-        want = _glister(data.rows(members), own, len(mine), 0.05, 15)
+        g = brute.gradients(data.rows(members))
+        want = brute.glister(g, own, len(mine), 0.05, 15)
         assert mine == members[want].tolist()
     none = held.targets.clamp(max=1)
     with pytest.raises(ValueError, match="got none of class 2"):
@@ -345,11 +369,39 @@ def test_graph_cut_is_greedy_on_its_function(data, form, a, b) -> None:
     assert brute.is_greedy(order(unbalanced(by_features, data)), N, value)
 
 
+@pytest.mark.parametrize(("a", "b"), [(0.0, 1.0), (1.0, 1.0)])
+def test_a_vector_of_length_0_is_half_like_all_and_itself(data, form, a, b) -> None:
+    features = data.features.clone()
+    features[23] = 0
+    similar = np.full((N, N), 0.5)
+    others = [i for i in range(N) if i != 23]
+    similar[np.ix_(others, others)] = brute.cosines(features[others].numpy())
+    method = coresets.GraphCut(a, b, similarity="features")
+    found = order(unbalanced(method, data._replace(features=features)))
+    assert brute.is_greedy(found, N, brute.graph_cut(similar, a, b))
+    assert (found[0] == 23) == (a == 0), "its own half counts for it, and nothing else does"
+
+
 def test_facility_location_is_greedy_on_its_function(data, form) -> None:
     value = brute.facility(brute.cosines(brute.gradients(data)))
     found = order(unbalanced("facility_location", data))
     assert brute.is_greedy(found, N, value)
     assert not brute.is_greedy([*found[1:], found[0]], N, value), "control"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_and_farthest_first_are_within_their_factors_of_the_best(seed) -> None:
+    data, k = made(10, seed=seed), 4
+    every = [list(chosen) for chosen in itertools.combinations(range(10), k)]
+    value = brute.facility(brute.cosines(brute.gradients(data)))
+    found = order(unbalanced("facility_location", data, k))
+    assert value(found) >= (1 - 1 / np.e) * max(value(chosen) for chosen in every)
+    between = brute.distances(data.features.numpy())
+
+    def radius(chosen: list[int]) -> float:
+        return float(between[:, chosen].min(axis=1).max())
+
+    assert radius(order(unbalanced("k_center", data, k))) <= 2 * min(map(radius, every)) + 1e-12
 
 
 @pytest.mark.parametrize("name", ["facility_location", "craig"])
@@ -398,13 +450,7 @@ def test_dp_prunes_by_greed_and_then_swaps(data, form) -> None:
 
 
 def test_dq_bins_are_graph_cuts_of_what_is_left(data, form) -> None:
-    h = data.features.numpy()
-    left, bins = list(range(N)), []
-    for size in (13, 13):
-        value = brute.graph_cut(brute.cosines(h[left]), 1.0, 1.0)
-        bins.append([left[j] for j in brute.greedy(len(left), size, value, [])])
-        left = [i for i in left if i not in bins[-1]]
-    bins.append(left)
+    bins = brute.bins(data.features.numpy(), [13, 13, 14])
     method = coresets.DatasetQuantization(3)
     rank = torch.arange(N)
     found = method.binned(coresets.Samples(rank, features=data.features))
@@ -428,11 +474,44 @@ def test_strata_are_filled_from_the_smallest_on() -> None:
     assert torch.isinf(infinite[found.indices]).sum() == 6
 
 
+@pytest.mark.parametrize(("k", "beta", "strata"), [(12, 0.0, 50), (12, 0.3, 5), (25, 0.3, 8)])
+def test_strata_are_those_of_the_algorithm(k, beta, strata) -> None:
+    data = made(N)
+    scores = data.scores.square()  # uneven strata
+    found = coresets.select(
+        coresets.Stratified(beta, strata), scores=scores, k=k, balance=False, seed=2
+    )
+    kept = np.sort(scores.numpy())[: N - int(beta * N)]
+    places = ((scores - kept[0]) / (kept[-1] - kept[0]) * strata).clamp(max=strata - 1).long()
+    want = brute.strata(scores.numpy(), k, beta, strata)
+    mine = torch.bincount(places[found.indices], minlength=strata)
+    assert mine.tolist() == [want.get(place, 0) for place in range(strata)]
+    assert float(scores[found.indices].max()) <= kept[-1], "none of the hardest"
+    # Within a stratum the draw decides, and no score.
+    drawn = np.argsort(oracle.order(range(N), range(N), 2, 0))
+    for place, count in want.items():
+        members = [i for i in drawn if places[i] == place and scores[i] <= kept[-1]]
+        assert set(members[:count]) <= set(found.indices.tolist())
+
+
 def test_strata_of_each_class_are_by_its_own_size() -> None:
+    """The known fault: one class's size, the last one's, says how many are left out of all."""
     scores = torch.arange(60.0) % 20
     targets = torch.tensor([0] * 40 + [1] * 18 + [2] * 2)
-    found = coresets.select("stratified", scores=scores, targets=targets, k=30)
-    assert torch.bincount(targets[found.indices]).tolist() == [20, 9, 1]
+    right, faulty = (
+        coresets.select(
+            coresets.Stratified(beta, strata=4), scores=scores, targets=targets, k=30
+        ).indices
+        for beta in (0.25, 0.0)  # of the last class's two nobody is left out
+    )
+    for label, share in ((0, 20), (1, 9), (2, 1)):
+        own = scores[targets == label].numpy()
+        least_left_out = np.sort(own)[::-1][: int(0.25 * len(own))].min(initial=np.inf)
+        mine, theirs = (scores[found[targets[found] == label]] for found in (right, faulty))
+        assert len(mine) == len(theirs) == share
+        assert float(mine.max()) < least_left_out
+        if label == 0:
+            assert float(theirs.max()) >= least_left_out, "control"
 
 
 @pytest.mark.parametrize("name", ["graphcut", "k_center", "herding"])

@@ -217,9 +217,9 @@ void emulated_solve_levels(const int64_t* counts, int64_t target, int64_t least,
 }
 
 void emulated_plan_levels(const int64_t* records, int64_t num_samples, const int32_t* top,
-                          const int32_t* cut, int64_t seed, int64_t epoch, int64_t first,
-                          uint8_t* weight_class, int64_t* block_offsets) {
-  cuda::launch_plan_levels({records, num_samples, top, cut, static_cast<uint64_t>(seed),
+                          const int32_t* unseen, const int32_t* cut, int64_t seed, int64_t epoch,
+                          int64_t first, uint8_t* weight_class, int64_t* block_offsets) {
+  cuda::launch_plan_levels({records, num_samples, top, unseen, cut, static_cast<uint64_t>(seed),
                             static_cast<uint32_t>(epoch), first, weight_class, block_offsets},
                            nullptr);
 }

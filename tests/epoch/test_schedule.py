@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import (
 import prune_engine as pe
 from prune_engine.epoch.plan import make_plan
 from prune_engine.errors import LargeWeightWarning
-from prune_engine.schedule import RateWatch, VirtualScheduler
+from prune_engine.schedule import VirtualScheduler
 
 SIZE, SAMPLES, EPOCHS = 10, 200, 5
 STEPS = EPOCHS * SAMPLES // SIZE
@@ -371,6 +371,31 @@ def train_below_the_peak():
     train_epochs(slow, slow.wrap_scheduler(inner, STEPS), EPOCHS)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("reduction", ["weighted_mean", "mean"])
+def test_a_weight_is_not_warned_of_where_each_step_divides_it_out(fused, reduction):
+    subset = pe.policies.Subset(range(SAMPLES), [7.0] + [1.0] * (SAMPLES - 1))
+    engine, optimizer = pe.PruneEngine(SAMPLES, subset, num_epochs=1), optimizer_of()
+    scheduler = engine.wrap_scheduler(ExponentialLR(optimizer, 0.97), STEPS)
+
+    def step():
+        indices = torch.arange(SIZE)
+        if fused:
+            logits, labels = torch.zeros(SIZE, 2), torch.zeros(SIZE, dtype=torch.int64)
+            engine.cross_entropy_observe(logits, labels, indices, reduction=reduction)
+        else:
+            engine.observe(torch.ones(SIZE), indices, reduction=reduction)
+        optimizer.step()
+        scheduler.step()
+
+    if reduction == "mean":  # control
+        with pytest.warns(LargeWeightWarning, match="a sample that weighs 7 at"):
+            step()
+    else:
+        step()
+
+
 def test_the_effective_rate_is_that_of_the_largest_weight_in_use():
     engine, optimizer = heavy(), optimizer_of(0.5)
     assert engine.effective_lr(optimizer) == 0.5
@@ -402,7 +427,22 @@ def test_rates_on_a_device_are_not_read_in_a_step():
     elsewhere = torch.tensor(0.5, device="meta")
     with pytest.raises((RuntimeError, NotImplementedError)):
         float(elsewhere)  # control: reading it shows
-    watch = RateWatch(engine, 0.5)
-    watch([elsewhere])
-    with pytest.warns(pe.errors.LargeWeightWarning, match=r"weighs 3 at the learning rate 0\.5"):
-        watch([elsewhere, torch.tensor(0.5)])
+
+    class Rates:
+        base_lrs = (0.5,)
+
+        def __init__(self):
+            self.rates = [elsewhere]
+
+        def step(self):
+            pass
+
+        def get_last_lr(self):
+            return self.rates
+
+    inner = Rates()
+    scheduler = engine.wrap_scheduler(inner, 4)
+    scheduler.step()
+    inner.rates.append(torch.tensor(0.5))
+    with pytest.warns(LargeWeightWarning, match=r"weighs 3 at the learning rate 0\.5"):
+        scheduler.step()

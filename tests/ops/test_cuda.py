@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import subprocess
@@ -45,7 +46,9 @@ RULES = {
     "keep": ([], [0], [1], [1], 0, -1),
     "mean": ([0.7], [32768, 0], [2, 1], [1, 1], 0, -1),
     "six": ([-1.0, 0.0, 0.5, 1.0, 2.0], [9, 65535, 1, 30000, 0, 77], [3, 2, 1, 4, 5, 7], [0], 0, 4),
+    "own": ([0.7, math.inf], [32768, 0, 16384], [2, 1, 3], [1], 0, 2),  # for the never seen
     "fixed": ([0.7], [0, 0], [2, 1], [1, 2], 2, -1),
+    "fixed own": ([0.7, math.inf], [0], [2, 1, 3], [2, 4, 3], 4, 2),
     "fixed six": (
         [-1.0, 0.0, 0.5, 1.0, 2.0],
         [0],

@@ -18,12 +18,14 @@ def case_of(rng: random.Random, count: int, first: int = 0) -> _levels.Case:
     scores = _levels.random_scores(rng, count)
     target = rng.randrange(count + 1)
     key = rng.randrange(2**63), rng.randrange(2**31 - 1)
+    cell = rng.choice([(), (4112,), (6130,), (8175,)])  # of the never seen
     return (
         int64(_levels.records_of(scores, 2)),
         target,
         rng.choice([1, 100, 3000, 65536]),
         *key,
         first,
+        *cell,
     )
 
 
@@ -79,12 +81,13 @@ AGAIN = pytest.mark.full("compiles a broken kernel more")
         ("solve_levels", "least * (above[0] - above[begin])", "0"),
         pytest.param("cells", "if (bins[i] == 0) continue;", "continue;", marks=AGAIN),
         pytest.param("plan_levels", "cut[threadIdx.x] = cuts[threadIdx.x];", "", marks=AGAIN),
+        pytest.param("plan_levels", "level_of(never, top)", "1", marks=AGAIN),
     ],
 )
 def test_control_a_broken_kernel_is_caught(emulated, tmp_path: Path, source, old, new):
     broken = _emulated.break_kernel(tmp_path, emulated, source, old, new)
-    scores = [1e-30] * 4000 + [1.0] * 1000
-    case = (int64(_levels.records_of(scores)), 900, 3000, 1, 2, 0)
+    scores = [1e-30] * 4000 + [1.0] * 1000 + [None] * 50
+    case = (int64(_levels.records_of(scores)), 900, 3000, 1, 2, 0, 6128)
     check(emulated, case, "whole")
     with pytest.raises(AssertionError):
         check(broken, case, "broken")

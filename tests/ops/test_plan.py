@@ -75,8 +75,10 @@ def test_plan_equals_oracle(
     seen = [oracle.score_of(r % oracle.WORD) for r in old if r]
     # A threshold that is itself a score is where < and <= part.
     thresholds = sorted(rng.choice([*seen, *floats(rng, 3)]) for _ in range(num_thresholds))
-    fates = random_fates(rng, num_thresholds + 1, den)
-    rest = {"fixed": fixed, "unseen_band": rng.randint(-1, num_thresholds)}
+    own = num_thresholds < 5 and rng.random() < 0.3  # a band of the never seen alone
+    fates = random_fates(rng, num_thresholds + 1 + own, den)
+    unseen = num_thresholds + 1 if own else rng.randint(-1, num_thresholds)
+    rest = {"fixed": fixed, "unseen_band": unseen}
 
     classes, offsets = oracle.plan(old, thresholds, fates, **rest, seed=seed, epoch=epoch)
     rule = rule_of(thresholds, fates, **rest)
@@ -101,6 +103,45 @@ def test_a_large_plan_is_the_same_at_any_thread_count(num_threads, fixed):
         assert_bitwise(got[1], want[1], f"block_offsets with {count} threads")
     another = pe.ops.plan(old, rule, seed=12, epoch=4, backend="cpu")
     assert not torch.equal(another[0], want[0]), "control: another seed gives another plan"
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("thresholds", [[], [0.5], [-1.0, 0.5, 0.5, 2.0]])
+def test_a_band_of_the_never_seen_alone_is_nobody_elses(backend, fixed, thresholds):
+    old = records(random.Random(2), 9000, 1, unseen=0.3)
+    old[:2] = [oracle.record_of(oracle.FLT_MAX, 1), 0]
+    fates = [oracle.Fate(20000, 2 + b, Fraction(1, 3)) for b in range(len(thresholds) + 1)]
+    own = oracle.Fate(50000, 9, Fraction(1, 4))
+    rule = rule_of(thresholds, [*fates, own], fixed=fixed, unseen_band=len(fates))
+    plain = rule_of(thresholds, fates, fixed=fixed)
+    seen = int64(old) != 0
+    got, offsets = pe.ops.plan(int64(old), rule, seed=5, epoch=3, backend=backend)
+    want, _ = pe.ops.plan(int64(old), plain, seed=5, epoch=3, backend=backend)
+    assert_bitwise(got[seen], want[seen], "those of a score")
+    assert set(got[~seen].tolist()) == {0, 9} and bool((want[~seen] == 1).all())
+    count, kept = int((~seen).sum()), int((got[~seen] == 9).sum())
+    assert kept == count // 4 if fixed else abs(kept - count * 15536 / 65536) < 4 * count**0.5
+    assert offsets[-1] == int((got > 0).sum())
+    assert rule.thresholds.tolist() == thresholds, "the rule's own are as they were"
+
+
+def test_bands_that_do_not_fit_the_thresholds_are_refused():
+    edges, band = float32([0.5]), pe.policies.Band(9, 1)
+    table = pe.policies.weight_table()
+    for count, unseen, words in (
+        (1, -1, "bands must have 2 entries, or 3 with unseen_band 2"),
+        (3, -1, "bands must have 2 entries, or 3 with unseen_band 2"),
+        (3, 1, "bands must have 2 entries, or 3 with unseen_band 2"),
+        (2, 2, "bands must have 3 entries"),
+        (2, 3, "unseen_band must be in -1"),
+        (2, -2, "unseen_band must be in -1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pe.policies.Rule(edges, (band,) * count, table, unseen_band=unseen)
+    five = float32([1.0, 2.0, 3.0, 4.0, 5.0])
+    with pytest.raises(ValueError, match="at most 6"):
+        pe.policies.Rule(five, (band,) * 7, table, unseen_band=6)
+    pe.policies.Rule(five[:4], (band,) * 6, table, unseen_band=5)  # control
 
 
 @given(num_samples=st.integers(1, 900), seed=seeds, epoch=epochs, salt=salts)

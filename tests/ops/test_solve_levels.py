@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import prune_engine as pe
 from prune_engine.backends import native
 from prune_engine.backends.reference.solve_levels import keep_of
+from prune_engine.ops.cells import cell_of
 
 COUNTS = torch.zeros(4096, dtype=torch.int64)
 
@@ -32,19 +33,21 @@ def counts_on(scores: list[float | None]) -> torch.Tensor:
     count=st.sampled_from([0, 1, 5, 40]),
     share=st.floats(0, 1.2),
     least=st.sampled_from([1, 100, 3000, 65536]),
+    unseen=st.sampled_from([None, None, -3.0, 0.0, 1e-41, 0.7, oracle.FLT_MAX]),
 )
-def test_levels_are_the_oracles(backend, salt, count, share, least):
+def test_levels_are_the_oracles(backend, salt, count, share, least, unseen):
     scores = _levels.random_scores(random.Random(salt), count)
     target = round(share * count)
-    want = _levels.solve(_levels.counts_of(scores), target, least)
-    got = pe.ops.solve_levels(counts_on(scores), target, least=least, backend=backend)
+    want = _levels.solve(_levels.counts_of(scores), target, least, unseen)
+    score = None if unseen is None else torch.tensor([unseen])
+    got = pe.ops.solve_levels(counts_on(scores), target, least=least, unseen=score, backend=backend)
     assert got.solution.tolist() == [want.theta, want.expected]
     assert got.top.tolist() == [want.top]
     assert got.cut.tolist() == [65536 - keep for keep in want.keep]
     assert_bitwise(got.weight_table, want.weights, "weight_table")
     # The budget is met from below, by less than what the next smaller threshold adds.
     if want.theta > _levels.LOWEST:
-        above = _levels.expected_of(_levels.counts_of(scores), want.theta - 1, least)
+        above = _levels.expected_of(_levels.counts_of(scores), want.theta - 1, least, unseen)
         assert above > 65536 * target
     assert want.expected <= 65536 * target or want.theta == _levels.HIGHEST
 
@@ -102,6 +105,33 @@ def test_edge_case_10_numbers_out_of_range(backend):
     for bad in ((COUNTS, -1, 1), (COUNTS, 1, 0), (COUNTS[:9].contiguous(), 1, 1)):
         with pytest.raises(RuntimeError, match="must"):
             native.solve_levels(*bad)
+
+
+def test_edge_case_07_a_score_of_the_never_seen_that_does_not_fit(backend):
+    for score, error, words in (
+        (torch.zeros(2), ValueError, "unseen must be a vector of 1 elements"),
+        (torch.zeros(1).double(), TypeError, "unseen must be float32"),
+        (1.0, TypeError, "unseen must be a tensor, got float"),
+    ):
+        with pytest.raises(error, match=words):
+            pe.ops.solve_levels(COUNTS, 1, unseen=score, backend=backend)
+        with pytest.raises(error, match=words):
+            pe.policies.LevelRule(1, unseen=score)
+
+
+def test_what_the_never_seen_count_as_is_a_cell_of_finite_scores():
+    for score, cell in (
+        (-oracle.FLT_MAX, 4112),
+        (-0.0, 4112),
+        (oracle.FLT_MAX, 8175),
+        (float("inf"), 8175),
+        (float("-inf"), 4112),
+        (float("nan"), 8175),
+    ):
+        assert cell_of(torch.tensor([score])).tolist() == [cell]
+    for score in _levels.random_scores(random.Random(1), 300):
+        if score is not None:
+            assert cell_of(torch.tensor([score])).tolist() == [_levels.cell_of(score)]
 
 
 def test_counts_of_many_shards_do_not_overflow(backend):

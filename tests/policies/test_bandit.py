@@ -15,6 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import prune_engine as pe
+from prune_engine.bands import STREAM_TIES
 
 EPOCHS = 9
 
@@ -213,3 +214,25 @@ def test_a_state_whose_average_was_infinite_is_healed():
     seen = serve(engine)
     engine.end_epoch()
     assert engine.state_dict()["memory"]["varema"][seen].isfinite().all()
+
+
+@pytest.mark.parametrize("policy", [pe.UCB, pe.EpsilonGreedy])
+def test_what_was_never_seen_is_tried_in_an_order_that_is_drawn(policy, backend):
+    found = {}
+    for seed in (0, 1):
+        options = {"epsilon": 0.0} if policy is pe.EpsilonGreedy else {}
+        made = policy(0.3, period=1, first_epoch="even", **options)
+        engine = pe.PruneEngine(1000, made, num_epochs=2, seed=seed, backend=backend)
+        first = engine.plan.kept
+        for indices in first.split(100):
+            engine.observe(indices.float() + 1, indices)
+        engine.end_epoch()
+        kept = engine.plan.kept.tolist()
+        never = sorted(set(range(1000)) - set(first.tolist()))
+        draws = pe.ops.draw(torch.tensor(never), seed=seed, epoch=1, stream=STREAM_TIES) >> 9
+        drawn = sorted(range(len(never)), key=lambda i: (-int(draws[i]), never[i]))[:300]
+        assert kept == sorted(never[i] for i in drawn)
+        assert kept != never[:300], "control: by index it would be the first of the data set"
+        found[seed] = kept
+    assert found[0] != found[1]
+    assert 450 < sum(found[0]) / 300 < 550

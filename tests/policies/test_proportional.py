@@ -42,26 +42,36 @@ def test_a_plan_is_the_oracles(backend):
 
 
 @pytest.mark.full("ten thousand draws")
-def test_the_estimate_is_unbiased_within_its_standard_error():
+@pytest.mark.parametrize("begun", ["full", "even"])
+def test_the_estimate_is_unbiased_within_its_standard_error(begun):
+    """Of an even beginning with half of the samples never seen, for each of which it must hold."""
     count, epochs_ = 2000, 10_000
     rng = torch.Generator().manual_seed(1)
     scores = torch.empty(count).log_normal_(generator=rng)
     target = scores.double() + torch.randn(count, generator=rng).double()
-    buffer = buffer_of(scores.tolist())
-    levels = pe.ops.solve_levels(buffer.cells(), 500, least=2000)
+    never = torch.arange(count) % 2 == (0 if begun == "even" else 2)
+    buffer = buffer_of([None if out else x for x, out in zip(scores.tolist(), never, strict=True)])
+    unseen = buffer.mean_threshold() if begun == "even" else None
+    levels = pe.ops.solve_levels(buffer.cells(), 500, least=2000, unseen=unseen)
     keep = (65536 - levels.cut).double() / 65536
-    sums, sizes = [], []
+    sums, sizes, spared = [], [], []
     for epoch in range(epochs_):
         classes, offsets = pe.ops.plan_levels(
-            buffer.records, levels.top, levels.cut, seed=9, epoch=epoch
+            buffer.records, levels.top, levels.cut, seed=9, epoch=epoch, unseen=unseen
         )
         weights = levels.weight_table[classes.long()].double()
         sums.append(float(weights @ target))
+        spared.append(float(weights.where(~never, weights.sign()) @ target))
         sizes.append(int(offsets[-1]))
     mean, spread = (f(torch.tensor(sums).double()) for f in (torch.mean, torch.std))
     error = float(spread) / math.sqrt(epochs_)
     assert abs(float(mean) - float(target.sum())) < 4 * error
-    whole, _ = pe.ops.plan_levels(buffer.records, levels.top, levels.cut * 0, seed=0, epoch=0)
+    if begun == "even":
+        wrong = sum(spared) / epochs_ - float(target.sum())
+        assert abs(wrong) > 100 * error, "control: with the weight of who stays, 1"
+    whole, _ = pe.ops.plan_levels(
+        buffer.records, levels.top, levels.cut * 0, seed=0, epoch=0, unseen=unseen
+    )
     share = keep[whole.long()]
     assert abs(sum(sizes) / epochs_ - float(share.sum())) < 4 * math.sqrt(
         float((share * (1 - share)).sum()) / epochs_

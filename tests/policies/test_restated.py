@@ -59,6 +59,19 @@ def stream_draws(epoch: int, stream: int) -> np.ndarray:
     return np.array([words[i][i % 4] for i in range(N)])
 
 
+def ceil32(scores: np.ndarray) -> float:
+    """Return the smallest float32 that is not below the mean of what was seen."""
+    seen = [Fraction(float(x)) for x in scores if not math.isnan(x)]
+    mean = sum(seen) / len(seen)
+    near = np.float32(float(mean))
+    return float(near if Fraction(float(near)) >= mean else np.nextafter(near, np.float32(np.inf)))
+
+
+def cut_of(share: float) -> int:
+    """Return the draws that drop a share."""
+    return math.floor(share * 65536 + 0.5)
+
+
 class Restated:
     """Knows the last loss of each sample, and the epoch it is of."""
 
@@ -107,9 +120,10 @@ class Inclusion(Restated):
             weight = min(self.cap, 65536 / (65536 - cut))
             return np.where(keep_draws(0) < cut, 0, weight).astype(np.float32)
         scores = [None if math.isnan(x) else float(x) for x in self.score]
-        levels = _levels.solve(_levels.counts_of(scores), self.target, self.least)
+        mean = ceil32(self.score) if self.even else None  # the score of the never seen
+        levels = _levels.solve(_levels.counts_of(scores), self.target, self.least, mean)
         weights = np.minimum(np.array(levels.weights), np.float32(self.cap))
-        return weights[_levels.plan(scores, levels, SEED, epoch)]
+        return weights[_levels.plan(scores, levels, SEED, epoch, unseen=mean)]
 
 
 class Chunks(Restated):
@@ -154,11 +168,11 @@ class EvenPerBatch(PerBatch):
 
     def __init__(self, rho: float, cap: float) -> None:
         super().__init__(rho)
-        self.cap = np.float32(cap)
+        self.rho, self.cap = rho, np.float32(cap)
 
     def plan(self, epoch: int) -> np.ndarray:
         if epoch == 0:
-            return (keep_draws(0) >= math.floor(self.cut / 2 + 0.5)).astype(np.float32)
+            return (keep_draws(0) >= cut_of(self.rho / (2 - self.rho))).astype(np.float32)
         return np.minimum(super().plan(epoch), self.cap)
 
 
@@ -184,6 +198,33 @@ class Window(Restated):
         members = sorted(np.flatnonzero(inside), key=lambda i: (-keep_draws(epoch)[i], i))
         weights = np.zeros(N)
         weights[members[: math.floor(len(members) * (1 - self.ratio))]] = 1
+        return weights
+
+
+class EvenWindow(Window):
+    """The same where nobody is never seen: of those a random share, as large as the window's."""
+
+    def plan(self, epoch: int) -> np.ndarray:
+        part = (1 - self.ratio) * Fraction(self.window, self.groups)
+        if epoch == 0:
+            return (keep_draws(0) >= cut_of(float(1 - part))).astype(float)
+        seen = np.flatnonzero(~np.isnan(self.score))
+        first = (epoch - 1) % (self.groups - self.window + 1)
+        ascending = np.sort(self.score[seen])
+        edge = [
+            math.ceil(Fraction((len(seen) - 1) * each, self.groups))
+            for each in (first, first + self.window)
+        ]
+        inside = [
+            i
+            for i in seen
+            if (not first or self.score[i] >= ascending[edge[0]])
+            and (first + self.window == self.groups or self.score[i] < ascending[edge[1]])
+        ]
+        weights = np.zeros(N)
+        for members, share in ((inside, 1 - self.ratio), (sorted(set(range(N)) - set(seen)), part)):
+            ranked = sorted(members, key=lambda i: (-keep_draws(epoch)[i], i))
+            weights[ranked[: math.floor(len(ranked) * share)]] = 1
         return weights
 
 
@@ -278,6 +319,21 @@ class Aligned(Restated):
         return np.where(low, np.where(keep_draws(epoch) < 32768, 0, 2), 1)
 
 
+class EvenAligned(Aligned):
+    """The same from a quarter fewer on: who has no score, or no alignment, goes as often."""
+
+    def plan(self, epoch: int) -> np.ndarray:
+        score = self.score.astype(np.float64)
+        if epoch >= self.window:
+            rows, reference = self.rows[-self.window :], self.reference[-self.window :]
+            with np.errstate(invalid="ignore"):
+                score = np.array([np.corrcoef(own, reference)[0, 1] for own in np.array(rows).T])
+        low = score < np.nanmean(score) if epoch else np.zeros(N, bool)
+        weights = np.where(low, np.where(keep_draws(epoch) < 32768, 0, 2), 1)
+        never = np.where(keep_draws(epoch) < 16384, 0, 65536 / 49152)
+        return np.where(np.isnan(score), never, weights).astype(np.float32)
+
+
 class Mean(Restated):
     """InfoBatch's ablations: drop below the mean or not below, with or without weights."""
 
@@ -342,14 +398,32 @@ class Chance(Restated):
 
 
 class Even(Mean):
-    """The same with an even first epoch: a quarter at random, weighed, as if half were low."""
+    """The same begun evenly: of the never seen a quarter goes, weighed, as if half were low."""
+
+    def plan(self, epoch: int) -> np.ndarray:
+        never = np.where(keep_draws(epoch) < 16384, 0, 65536 / 49152)
+        seen = ~np.isnan(self.score)
+        if not seen.any():
+            return never.astype(np.float32)
+        low = seen & (self.score < self.score[seen].astype(np.float64).mean())
+        weights = np.where(low, np.where(keep_draws(epoch) < 32768, 0, self.weight), 1)
+        return np.where(seen, weights, never).astype(np.float32)
+
+
+class EvenFixed(Even):
+    """The same by counts: of the never seen floor(3/4) stay, for 4/3, of the low floor(1/2)."""
 
     def plan(self, epoch: int) -> np.ndarray:
         if epoch == 0:
-            return np.where(keep_draws(0) < 16384, 0, 65536 / 49152).astype(np.float32)
+            return super().plan(0)
         seen = ~np.isnan(self.score)
+        weights = np.ones(N, np.float32)
         low = seen & (self.score < self.score[seen].astype(np.float64).mean())
-        return np.where(low, np.where(keep_draws(epoch) < 32768, 0, 2), 1)
+        for members, share in ((low, Fraction(1, 2)), (~seen, Fraction(3, 4))):
+            ranked = sorted(np.flatnonzero(members), key=lambda i: (-keep_draws(epoch)[i], i))
+            weights[ranked] = 0
+            weights[ranked[: math.floor(len(ranked) * share)]] = float(1 / share)
+        return weights
 
 
 class Confident(Restated):
@@ -407,6 +481,20 @@ class Classes(Restated):
         weights[:] = 0
         for c, own in members.items():
             weights[sorted(own, key=lambda i: time[i])[: count[c]]] = 1
+        return weights
+
+
+class EvenClasses(Classes):
+    """The same from a random half on: the never seen have the mean loss of their class."""
+
+    def plan(self, epoch: int) -> np.ndarray:
+        if epoch == 0:
+            return (keep_draws(0) >= cut_of(1 - self.keep)).astype(float)
+        last, labels = self.score, np.array(LABELS)
+        means = [np.nanmean(last[labels == c].astype(np.float64)) for c in (0, 1)]
+        self.score = np.where(np.isnan(last), np.float32(means)[labels], last)
+        weights = super().plan(epoch)
+        self.score = last
         return weights
 
 
@@ -493,6 +581,26 @@ CASES: dict[str, tuple[pe.policies.Policy, Callable[[], Restated], Callable[[], 
         lambda: Even("low", True),
         lambda: Mean("low", True),
     ),
+    "even fixed InfoBatch": (
+        InfoBatch(0.5, delta=1.0, sampling="fixed", first_epoch="even"),
+        lambda: EvenFixed("low", True),
+        lambda: Even("low", True),
+    ),
+    "even SeTa": (
+        SeTa(0.25, groups=5, window=2, delta=1.0, first_epoch="even"),
+        lambda: EvenWindow(0.25, 5, 2),
+        lambda: Window(0.25, 5, 2),
+    ),
+    "even AlignPrune": (
+        AlignPrune(0.5, delta=1.0, window=4, first_epoch="even"),
+        lambda: EvenAligned(4),
+        lambda: Aligned(4),
+    ),
+    "even RCAP": (
+        RCAP(PerSample(LABELS), keep=0.5, beta=0.5, first_epoch="even"),
+        lambda: EvenClasses(0.5, 0.5),
+        lambda: EvenClasses(0.5, 2.0),
+    ),
     "coefficient": (
         UCB(0.4, period=1, coefficient=3.0),
         lambda: Confident(3.0),
@@ -557,10 +665,12 @@ def lowest_third(epoch: int, scores: torch.Tensor) -> tuple[torch.Tensor, torch.
 STOPPED: dict[str, pe.policies.Policy] = {
     # Those that are not in the table, whose conformance has this, and more of those that remember.
     name: CASES[name][0]
-    for name in ("RePB", "even RePB, capped", "AlignPrune", "IES", "RCAP", "Proportional")
+    for name in (
+        *("RePB", "even RePB, capped", "AlignPrune", "even AlignPrune", "IES", "RCAP"),
+        *("Proportional", "even Proportional, capped", "even", "even fixed InfoBatch"),
+    )
 }
 STOPPED |= {
-    "even Proportional, capped": CASES["even Proportional, capped"][0],
     "Subset": Subset([5, 90, 7, 31, *range(40, 80)], [1.5, 0.25, 3.0, 1.0] * 11),
     "Reselect": Reselect(lowest_third, every=4, start=2),
 }
@@ -831,18 +941,6 @@ def test_warm_up_epochs_are_full():
     for found in (none, rare):
         assert found[:3] == [N] * 3
         assert max(found[3:]) < N
-
-
-def test_even_epochs_have_one_length():
-    for policy in (pe.Budget(0.4, delta=1.0, first_epoch="even"), UCB(0.6, 1, first_epoch="even")):
-        engine = made(policy)
-        counts = []
-        for _ in range(3):
-            counts.append(engine.plan.num_kept)
-            serve(engine)
-            engine.end_epoch()
-        assert all(abs(count - 60) <= 15 for count in counts[:1])
-        assert made(OrderDP(0.3)).plan.num_kept == 30
 
 
 def test_no_sample_weighs_more_than_the_cap():

@@ -26,8 +26,6 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     sys.modules.pop("coresets")
 
 
-# A subset's weights are divided by their sum in each batch, which the engine does not know.
-@pytest.mark.filterwarnings("ignore:a sample that weighs:prune_engine.errors.LargeWeightWarning")
 @pytest.mark.full("trains")
 @pytest.mark.extra("sklearn")
 def test_accuracies_resume_and_make_a_table(bench, tmp_path, monkeypatch, capsys) -> None:
@@ -74,3 +72,33 @@ def test_a_class_is_measured_and_a_gap_has_its_interval(bench, monkeypatch) -> N
     assert bench._gap([1.0, 1.1, 0.9]) == "**+1.00 ± 0.25**"
     assert bench._gap([1.0, -1.0]) == "+0.00 ± 12.71"
     assert bench._gap([1.0]) == "+1.00"
+
+
+@pytest.mark.full("starts processes")
+def test_a_whole_data_set_is_measured_in_a_process_of_its_own_and_once(
+    bench, monkeypatch, capsys
+) -> None:
+    words = ["large", "--samples", "90", "--width", "4", "--classes", "3", "--threads", "1"]
+    started: list[list[str]] = []
+    run = bench.subprocess.run
+
+    def counted(command: list[str], **options: Any) -> Any:
+        started.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr(bench.subprocess, "run", counted)
+    bench.main([*words, "--methods", "graphcut", "k_center:whole"])
+    bench.main([*words, "--methods", "k_center:whole", "random"])
+    measured = [command[3] for command in started if "whole" in command]
+    assert measured == ["graphcut", "k_center:whole", "random"]
+    rows = bench._rows(bench.RESULTS / "large-90.json")
+    assert [row["balance"] for row in rows] == [True, False, True]
+    assert {row["k"] for row in rows} == {45} and {row["threads"] for row in rows} == {1}
+    given = {row["method"]: row["inputs_mib"] * 2**20 for row in rows}
+    labels, features, logits = 90 * 8, 90 * 4 * 4, 90 * 3 * 4
+    assert given == {
+        "graphcut": labels + features + logits,
+        "k_center:whole": labels + features,
+        "random": labels,
+    }
+    assert "| k_center | 90 | 4 | 3 | 45 | no |" in bench.large_table(rows)

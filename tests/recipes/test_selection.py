@@ -14,8 +14,9 @@ import torch
 import prune_engine as pe
 from prune_engine.cli import main
 from prune_engine.coresets.method import Scored
-from prune_engine.recipes import data, selection
+from prune_engine.recipes import compare, data, selection
 from prune_engine.recipes.selection import SelectOptions, alike_at_random, read_chosen
+from prune_engine.recipes.train import ArmResult
 from prune_engine.recipes.trainer import TrainConfig
 from prune_engine.recording import Recording
 
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.extra("sklearn"), pytest.mark.usefixtures("one_thread"
 TINY = TrainConfig(model="mlp", epochs=3, batch_size=16, lr=0.05)
 SELECT = ["select", "--limit", "300", "--epochs", "3", "--batch-size", "16"]
 TRAIN = ["train", "--limit", "300", "--epochs", "4", "--batch-size", "16"]
-LABELS_FROM = 300
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,9 @@ def test_features_are_kept_and_not_made_again(tmp_path) -> None:
         (["--method", "random", "--count", "1", "--data", "cifar10"], "--data-root"),
         (["--method", "random", "--count", "1", "--threads", "0"], "--threads"),
         (["--method", "random", "--count", "1", "--seed", "-1"], "seed must be in 0..2^63-1"),
+        (["--method", "stratified", "--count", "200", "--beta", "0.5"], "k must be at most the"),
+        (["--method", "hardest", "--score", "tdds", "--count", "1", "--epochs", "2"], "at least 3"),
+        (["--method", "hardest", "--score", "dual", "--count", "1", "--epochs", "1"], "at least 2"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(words, message, tmp_path, capsys, monkeypatch):
@@ -154,6 +158,58 @@ def test_what_does_not_fit_is_said_in_one_line(words, message, tmp_path, capsys,
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def untrained(*arguments: object, **more: object) -> None:
+    raise AssertionError("no model is trained before what can be refused is refused")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_hours_of_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(selection, "evidence", untrained)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.npy").mkdir()
+    for out, named in ((tmp_path / "file" / "a.npy", "file"), (tmp_path / "folder.npy",) * 2):
+        with pytest.raises(OSError, match=Path(named).name):
+            selection.choose(options("herding"), out, lambda line: None)
+    with pytest.raises(AssertionError, match="no model is trained"):  # control
+        selection.choose(options("herding"), tmp_path / "a.npy", lambda line: None)
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_more_than_the_hardest_leave_is_refused_before_a_model_is_trained(
+    tmp_path, monkeypatch, balance
+) -> None:
+    monkeypatch.setattr(selection, "evidence", untrained)
+    wanted = {"fraction": 0.5, "balance": balance}
+    with pytest.raises(
+        ValueError, match=r"k must be at most the \d+ samples that beta=0\.6 leaves"
+    ):
+        selection.choose(
+            options("stratified", beta=0.6, **wanted), tmp_path / "a.npy", lambda line: None
+        )
+    with pytest.raises(AssertionError, match="no model is trained"):  # control
+        selection.choose(
+            options("stratified", beta=0.4, **wanted), tmp_path / "a.npy", lambda line: None
+        )
+
+
+def test_the_random_control_is_as_large_as_what_is_trained(tmp_path, digits) -> None:
+    """A weight of 0 is no sample of the training, and none of what it is compared with."""
+    file = tmp_path / "zeros.npy"
+    weights = [0.0, 2.0] * 30
+    pe.data.save_subset(file, torch.arange(60) * 5, 300, about={"weights": weights, "seconds": 1.0})
+    run = compare.RunOptions(
+        "digits", tmp_path, TINY, "subset", compare=True, subset=(file,), delta=1.0
+    )
+    drawn = compare._arm(run, "random_subset", digits, ArmResult(), 0).policy
+    trained = run.arm(0).policy
+    assert isinstance(drawn, pe.policies.Subset) and isinstance(trained, pe.policies.Subset)
+    assert len(drawn.indices) == len(trained.indices) == 30
+    labels = digits.train_labels
+    mine, theirs = (
+        torch.bincount(labels[p.indices.on(CPU)], minlength=10) for p in (trained, drawn)
+    )
+    assert torch.equal(mine, theirs)
 
 
 def chosen_file(folder: Path, method: str = "herding", seed: int = 0) -> Path:
@@ -250,10 +306,23 @@ def test_a_subset_of_another_data_set_is_refused(tmp_path, capsys) -> None:
     assert "a subset of 299 samples, expected one of 300" in capsys.readouterr().err
     assert main([*words, "--policy", "ucb"]) == 2
     assert "--subset goes with no --policy" in capsys.readouterr().err
-    about = {"weights": [1.0], "seconds": 1.0}
-    pe.data.save_subset(file, torch.arange(10), 300, about=about)
-    assert main(words) == 2
-    assert "weights must be a number of at least 0 for each of 10" in capsys.readouterr().err
+    good = {"weights": [1.0] * 10, "seconds": 1.0}
+    for wrong in (
+        {"weights": [1.0]},
+        {"weights": [True] * 10},
+        {"weights": [-1.0] * 10},
+        {"seconds": -1.0},
+        {"seconds": True},
+    ):
+        pe.data.save_subset(file, torch.arange(10), 300, about={**good, **wrong})
+        assert main(words) == 2
+        assert "weights must be a number of at least 0 for each of 10" in capsys.readouterr().err
+    note = file.with_name("a.npy.json")
+    note.write_text(note.read_text().replace("true", "1.0").replace("1.0", "Infinity", 1))
+    with pytest.raises(ValueError, match="weights must be a number"):
+        read_chosen(file)
+    pe.data.save_subset(file, torch.arange(10), 300, about=good)
+    assert read_chosen(file)[1] == 1.0, "control"
 
 
 @pytest.mark.full("trains on Fashion-MNIST")

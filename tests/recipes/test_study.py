@@ -24,6 +24,7 @@ from prune_engine.recipes import models
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.study import regimes, rules, run, tables
 from prune_engine.recipes.study.design import (
+    CONTROLS,
     RATE,
     RATE_SEEDS,
     RESCALED,
@@ -205,6 +206,23 @@ def test_a_rule_that_saves_little_is_compared_at_the_rate_of_full_training(tmp_p
     assert rates == {"infobatch": {0.2}, "repb": {0.1}}
 
 
+def test_each_regime_gets_the_rules_that_have_there_what_they_decide_by(tmp_path: Path) -> None:
+    every = options(tmp_path, regimes=("plain", "grpo"), rules=())
+    assert every.rules == tuple(rules.RULES), "none named: all that one of them takes"
+    arms = {name: {arm for arm, _ in Found(name, (), every).arms()} for name in every.regimes}
+    both = {"full", "full_cut", *CONTROLS, "orderdp", "rs2", "infobatch"}
+    assert both <= arms["plain"] & arms["grpo"]
+    assert arms["grpo"] - arms["plain"] == {"zero_variance"}
+    assert {"divbs", "rcap", "kakurenbo", "reselect_el2n"} <= arms["plain"] - arms["grpo"]
+    assert "zero_variance" not in options(tmp_path, rules=()).rules
+    assert "grpo" in StudyOptions(tmp_path).regimes, "any model of images takes it"
+    # A rule that saves what it saves has its controls there, and nowhere else.
+    found = Found("grpo", (), options(tmp_path, regimes=("grpo",), rules=("zero_variance",)))
+    while training := next(iter(found.pending()), None):
+        found.add(row_of(training))
+    assert found.control(None, "zero_variance") == "random"
+
+
 @pytest.mark.extra("scipy")
 def test_a_win_is_sure_after_holm_and_a_tie_is_not(tmp_path: Path) -> None:
     made = {(one.arm, one.saving): one for one in tables.differences([finished(options(tmp_path))])}
@@ -213,6 +231,12 @@ def test_a_win_is_sure_after_holm_and_a_tie_is_not(tmp_path: Path) -> None:
     assert not made["budget", 0.7].sure and abs(made["budget", 0.7].mean) < 0.1
     assert made["full", 0.4].mean > 2 and not made["full", 0.4].sure, "full is no rule"
     assert made["infobatch", None].saved == 0.3 and made["orderdp", 0.7].time == pytest.approx(0.3)
+    busier = finished(options(tmp_path))
+    for row in [*busier.tested("orderdp", 0.7).values()]:
+        busier.add({**row, "piece": 1, "cpu_seconds": 9.0})
+    other = {(one.arm, one.saving): one for one in tables.differences([busier])}
+    assert math.isnan(other["orderdp", 0.7].time), "another machine says nothing of time"
+    assert other["orderdp", 0.4].time == pytest.approx(0.6), "control: this one does"
     broken = finished(options(tmp_path))
     for row in [*broken.tested("random", 0.4).values()][:1]:
         broken.add({**row, "accuracy": 0.1})
@@ -232,6 +256,18 @@ def test_a_choice_within_batches_is_held_to_the_uniform_one(tmp_path: Path) -> N
     _, _, batches = page.partition("40% of each batch left out")
     assert "| divbs |" in batches and "| orderdp |" not in batches.partition("### ")[0]
     assert "| divbs |" not in page.partition("of each batch left out")[0]
+
+
+@pytest.mark.extra("scipy")
+def test_a_page_says_what_its_samples_are(tmp_path: Path) -> None:
+    pages = {
+        regime: tables.page(
+            [Found(regime, (), options(tmp_path, regimes=(regime,), rules=made))], ""
+        )
+        for regime, made in (("plain", ("orderdp", "reselect_el2n")), ("grpo", ("orderdp",)))
+    }
+    assert "rolled out" in pages["grpo"] and "rolled out" not in pages["plain"]
+    assert "`reselect_*`" in pages["plain"] and "`reselect_*`" not in pages["grpo"]
 
 
 def test_holm_and_students_t_are_those_of_scipy() -> None:
@@ -291,10 +327,12 @@ def test_what_the_guide_and_the_front_page_say_is_what_the_rows_say(pages: Any) 
     every = []
     for folder in studies.values():
         every += tables.differences(run.read(run.reopen(folder)))
-    # InfoBatch is neither better nor worse for sure; OrderDP loses where labels are wrong alone.
+    # InfoBatch is neither better nor worse for sure; OrderDP loses where labels are wrong alone,
+    # and by rewards and in texts, of which the guide speaks apart.
     assert not [one for one in every if one.arm == "infobatch" and one.sure]
     lost = {one.regime for one in every if one.arm == "orderdp" and one.sure and one.mean < 0}
-    assert lost and lost <= {"label_noise", "cifar10n_aggre", "cifar10n_worse"}
+    apart = {"grpo", "tinyshakespeare", "gsm8k"}
+    assert lost - apart and lost <= {"label_noise", "cifar10n_aggre", "cifar10n_worse"} | apart
     cnn = {
         (one.regime, one.arm, one.saving): one
         for one in tables.differences(run.read(run.reopen(studies["small_cnn"])))
@@ -328,6 +366,74 @@ def test_what_the_guide_and_the_front_page_say_is_what_the_rows_say(pages: Any) 
     assert abs(saved - sum(1 - one.time for one in times) / len(times)) < 0.03
 
 
+@pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_rewards_is_what_the_rows_say(pages: Any) -> None:
+    found = run.read(run.reopen(pages.STUDIES / "grpo"))
+    made = {(one.arm, one.saving): one for one in tables.differences(found)}
+    skipped = made["zero_variance", None]
+    assert skipped.n == 16 and round(skipped.saved, 2) == 0.60 and not skipped.sure
+    assert (round(skipped.mean, 1), round(skipped.half, 1)) == (0.2, 0.2)
+    full, own = (found[0].tested(arm, None) for arm in ("full", "zero_variance"))
+    gaps = [100 * (own[seed]["accuracy"] - full[seed]["accuracy"]) for seed in own]
+    half, _ = tables.student(gaps)
+    assert (round(sum(gaps) / len(gaps), 1), round(half, 1)) == (-0.8, 0.3)
+    sure = {key: round(one.mean, 1) for key, one in made.items() if one.sure}
+    lost = {("orderdp", 0.4): -1.1, ("hardest_late", 0.4): -0.8, ("proportional", 0.7): -1.6}
+    assert sure == lost, "and nothing has won"
+
+
+@pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_texts_is_what_the_rows_say(pages: Any) -> None:
+    found = run.read(run.reopen(pages.STUDIES / "char_mlp"))
+    made = {(one.regime, one.arm, one.saving): one for one in tables.differences(found)}
+    assert {one.regime for one in made.values()} == {"tinyshakespeare", "gsm8k"}
+    assert all(one.n == 8 for one in made.values())
+    won = {key: round(one.mean, 1) for key, one in made.items() if one.sure and one.mean > 0}
+    assert {arm for _, arm, _ in won} == {"rs2"} and sorted(won.values()) == [1.0, 1.4, 1.5]
+    for regime in ("tinyshakespeare", "gsm8k"):
+        cut, rs2 = (made[regime, arm, 0.7] for arm in ("full_cut", "rs2"))
+        assert abs(cut.mean - rs2.mean) < max(cut.half, rs2.half), "no more than cut short"
+        for arm in ("orderdp", "hardest_late", "epsilon_greedy"):
+            for saving in (0.4, 0.7):
+                one = made[regime, arm, saving]
+                assert one.sure and -11.5 < one.mean < -1
+
+
+@pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_infobatchs_arms_is_what_the_rows_say(pages: Any) -> None:
+    found = run.read(run.reopen(pages.STUDIES / "mlp"))
+    arms = ("infobatch(rescale=False)", "infobatch(side='high')")
+    made = [one for one in tables.differences(found) if one.arm in arms]
+    assert len(made) == 14 and all(one.n == 8 for one in made)
+    sure = {(one.regime, one.arm): round(one.mean, 1) for one in made if one.sure}
+    assert sure == {("digits", arms[0]): -1.5, ("easy_majority", arms[1]): -0.8}
+
+
+@pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_subsets_chosen_anew_is_what_the_rows_say(pages: Any) -> None:
+    found = run.read(run.reopen(pages.STUDIES / "mlp"))
+    made = {
+        (one.regime, one.arm, one.saving): one
+        for one in tables.differences(found)
+        if one.arm.startswith("reselect_")
+    }
+    assert len(made) == 7 * 3 * 2 and all(one.n >= 8 for one in made.values())
+    assert not [one for one in made.values() if one.sure and one.mean > 0]
+    assert not [key for key, one in made.items() if key[1:] == ("reselect_craig", 0.4) and one.sure]
+    lost = made["label_noise", "reselect_craig", 0.7]
+    assert lost.sure and round(lost.mean, 1) == -1.3
+    cut = [one.mean for key, one in made.items() if key[1:] == ("reselect_graphcut", 0.7)]
+    assert -9 < min(cut) <= max(cut) < -1
+    hardest = [one.mean for one in made.values() if one.arm == "reselect_el2n"]
+    assert round(min(hardest)) == -52
+    for saving, share in ((0.4, 0.60), (0.7, 0.65)):
+        tested = [each.tested("reselect_craig", saving).values() for each in found]
+        rows = [row for of in tested for row in of]
+        spent = sum(row["engine_seconds"] for row in rows) / sum(row["seconds"] for row in rows)
+        assert round(spent, 2) == share
+        assert all(row["forwards"] > row["samples"] for row in rows)
+
+
 @pytest.mark.extra("scipy", "matplotlib")
 def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, capsys) -> None:
     given = options(tmp_path / "studies" / "mlp")
@@ -352,9 +458,14 @@ def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, ca
     text = guide.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "`orderdp` +1.0" in text and "`budget`" not in text
+    listed = (tmp_path / "studies" / "README.md").read_text()
+    assert f"| [mlp](mlp/study.md) | plain | 10,000 | 3 | {len(rows)} |" in listed
     assert "| `orderdp` | **+1.0 ± 0.0** |" in front.read_text()
     (given.out / "plain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
     assert pages.main(["--check"]) == 1, "a row less is another page"
+    given.out.rename(tmp_path / "studies" / "other")
+    assert pages.main([]) == 0 and "**other (mlp)**" in guide.read_text(), "told from its model"
+    given = replace(given, out=tmp_path / "studies" / "other")
     (given.out / run.HEADER).write_text("{}")
     with pytest.raises(ValueError, match="not the header of a study"):
         run.reopen(given.out)
@@ -366,6 +477,10 @@ def test_a_page_that_is_not_of_its_rows_is_told(pages, tmp_path, monkeypatch, ca
         (["--regimes", "plain", "nowhere"], "regimes: expected of plain"),
         (["--regimes", "plain", "plain"], "regimes: expected different ones"),
         (["--model", "cnn", "--regimes", "digits"], "digits is for mlp, got model 'cnn'"),
+        (["--model", "char_mlp", "--regimes", "grpo"], "grpo is for any of mlp, small_cnn"),
+        (["--model", "char_mlp", "--regimes", "plain"], "plain is for any of mlp, small_cnn"),
+        (["--regimes", "plain", "--rules", "zero_variance"], "zero_variance is for regimes of re"),
+        (["--regimes", "grpo", "--rules", "divbs"], "divbs is for regimes of labels, got grpo"),
         (["--rules", "nobody"], "rules: expected one of orderdp"),
         (["--savings", "1.5"], "savings: expected numbers in"),
         (["--seeds", "0"], "seeds: expected at least 1"),
@@ -384,7 +499,7 @@ def test_the_command_says_what_does_not_fit(tmp_path, capsys, words: list[str], 
 
 SMALL = ["--regimes", "digits", "--images", "200", "--epochs", "1", "--seeds", "2"]
 SMALL += ["--rates", "0.05", "0.1", "--savings", "0.4", "--batch-size", "32"]
-SMALL += ["--rules", "orderdp", "infobatch", "align_prune"]
+SMALL += ["--rules", "orderdp", "reselect_el2n", "infobatch", "align_prune"]
 
 
 def what_matters(folder: Path) -> list[tuple[Any, ...]]:

@@ -43,7 +43,8 @@ def plan(
 
     Args:
         records: [N] int64, as left by :func:`observe`.
-        thresholds: [T] float32, finite, ascending, T in 0..5.
+        thresholds: [T] float32, ascending, T in 0..5; finite, but infinity, which no score
+            reaches, may be the last.
         cuts: [T + 1], each in 0..65535; not used where keep_den > 0.
         classes: [T + 1], each in 1..255: the weight class of the kept members of a band.
         keep_num: [T + 1], each in 0..keep_den; not used where keep_den is 0.

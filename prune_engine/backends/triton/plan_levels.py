@@ -19,11 +19,11 @@ from prune_engine.bands import CELL_SHIFT, FIRST_CELL, PLAN_BLOCK
 
 
 @triton.jit
-def decide_levels(record, draw, top, cut, SHIFT: tl.constexpr, FIRST: tl.constexpr):
+def decide_levels(record, draw, top, unseen, cut, SHIFT: tl.constexpr, FIRST: tl.constexpr):
     """Weight classes (int32) of a tile: the level of a sample's cell, or 0 by its draw."""
     cell = tl.maximum((record.to(tl.uint32) >> SHIFT).to(tl.int32), FIRST)
+    cell = tl.where(record == 0, unseen, cell)
     level = tl.minimum(tl.maximum(top + 1 - cell, 1), 255)
-    level = tl.where(record == 0, 1, level)
     return tl.where(draw < tl.load(cut + level), 0, level)
 
 
@@ -31,6 +31,7 @@ def decide_levels(record, draw, top, cut, SHIFT: tl.constexpr, FIRST: tl.constex
 def plan_levels_kernel(
     records,
     top_in,
+    unseen_in,
     cut,
     weight_class,
     block_offsets,
@@ -47,6 +48,7 @@ def plan_levels_kernel(
     block = tl.program_id(0)
     start = block.to(tl.int64) * BLOCK
     top = tl.load(top_in)
+    unseen = tl.load(unseen_in)
     kept = tl.zeros((TILE,), tl.int32)
     for tile in range(BLOCK // TILE):
         begin = start + tile * TILE
@@ -54,13 +56,14 @@ def plan_levels_kernel(
         number = first + begin
         draw = block_draws(number, key, epoch, TILE)
         if begin + TILE <= num_samples:  # a mask of unknown length forbids wide loads
-            decided = decide_levels(tl.load(records + place), draw, top, cut, SHIFT, FIRST)
+            record = tl.load(records + place)
+            decided = decide_levels(record, draw, top, unseen, cut, SHIFT, FIRST)
             tl.store(weight_class + place, decided.to(tl.uint8))
             kept += tl.minimum(decided, 1)
         else:
             mask = place < num_samples
             record = tl.load(records + place, mask, other=0)
-            decided = decide_levels(record, draw, top, cut, SHIFT, FIRST)
+            decided = decide_levels(record, draw, top, unseen, cut, SHIFT, FIRST)
             tl.store(weight_class + place, decided.to(tl.uint8), mask)
             kept += tl.minimum(tl.where(mask, decided, 0), 1)
     tl.store(block_offsets + 1 + block, tl.sum(kept).to(tl.int64))
@@ -74,6 +77,7 @@ def plan_levels(
     epoch: int,
     weight_class: Tensor,
     first: int = 0,
+    unseen: Tensor | None = None,
 ) -> Tensor:
     """Write every sample's class by its level; see ``reference.plan_levels``."""
     num_samples = records.numel()
@@ -87,6 +91,7 @@ def plan_levels(
         records,
         records,
         top,
+        top if unseen is None else unseen,
         cut,
         weight_class,
         block_offsets,

@@ -35,7 +35,8 @@ class StudyOptions:
         data_root: the folder of the data sets.
         model: a name of ``MODELS``.
         regimes: names of ``regimes.REGIMES``; none: all that the model takes.
-        rules: names of ``rules.RULES``, or calls (see ``rules.worded``).
+        rules: names of ``rules.RULES``, or calls (see ``rules.worded``); none: all that a regime
+            takes.
         savings: shares of a run's samples, in (0, 1).
         seeds: trainings of each arm that are tested, with the seeds 0, 1, ...
         images: to train, before a regime takes its share.
@@ -50,7 +51,7 @@ class StudyOptions:
     data_root: str | None = None
     model: str = "mlp"
     regimes: tuple[str, ...] = ()
-    rules: tuple[str, ...] = tuple(RULES)
+    rules: tuple[str, ...] = ()
     savings: tuple[float, ...] = (0.4, 0.7)
     seeds: int = 8
     images: int = 10_000
@@ -79,11 +80,16 @@ class StudyOptions:
                 names = ", ".join(REGIMES)
                 raise ValueError(f"regimes: expected of {names}, got {regime!r}")
             if not fits(REGIMES[regime], self.model):
-                raise ValueError(
-                    f"regimes: {regime} is for {REGIMES[regime].model}, got model {self.model!r}"
-                )
+                able = REGIMES[regime].model or f"any of {', '.join(models.IMAGE_MODELS)}"
+                raise ValueError(f"regimes: {regime} is for {able}, got model {self.model!r}")
+        if not self.rules:
+            object.__setattr__(self, "rules", tuple(rule for rule in RULES if self._used(rule)))
         for rule in self.rules:
-            rule_named(rule)
+            if not self._used(rule):
+                kind = "rewards" if rule_named(rule).rewarded else "labels"
+                raise ValueError(
+                    f"rules: {rule} is for regimes of {kind}, got {', '.join(self.regimes)}"
+                )
         if len(set(self.rules)) != len(self.rules):
             raise ValueError(f"rules: expected different ones, got {self.rules}")
         for saving in self.savings:
@@ -99,6 +105,10 @@ class StudyOptions:
             raise ValueError(f"seeds: expected at most {min(RATE_SEEDS)}, got {self.seeds}")
         if self.minutes is not None and not self.minutes >= 0:
             raise ValueError(f"minutes: expected at least 0, got {self.minutes}")
+
+    def _used(self, rule: str) -> bool:
+        """Say whether one of the regimes takes a rule."""
+        return any(takes(REGIMES[regime], rule) for regime in self.regimes)
 
     def settings(self) -> dict[str, Any]:
         """What decides a row, beside the row's own words: one folder has one of each."""
@@ -116,6 +126,11 @@ def fits(regime: Regime, model: str) -> bool:
     if model == models.CHARACTERS:
         return regime.model == model
     return regime.model in (None, model)
+
+
+def takes(regime: Regime, rule: str) -> bool:
+    """Say whether a rule has in a regime what it decides by."""
+    return rule_named(rule).rewarded in (None, regime.rewarded)
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,7 @@ class Found:
 
     def __init__(self, regime: str, rows: Iterable[Row], options: StudyOptions) -> None:
         self.regime, self.options = regime, options
+        self.rules = [rule for rule in options.rules if takes(REGIMES[regime], rule)]
         self.rows: dict[tuple[Any, ...], Row] = {}
         self._tested: dict[tuple[Any, ...], dict[int, Row]] = {}
         for row in rows:
@@ -240,7 +256,7 @@ class Found:
                 if rate is not None:
                     test = Training(self.regime, TEST, arm, None, saving, seed, rate)
                     yield from self._missing(test)
-            for rule in self.options.rules:
+            for rule in self.rules:
                 yield from self._own_controls(rule, seed)
 
     def _missing(self, training: Training) -> list[Training]:
@@ -267,8 +283,8 @@ class Found:
         for saving in self.options.savings:
             for arm in (FULL_CUT, *CONTROLS):
                 yield arm, saving
-            yield from ((rule, saving) for rule in self.options.rules if rule_named(rule).settable)
-        yield from ((rule, None) for rule in self.options.rules if not rule_named(rule).settable)
+            yield from ((rule, saving) for rule in self.rules if rule_named(rule).settable)
+        yield from ((rule, None) for rule in self.rules if not rule_named(rule).settable)
 
 
 def count(found: Sequence[Found]) -> tuple[int, int]:

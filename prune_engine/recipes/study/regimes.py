@@ -98,6 +98,7 @@ class Regime:
         human: the column of human labels that takes the place of the true ones.
         model: the only one that takes it; None: any.
         classes: of its labels, for what is no better than chance.
+        rewarded: trained by rewards of sampled answers, see ``rewards.RewardTrainer``.
     """
 
     source: str
@@ -108,6 +109,7 @@ class Regime:
     human: str | None = None
     model: str | None = None
     classes: int = 10
+    rewarded: bool = False
 
 
 FASHION, CIFAR = "fashion_mnist", "cifar10"
@@ -121,6 +123,9 @@ REGIMES = {
         FASHION, "half of the images, three times the epochs", share=0.5, epochs=3
     ),
     "digits": Regime("digits", "8 x 8 digits, three times the epochs", epochs=3, model="mlp"),
+    "grpo": Regime(
+        FASHION, "Fashion-MNIST as prompts, 8 answers sampled of each, rewarded", rewarded=True
+    ),
     "cifar10": Regime(CIFAR, "CIFAR-10 as it is"),
     "cifar10n_aggre": Regime(CIFAR, "CIFAR-10, people's labels, 9% wrong", human="aggre"),
     "cifar10n_worse": Regime(CIFAR, "CIFAR-10, people's labels, 40% wrong", human="worse"),

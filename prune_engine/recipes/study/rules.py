@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +19,17 @@ from prune_engine.policies import (
     KeepAll,
     Policy,
     RandomSubset,
+    ZeroVariance,
 )
 from prune_engine.recipes import arms
 from prune_engine.recipes.data import ImageData
 from prune_engine.recipes.in_batch import SAMPLES, InBatch
 from prune_engine.recipes.policy_spec import is_spec, read_policy
+from prune_engine.recipes.study import anew
 from prune_engine.recipes.trainer import ImageTrainer, Trainer
 
 REFERENCE_EPOCHS = 3  # of each of the two models that RHO-LOSS is told by
+ANEW = ("el2n", "craig", "graphcut")  # methods that need one model and no other data
 CLEAN = 120  # images of a clean reference: one in a hundred of what a regime trains
 
 
@@ -75,12 +78,15 @@ class StudyRule:
         settable: whether it saves what it is told; otherwise it has controls of its own.
         attach: gives the engine what the policy watches.
         within: what chooses within each batch instead, where all of an epoch is looked at.
+        rewarded: whether it is for regimes of rewards, or for those of labels alone; None: for
+            both, by whatever score they have.
     """
 
     make: Callable[[Scene], Policy]
     settable: bool = True
     attach: Callable[[Scene, Trainer, PruneEngine], None] | None = None
     within: Callable[[Scene], InBatch] | None = None
+    rewarded: bool | None = None
 
 
 def worded(text: str) -> StudyRule:
@@ -122,7 +128,7 @@ def _within(name: str) -> StudyRule:
     def within(scene: Scene) -> InBatch:
         return InBatch(name, keep=1 - scene.share(scene.epochs), reference_epochs=REFERENCE_EPOCHS)
 
-    return StudyRule(lambda scene: KeepAll(), within=within)
+    return StudyRule(lambda scene: KeepAll(), within=within, rewarded=False)
 
 
 def _equal(name: str) -> StudyRule:
@@ -138,6 +144,22 @@ def _equal(name: str) -> StudyRule:
 def _rcap(scene: Scene) -> Policy:
     keep = 1 - scene.share(scene.epochs - 1)
     return RCAP(PerSample(scene.data.train_labels), keep=keep)
+
+
+def _anew(method: str) -> StudyRule:
+    """A subset that a coreset's method chooses every few epochs, after a full first one."""
+
+    def make(scene: Scene) -> Policy:
+        return anew.policy(method, 1 - scene.share(scene.epochs - 1))
+
+    def attach(scene: Scene, trainer: Trainer, engine: PruneEngine) -> None:
+        anew.watch(trainer, engine)
+
+    return StudyRule(make, attach=attach, rewarded=False)
+
+
+def _zero_variance(scene: Scene) -> Policy:
+    return ZeroVariance()
 
 
 def _align(scene: Scene) -> Policy:
@@ -158,8 +180,8 @@ def _clean_reference(scene: Scene, trainer: Trainer, engine: PruneEngine) -> Non
     engine.attach(CleanReference(loss, [(images, labels)]))
 
 
-# Late rules keep the whole first epoch, even ones do not. The last six pass every batch forward
-# and choose within it; `uniform` is their control.
+# Late rules keep the whole first epoch, even ones do not. Those of `SAMPLES` pass every batch
+# forward and choose within it; `uniform` is their control.
 RULES: dict[str, StudyRule] = {
     "orderdp": worded("orderdp(keep={keep}, pool={pool})"),
     "hardest": worded("orderdp(keep={keep}, pool=1.0)"),
@@ -170,14 +192,16 @@ RULES: dict[str, StudyRule] = {
     "ucb": worded("ucb(keep={late_keep}, period=3)"),
     "epsilon_greedy": worded("epsilon_greedy(keep={late_keep}, period=1, epsilon=0.5)"),
     "rs2": worded("rs2(keep={keep})"),
-    "rcap": StudyRule(_rcap),
+    "rcap": StudyRule(_rcap, rewarded=False),
+    **{f"reselect_{name}": _anew(name) for name in ANEW},
     "infobatch": worded("infobatch()"),
     "repb": worded("repb()"),
     "seta": worded("seta()"),
-    "kakurenbo": worded("kakurenbo()"),
+    "kakurenbo": replace(worded("kakurenbo()"), rewarded=False),
     "ies": worded("ies()"),
-    "progressive_dropout": worded("progressive_dropout()"),
-    "align_prune": StudyRule(_align, settable=False, attach=_clean_reference),
+    "progressive_dropout": replace(worded("progressive_dropout()"), rewarded=False),
+    "align_prune": StudyRule(_align, settable=False, attach=_clean_reference, rewarded=False),
+    "zero_variance": StudyRule(_zero_variance, settable=False, rewarded=True),
     **{name: _within(name) for name in SAMPLES},
 }
 

@@ -33,9 +33,10 @@ from prune_engine.recipes.study.design import (
     Training,
 )
 from prune_engine.recipes.study.regimes import REGIMES, check_files, prepare
+from prune_engine.recipes.study.rewards import make_rewarded
 from prune_engine.recipes.study.rules import Scene, random_at, rule_named
 from prune_engine.recipes.train import Arm, train_arm
-from prune_engine.recipes.trainer import TrainConfig
+from prune_engine.recipes.trainer import TrainConfig, make_trainer
 
 HEADER = "study.json"
 
@@ -68,7 +69,8 @@ def execute(training: Training, options: StudyOptions) -> Row:
     with warnings.catch_warnings():
         # Every arm has a rate of its own, chosen with its weights: there is nothing to warn of.
         warnings.simplefilter("ignore", LargeWeightWarning)
-        result = train_arm(data, config, arm, training.seed, tests="last")
+        make = make_rewarded if REGIMES[training.regime].rewarded else make_trainer
+        result = train_arm(data, config, arm, training.seed, tests="last", make=make)
     last, full = result.rows[-1], epochs * (data.num_samples // options.batch_size)
     return {
         "phase": training.phase,

@@ -12,8 +12,10 @@ from typing import Any
 
 from prune_engine.recipes.in_batch import UNIFORM
 from prune_engine.recipes.results import FULL, FULL_CUT, lay_out, spread
+from prune_engine.recipes.study.anew import EVERY
 from prune_engine.recipes.study.design import CONTROLS, RESCALED, Found, Row
 from prune_engine.recipes.study.regimes import REGIMES
+from prune_engine.recipes.study.rewards import BASE, PASSES, ROLLOUTS
 from prune_engine.recipes.study.rules import RULES, rule_named
 
 LEVEL = 0.05
@@ -33,7 +35,8 @@ class Difference:
         half: of the 95% interval; nan for one seed.
         p: of Student's t, two-sided; nan for one seed.
         saved: share of the samples that the arm saved.
-        time: its processor seconds over those of full training.
+        time: its processor seconds over those of full training in the same piece of the study;
+            nan where none was trained there: another machine, or a busier one, says nothing.
         diverged: trainings that ended without a finite loss, or no better than chance.
         sure: whether p stands after Holm's correction over all rules of the study.
     """
@@ -127,7 +130,7 @@ def differences(found: Iterable[Found]) -> list[Difference]:
             settings = each.options.savings if arm == FULL else (saving,)
             for stated in settings:
                 made += _difference(each, arm, saving, stated)
-        for rule in each.options.rules:
+        for rule in each.rules:
             if not rule_named(rule).settable:
                 made += [one for arm in (FULL_CUT, *CONTROLS) for one in _own(each, rule, arm)]
     tested = [k for k, one in enumerate(made) if _counts(one)]
@@ -186,10 +189,6 @@ def _compared(
         return []
     gaps = [100 * (rows[seed]["accuracy"] - others[seed]["accuracy"]) for seed in seeds]
     half, p = student(gaps)
-    full = found.tested(FULL, None)
-    both = [seed for seed in seeds if seed in full]
-    cost = sum(full[seed]["cpu_seconds"] for seed in both)
-    spent = sum(rows[seed]["cpu_seconds"] for seed in both)
     return [
         Difference(
             found.regime,
@@ -201,10 +200,20 @@ def _compared(
             half,
             p,
             fmean(rows[seed]["saved"] for seed in seeds),
-            spent / cost if cost else math.nan,
+            _relative_time(rows.values(), found.tested(FULL, None).values()),
             sum(_diverged(found.regime, rows[seed]) for seed in seeds),
         )
     ]
+
+
+def _relative_time(rows: Iterable[Row], full: Iterable[Row]) -> float:
+    """Processor seconds of rows over those of full training, piece by piece."""
+    costs: dict[int, list[float]] = {}
+    for row in full:
+        costs.setdefault(row["piece"], []).append(row["cpu_seconds"])
+    both = [row for row in rows if row["piece"] in costs]
+    cost = sum(fmean(costs[row["piece"]]) for row in both)
+    return sum(row["cpu_seconds"] for row in both) / cost if cost else math.nan
 
 
 def _diverged(regime: str, row: Row) -> bool:
@@ -438,4 +447,25 @@ def page(found: Sequence[Found], title: str) -> str:
         "weights: the higher bar. A training has diverged where it ends without a finite loss, or "
         "no better than chance."
     )
+    said += "".join(f" {words}" for words in _notes(found))
     return f"# {title}\n\n{said}\n\n{summary(found)}\n\n{render(found)}\n"
+
+
+def _notes(found: Sequence[Found]) -> list[str]:
+    """What must be said where some rules or regimes are in a study."""
+    notes: list[str] = []
+    if any(REGIMES[each.regime].rewarded for each in found):
+        notes.append(
+            f"Of a regime of rewards a sample is a prompt that was rolled out: {ROLLOUTS} answers "
+            "are drawn from the model, and it learns from which of them were right (GRPO). All "
+            f"arms begin with a base model, which has seen {100 * BASE:.0f}% of the images with "
+            f"their labels, {PASSES} times; that is in no column. The "
+            "score of every rule is the spread of a prompt's rewards (`pe.scores.reward_spread`), "
+            "accuracy that of the likeliest answer."
+        )
+    if any(rule.startswith("reselect_") for rule in found[0].options.rules):
+        notes.append(
+            f"`reselect_*` pass all samples forward every {EVERY} epochs to choose anew: a row's "
+            "`forwards` and the time count that, the samples saved do not."
+        )
+    return notes
