@@ -410,6 +410,25 @@ def test_what_the_guide_says_of_infobatchs_arms_is_what_the_rows_say(pages: Any)
 
 
 @pytest.mark.extra("scipy")
+def test_what_the_guide_says_of_an_even_beginning_is_what_the_rows_say(pages: Any) -> None:
+    made = tables.differences(run.read(run.reopen(pages.STUDIES / "mlp_even")))
+    even = [one for one in made if one.arm.startswith("proportional(") and one.saving == 0.7]
+    assert len(even) == 4 and all(one.n == 8 and not one.sure for one in even)
+    gains = [round(one.mean, 1) for one in even]
+    assert (min(gains), max(gains)) == (0.1, 1.3)
+    full = {
+        one.regime: one
+        for one in tables.differences(run.read(run.reopen(pages.STUDIES / "mlp")))
+        if one.arm == "proportional" and one.saving == 0.7
+    }
+    lost = [full[regime] for regime in ("plain", "label_noise")]
+    assert all(one.sure for one in lost) and [round(one.mean, 1) for one in lost] == [-0.4, -0.7]
+    own = [one for one in made if one.arm == "infobatch(first_epoch='even')"]
+    assert {one.regime: one.diverged for one in own if one.diverged} == {"easy_majority": 1}
+    assert len(own) == 4 and not [one for one in own if one.sure]
+
+
+@pytest.mark.extra("scipy")
 def test_what_the_guide_says_of_subsets_chosen_anew_is_what_the_rows_say(pages: Any) -> None:
     found = run.read(run.reopen(pages.STUDIES / "mlp"))
     made = {
