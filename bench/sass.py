@@ -239,7 +239,7 @@ RATES: dict[str, Figure] = {
     "digit of records": executed("digit_kernel", "IlLb1E", 2),
     "later digit of records": executed("digit_kernel", "IlLb0E", 2),
     "mask": straight("mask_kernel", "IfE", 4),
-    "observe": straight("observe_kernel", "IfE", 1),
+    "observe": straight("observe_kernel", "IfLb0E", 1),
     "cross_entropy_observe": executed(LOSS, "IfLb0E", 8, "bfloat16"),
     "cross_entropy_grad": executed(GRAD, BF16, 8, also=EXP),
     "moments": executed("moments_kernel", "", 8, "bfloat16"),

@@ -27,7 +27,8 @@ names = words[words.index("--metrics") + 1].split(",")
 if {unknown!r} in names:
     sys.exit("==ERROR== Failed to find metric " + {unknown!r})
 status = subprocess.run(program).returncode
-launches = ["spin_kernel(long)", "observe_kernel(X)", "spin_kernel(long)", "plan_kernel(X)",
+launches = ["spin_kernel(long)", "observe_kernel(X)", "spin_kernel(long)", "observe_kernel(Y)",
+            "spin_kernel(long)", "plan_kernel(X)",
             "prune_engine::offsets_kernel(Y)", "spin_kernel(long)", "cut_kernel(X)"]
 with open(log, "w") as file:
     file.write("==PROF== Connected\\n")

@@ -178,6 +178,7 @@ def test_ncu_counts_each_operator_and_leaves_the_clocks(whole: Whole) -> None:
     found = [row for row in whole.document(2)["rows"] if row["part"] == "counters"]
     assert [(row["table"], row["name"].partition(" ")[0]) for row in found] == [
         ("observe", "observe_kernel"),
+        ("observe_mean", "observe_kernel"),
         ("plan", "plan_kernel"),
         ("plan", "offsets_kernel"),
         ("plan, fixed counts", "cut_kernel"),
@@ -243,7 +244,7 @@ def test_faults_that_the_tools_meet_are_told(tmp_path: Path, tests_folder: Path)
     assert rows(found, "sanitizer")["racecheck"]["fault"].startswith("1 reports")
     asked = [words[words.index("--metrics") + 1] for words, _ in _stand_ins.calls(record, "ncu")]
     assert len(asked) == 2 and "lts__t_sectors.sum" not in asked[1], "fewer metrics, not none"
-    assert rows(found, "counters")["plan_kernel #2"]["DRAM MB"] == 120.0
+    assert rows(found, "counters")["plan_kernel #3"]["DRAM MB"] == 120.0
 
 
 def test_control_where_the_planted_fault_is_not_seen_no_tool_runs(
