@@ -26,7 +26,8 @@ def own_order(options: dict[str, Any], seed: int) -> None:
 
     Args:
         options: for ``DataLoader``; ``generator``, which seeds its workers, becomes one of the
-            engine's seed where none is given, and not the global one.
+            engine's seed and the rank where none is given, and not the global one: workers of
+            ranks that drew alike would augment alike.
         seed: the engine's.
 
     Raises:
@@ -41,7 +42,7 @@ def own_order(options: dict[str, Any], seed: int) -> None:
     for name in ("sampler", "batch_sampler", "shuffle"):
         if options.get(name) is not None:
             raise TypeError(f"{name} must not be given: the engine decides the order")
-    options.setdefault("generator", torch.Generator().manual_seed(seed))
+    options.setdefault("generator", torch.Generator().manual_seed(seed + world_of()[0]))
 
 
 def check_fixed(batch: int, align: int, size: int) -> None:

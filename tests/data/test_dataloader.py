@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from _assertions import assert_bitwise
+from _processes import start_ranks
 from _runs import N, Numbers, Records, epochs, infobatch, losses_at
 from torch.utils.data import DataLoader, Subset, default_collate
 
@@ -157,3 +159,37 @@ def test_options_that_decide_the_order_are_refused(option):
 def test_edge_case_10_batch_size_out_of_range(size, error):
     with pytest.raises(error, match="batch_size"):
         infobatch().loader(Numbers(), size)
+
+
+class Noise(torch.utils.data.Dataset):
+    """Items that a worker draws, as an augmentation does."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.rand(())
+
+
+def draw_on_a_rank(rank: int, size: int, folder: str) -> None:
+    """Leave what a worker of one rank drew, by a generator of ours and by one that is given."""
+    store = dist.FileStore(f"{folder}/store", size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    given = {"given": torch.Generator().manual_seed(5)}
+    drawn = {}
+    for name in ("ours", "given"):
+        engine = pe.PruneEngine(N, pe.KeepAll(), num_epochs=1)
+        options = {"generator": given[name]} if name in given else {}
+        loader = engine.loader(Noise(), BATCH, num_workers=1, **options)
+        drawn[name] = next(iter(loader))[0]
+    torch.save(drawn, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+
+
+@pytest.mark.full("starts workers on two ranks")
+@pytest.mark.distributed
+def test_workers_of_two_ranks_draw_other_numbers(tmp_path):
+    assert start_ranks(draw_on_a_rank, 2, str(tmp_path)).join() == [0, 0]
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert not torch.equal(one["ours"], two["ours"])
+    assert torch.equal(one["given"], two["given"]), "control: of one generator they would be alike"
